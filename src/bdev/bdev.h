@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Block devices, for those who use them: front ends, tools, and modules stacked on other bdevs.
+ *
+ * Contexts: the registry, open and close belong to the first thread that ever registered a bdev (the
+ * "app thread"); functions that act on it say so. I/O goes through a channel, on the channel's thread, without locks.
+ *
+ * A request (struct bdev_io) lives in its submitter's memory, bdev_io_bytes() of it, and is borrowed until
+ * its done callback. done is called exactly once, on the submitting thread, never from inside
+ * bdev_submit(). Completion order is not submission order.
+ *
+ * Statuses of a request: 0; -EINVAL (range or list length wrong); -EROFS (write on a read-only
+ * bdev or descriptor); -EOPNOTSUPP (operation not supported); -ENODEV (bdev removed); -ECANCELED (ended by a reset); -ENOSPC; -EIO
+ * and other errnos of the backing store. -ENOMEM never: the core queues.
+ *
+ * Flush covers every write that completed, on any channel, before the flush was submitted. Process death
+ * loses no completed write; power loss may lose those after the last flush when write_cache is set.
+ */
+#ifndef BDEV_BDEV_H
+#define BDEV_BDEV_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+#include <uuid/uuid.h>
+
+#include "base/err.h"
+#include "event/thread.h"
+
+struct bdev;
+struct bdev_desc;
+struct bdev_channel;
+
+#define BDEV_NAME_BYTES 256
+#define BDEV_BLOCK_SIZE_MIN 512
+#define BDEV_BLOCK_SIZE_MAX 65536
+/* Most scatter entries of one request; the core splits below this for modules that take fewer. */
+#define BDEV_IOV_MAX 1024
+
+enum bdev_op {
+	BDEV_READ,
+	BDEV_WRITE,
+	BDEV_FLUSH,        /* lba and num_blocks are ignored: everything */
+	BDEV_UNMAP,        /* contents undefined afterwards, zeroes where the module can */
+	BDEV_WRITE_ZEROES, /* emulated by writes where the module cannot */
+	BDEV_RESET,        /* waits for or cancels all I/O of all channels */
+	BDEV_OP_COUNT
+};
+
+const char *bdev_op_name(enum bdev_op op); /* "read", "write", "flush", "unmap", "write_zeroes", "reset" */
+
+#define BDEV_IO_FUA 0x1       /* write: on stable storage before it completes */
+#define BDEV_IO_MAY_UNMAP 0x2 /* write zeroes: may deallocate instead of writing */
+
+struct bdev_io {
+	struct defer defer; /* the core's, to complete without recursion */
+	void (*done)(struct bdev_io *io, int status);
+	struct bdev_channel *ch;
+	const struct iovec *iov; /* borrowed until done; sum of lengths = num_blocks * block size */
+	uint64_t lba;            /* in blocks */
+	uint64_t num_blocks;
+	uint16_t iovcnt;
+	uint8_t op;    /* enum bdev_op */
+	uint8_t flags; /* BDEV_IO_... */
+	int status;    /* the core's: between completion and done */
+
+	/* The core's own. */
+	uint64_t submit_ns;
+	struct list link;             /* on one of the channel's waiting queues */
+	struct bdev_io *parent;       /* of a split or bounced request */
+	void *core;                   /* state of a split or bounce, NULL on the direct path */
+	uint32_t waits;               /* children under way, retries */
+	uint32_t core_flags;
+	/* bdev_io_bytes() - sizeof(struct bdev_io) bytes for the modules below follow. */
+	_Alignas(16) uint8_t ctx[];
+};
+
+/* ---- Registry (app thread) ---- */
+
+/* By name, alias or UUID string; NULL when there is none. */
+struct bdev *bdev_find(const char *name);
+struct bdev *bdev_first(void);
+struct bdev *bdev_next(struct bdev *bdev);
+
+const char *bdev_name(const struct bdev *bdev);
+const char *bdev_product_name(const struct bdev *bdev);
+void bdev_uuid(const struct bdev *bdev, uuid_t ret_uuid);
+/* i-th alias, NULL past the last. The UUID's string is always one. */
+const char *bdev_alias(const struct bdev *bdev, unsigned i);
+uint32_t bdev_block_size(const struct bdev *bdev);
+uint64_t bdev_num_blocks(const struct bdev *bdev);
+uint32_t bdev_physical_block_size(const struct bdev *bdev);
+/* Buffers aligned to this many bytes (a power of two) are never bounced. */
+uint32_t bdev_buffer_align(const struct bdev *bdev);
+bool bdev_write_cache(const struct bdev *bdev);
+bool bdev_readonly(const struct bdev *bdev);
+bool bdev_supports(const struct bdev *bdev, enum bdev_op op);
+/* True when the module does it itself, false when emulated by the core or impossible. */
+bool bdev_supports_natively(const struct bdev *bdev, enum bdev_op op);
+bool bdev_claimed(const struct bdev *bdev);
+/* Blocks a discard should be aligned to and a multiple of; 1 when any will do. */
+uint32_t bdev_unmap_granularity(const struct bdev *bdev);
+
+/* ---- Opening (app thread) ---- */
+
+enum bdev_event {
+	BDEV_EVENT_REMOVE, /* the holder must put its channels and close soon; I/O ends with -ENODEV */
+	BDEV_EVENT_RESIZE, /* bdev_num_blocks() has the new size */
+};
+
+/* Opens by name, alias or UUID. event is called on the app thread until closed. 0; -ENODEV; -EROFS (write asked
+ * of a read-only bdev); -EPERM (claimed by another); -ENOMEM. */
+int bdev_open(const char *name, bool write, void (*event)(void *ctx, struct bdev *bdev, enum bdev_event ev),
+	      void *ctx, struct bdev_desc **ret_desc, struct err *err);
+
+/* All channels of desc must have been put on their threads (a message already under way to do so is not enough). */
+void bdev_close(struct bdev_desc *desc);
+struct bdev *bdev_desc_bdev(struct bdev_desc *desc);
+
+/* Makes desc the only one that may write, until it is closed: for modules stacked on a bdev. 0 or -EPERM. */
+int bdev_claim(struct bdev_desc *desc, const char *module_name);
+
+/* ---- I/O (the channel's thread) ---- */
+
+/* This thread's channel; every get is answered by a put on the same thread. NULL, *ret_rc when resources are out. */
+struct bdev_channel *bdev_channel_get(struct bdev_desc *desc, int *ret_rc);
+void bdev_channel_put(struct bdev_channel *ch);
+
+/* Size in bytes of a request for this bdev, the modules below included. Constant while open. */
+size_t bdev_io_bytes(const struct bdev *bdev);
+
+/* Fills the submitter's fields; all others may hold anything. */
+static inline void
+bdev_io_init(struct bdev_io *io, enum bdev_op op, uint64_t lba, uint64_t num_blocks,
+	     const struct iovec *iov, unsigned iovcnt, void (*done)(struct bdev_io *io, int status))
+{
+	io->done = done;
+	io->iov = iov;
+	io->iovcnt = (uint16_t)iovcnt;
+	io->lba = lba;
+	io->num_blocks = num_blocks;
+	io->op = (uint8_t)op;
+	io->flags = 0;
+}
+
+/* Borrows io, its iov and the buffers until done. Never fails here: every error arrives in done. */
+void bdev_submit(struct bdev_channel *ch, struct bdev_io *io);
+
+/* Requests of this channel that have not completed. */
+uint64_t bdev_channel_inflight(const struct bdev_channel *ch);
+
+/* ---- Statistics (app thread) ---- */
+
+struct bdev_op_stats {
+	uint64_t ops;
+	uint64_t bytes;
+	uint64_t latency_ns; /* sum */
+	uint64_t max_ns;
+	uint64_t min_ns; /* 0: no operation yet */
+};
+
+struct bdev_stats {
+	struct bdev_op_stats op[BDEV_OP_COUNT];
+	uint64_t errors;
+};
+
+/* Sums all channels, those already closed included; monotonic. done(ctx, stats) later on the calling thread. */
+int bdev_get_stats(struct bdev *bdev, void (*done)(void *ctx, const struct bdev_stats *stats), void *ctx);
+
+/* ---- Changes others may watch (app thread) ---- */
+
+enum bdev_notice { BDEV_REGISTERED, BDEV_UNREGISTERED, BDEV_RESIZED };
+
+/* At most one watcher (the notification log); NULL takes it away. */
+void bdev_set_notice(void (*fn)(void *ctx, const char *name, enum bdev_notice notice), void *ctx);
+
+#endif

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Devices and their per-thread channels. One lock guards the lists of channels of all devices: channels
+ * come and go on the control path only. A device has at most one channel a thread, so its own list is the
+ * short one to search, however many devices there are.
+ */
+#include "event/channel.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "event/internal.h"
+
+static pthread_mutex_t channel_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void
+device_register(struct device *dev, const char *name, const struct device_ops *ops, size_t channel_size)
+{
+	CHECK(channel_size >= sizeof(struct channel));
+	dev->name = name;
+	dev->ops = ops;
+	dev->channel_size = channel_size;
+	list_init(&dev->channels);
+}
+
+void
+device_unregister(struct device *dev)
+{
+	CHECK(list_empty(&dev->channels));
+}
+
+static struct channel *
+find(struct device *dev, const struct thread *t)
+{
+	struct channel *ch, *found = NULL;
+
+	pthread_mutex_lock(&channel_lock);
+	LIST_FOREACH(ch, &dev->channels, dev_link)
+	{
+		if (ch->thread == t) {
+			found = ch;
+			break;
+		}
+	}
+	pthread_mutex_unlock(&channel_lock);
+	return found;
+}
+
+struct channel *
+channel_get(struct device *dev, int *ret_rc)
+{
+	struct thread *t = thread_self();
+	struct channel *ch;
+	int rc;
+
+	CHECK(t != NULL);
+	ch = find(dev, t);
+	if (ch != NULL) {
+		ch->refs++;
+		return ch;
+	}
+	ch = aligned_alloc(CACHE_LINE_BYTES,
+			   (dev->channel_size + CACHE_LINE_BYTES - 1) & ~(size_t)(CACHE_LINE_BYTES - 1));
+	rc = -ENOMEM;
+	if (ch != NULL) {
+		__builtin_memset(ch, 0, dev->channel_size);
+		ch->dev = dev;
+		ch->thread = t;
+		ch->refs = 1;
+		rc = dev->ops->channel_create(dev, ch);
+	}
+	if (rc != 0) {
+		free(ch);
+		if (ret_rc != NULL) {
+			*ret_rc = rc;
+		}
+		return NULL;
+	}
+	pthread_mutex_lock(&channel_lock);
+	list_append(&dev->channels, &ch->dev_link);
+	pthread_mutex_unlock(&channel_lock);
+	list_append(&t->channels, &ch->thread_link);
+	return ch;
+}
+
+void
+channel_put(struct channel *ch)
+{
+	if (ch == NULL) {
+		return;
+	}
+	CHECK(ch->thread == thread_self() && ch->refs > 0);
+	if (--ch->refs > 0) {
+		return;
+	}
+	pthread_mutex_lock(&channel_lock);
+	list_remove(&ch->dev_link);
+	pthread_mutex_unlock(&channel_lock);
+	list_remove(&ch->thread_link);
+	ch->dev->ops->channel_destroy(ch->dev, ch);
+	free(ch);
+}
+
+/* ---- Visiting every channel ---- */
+
+struct visit {
+	struct msg msg;
+	struct device *dev;
+	void (*fn)(void *ctx, struct channel *ch);
+	void (*done)(void *ctx);
+	void *ctx;
+	struct thread *origin;
+	size_t count, next;
+	struct thread *threads[];
+};
+
+static void
+visit_done(struct msg *msg)
+{
+	struct visit *v = CONTAINER_OF(msg, struct visit, msg);
+
+	v->done(v->ctx);
+	free(v);
+}
+
+static void visit_one(struct msg *msg);
+
+static void
+visit_next(struct visit *v)
+{
+	if (v->next < v->count) {
+		thread_send(v->threads[v->next++], &v->msg, visit_one);
+	} else {
+		thread_send(v->origin, &v->msg, visit_done);
+	}
+}
+
+static void
+visit_one(struct msg *msg)
+{
+	struct visit *v = CONTAINER_OF(msg, struct visit, msg);
+	struct channel *ch = find(v->dev, thread_self());
+
+	if (ch != NULL) {
+		v->fn(v->ctx, ch);
+	}
+	visit_next(v);
+}
+
+int
+device_for_each_channel(struct device *dev, void (*fn)(void *ctx, struct channel *ch),
+			void (*done)(void *ctx), void *ctx)
+{
+	struct channel *ch;
+	struct visit *v;
+	size_t count = 0;
+
+	pthread_mutex_lock(&channel_lock);
+	LIST_FOREACH(ch, &dev->channels, dev_link)
+	{
+		count++;
+	}
+	v = malloc(sizeof(*v) + count * sizeof(struct thread *));
+	if (v != NULL) {
+		*v = (struct visit){.dev = dev, .fn = fn, .done = done, .ctx = ctx, .origin = thread_self()};
+		LIST_FOREACH(ch, &dev->channels, dev_link)
+		{
+			v->threads[v->count++] = ch->thread;
+		}
+	}
+	pthread_mutex_unlock(&channel_lock);
+	if (v == NULL) {
+		return -ENOMEM;
+	}
+	visit_next(v);
+	return 0;
+}
+
+void
+channel_for_each_of_thread(void (*fn)(void *ctx, const struct channel *ch), void *ctx)
+{
+	struct channel *ch;
+
+	LIST_FOREACH(ch, &thread_self()->channels, thread_link)
+	{
+		fn(ctx, ch);
+	}
+}

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Devices and channels. A device is shared by all threads; a channel is one thread's own handle on it
+ * (queues, counters, caches), made when the thread first asks and shared by everyone on that thread.
+ */
+#ifndef EVENT_CHANNEL_H
+#define EVENT_CHANNEL_H
+
+#include <stddef.h>
+
+#include "base/list.h"
+#include "event/thread.h"
+
+struct channel;
+struct device;
+
+struct device_ops {
+	/* On the channel's thread. The channel's memory is zeroed. 0 or a negative errno. */
+	int (*channel_create)(struct device *dev, struct channel *ch);
+	void (*channel_destroy)(struct device *dev, struct channel *ch);
+};
+
+/* Embedded in what it makes shareable. Fields are private. */
+struct device {
+	const char *name;
+	const struct device_ops *ops;
+	size_t channel_size; /* bytes of the structure that starts with struct channel */
+	struct list channels; /* of all threads, under the channel lock */
+};
+
+/* First member of a module's own channel structure. */
+struct channel {
+	struct device *dev;
+	struct thread *thread;
+	unsigned refs;
+	struct list dev_link;
+	struct list thread_link;
+};
+
+/* name: borrowed until device_unregister; for thread_get_io_channels. */
+void device_register(struct device *dev, const char *name, const struct device_ops *ops, size_t channel_size);
+
+/* All channels must have been put. */
+void device_unregister(struct device *dev);
+
+/* This thread's channel on dev, made if need be; each get is answered by a put on the same thread.
+ * NULL when channel_create failed: its error in *ret_rc (may be NULL). */
+struct channel *channel_get(struct device *dev, int *ret_rc);
+void channel_put(struct channel *ch); /* accepts NULL */
+
+/*
+ * Calls fn(ctx, ch) on the thread of each channel that dev has now, one after another; then done(ctx) on
+ * the calling thread. Channels may come and go meanwhile: a channel made later is not visited. 0 or -ENOMEM.
+ */
+int device_for_each_channel(struct device *dev, void (*fn)(void *ctx, struct channel *ch),
+			    void (*done)(void *ctx), void *ctx);
+
+/* On a thread: its channels, for thread_get_io_channels. */
+void channel_for_each_of_thread(void (*fn)(void *ctx, const struct channel *ch), void *ctx);
+
+#endif

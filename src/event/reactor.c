@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The reactor's loop. A round: threads with messages, threads with active pollers, due timers; then
+ * events are fetched from epoll, without waiting every REACTOR_EPOLL_NS while something is active, and
+ * waiting when nothing is (reactor_wait).
+ *
+ * Rejected: one inbox per reactor instead of per thread (a thread could not move), nested epoll (two system
+ * calls a wake-up), a timerfd (epoll_pwait2 takes nanoseconds).
+ */
+#include "event/reactor.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "event/internal.h"
+
+/* How long descriptors go unnoticed while pollers are active. */
+#define REACTOR_EPOLL_NS UINT64_C(20000)
+/* Fruitless rounds between two looks at the clock. */
+#define REACTOR_IDLE_ROUNDS 8
+
+__thread struct reactor *current_reactor;
+
+static const char *const mode_names[] = {"poll", "interrupt", "adaptive"};
+
+int
+reactor_mode_parse(const char *name, enum reactor_mode *ret_mode)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(mode_names); i++) {
+		if (strcmp(name, mode_names[i]) == 0) {
+			*ret_mode = (enum reactor_mode)i;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+const char *
+reactor_mode_name(enum reactor_mode mode)
+{
+	return mode_names[mode];
+}
+
+/* ---- Life ---- */
+
+struct reactor *
+reactor_create(unsigned lcore, int cpu, enum reactor_mode mode, struct err *err)
+{
+	struct reactor *r = aligned_alloc(CACHE_LINE_BYTES, sizeof(*r));
+	struct epoll_event ev = {.events = EPOLLIN | EPOLLET};
+
+	if (r == NULL) {
+		err_set(err, -ENOMEM, "reactor %u: out of memory", lcore);
+		return NULL;
+	}
+	memset(r, 0, sizeof(*r));
+	r->lcore = lcore;
+	r->cpu = cpu;
+	r->mode = mode;
+	r->now_ns = clock_now_ns();
+	list_init(&r->active_threads);
+	list_init(&r->threads);
+	pthread_mutex_init(&r->lock, NULL);
+	r->wake_target.kind = TARGET_WAKE;
+	ev.data.ptr = &r->wake_target;
+	r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	r->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (r->wake_fd < 0 || r->epoll_fd < 0 ||
+	    epoll_ctl(r->epoll_fd, EPOLL_CTL_ADD, r->wake_fd, &ev) != 0) {
+		err_set(err, -errno, "reactor %u: cannot set up epoll: %s", lcore, strerror(errno));
+		reactor_free(r);
+		return NULL;
+	}
+	return r;
+}
+
+void
+reactor_free(struct reactor *r)
+{
+	if (r == NULL) {
+		return;
+	}
+	CHECK(list_empty(&r->threads) && !r->started);
+	if (r->wake_fd >= 0) {
+		close(r->wake_fd);
+	}
+	if (r->epoll_fd >= 0) {
+		close(r->epoll_fd);
+	}
+	heap_release(&r->timers);
+	pthread_mutex_destroy(&r->lock);
+	free(r);
+}
+
+void
+reactor_wake(struct reactor *r)
+{
+	uint64_t one = 1;
+
+	/* Only one of many senders writes. */
+	if (atomic_exchange_explicit(&r->sleeping, false, memory_order_seq_cst)) {
+		CHECK(write(r->wake_fd, &one, sizeof(one)) == sizeof(one));
+	}
+}
+
+/* ---- One round ---- */
+
+static void
+turn_end(struct reactor *r, struct thread *t, int work)
+{
+	if (work > 0) {
+		uint64_t now = clock_now_ns();
+
+		t->busy_ns += now - r->now_ns;
+		atomic_store_explicit(&r->busy_ns,
+				      atomic_load_explicit(&r->busy_ns, memory_order_relaxed) + now - r->now_ns,
+				      memory_order_relaxed);
+		r->now_ns = now;
+	}
+	if (UNLIKELY(t->exiting) && t->active_count == 0) {
+		thread_free(t);
+	}
+	current_thread = NULL;
+}
+
+/* A message may change what is active, so pollers' batch hooks and deferred calls run after messages too. */
+static int
+run_ready(struct reactor *r)
+{
+	struct mpsc_node *node = mpsc_take(&r->ready);
+	int work = 0;
+
+	while (node != NULL) {
+		struct thread *t = CONTAINER_OF(node, struct thread, ready_node);
+		int n;
+
+		node = node->next; /* the thread may be pushed again at once */
+		current_thread = t;
+		n = thread_run_messages(t);
+		n += thread_run_pollers(t);
+		work += n;
+		turn_end(r, t, n);
+	}
+	return work;
+}
+
+static int
+run_active(struct reactor *r)
+{
+	struct thread *t, *next;
+	int work = 0;
+
+	LIST_FOREACH_SAFE(t, next, &r->active_threads, active_link)
+	{
+		int n;
+
+		current_thread = t;
+		n = thread_run_pollers(t);
+		work += n;
+		turn_end(r, t, n);
+	}
+	return work;
+}
+
+static int
+run_timers(struct reactor *r)
+{
+	int work = 0;
+
+	for (struct heap_node *top; (top = heap_top(&r->timers)) != NULL && top->key <= r->now_ns;) {
+		struct timer *timer = CONTAINER_OF(top, struct timer, node);
+		struct thread *t = timer->thread;
+
+		heap_remove(&r->timers, top);
+		current_thread = t;
+		timer->fn(timer);
+		thread_drain(t);
+		work += 1 + thread_run_pollers(t);
+		turn_end(r, t, 1);
+	}
+	return work;
+}
+
+static int
+run_events(struct reactor *r, int count)
+{
+	int work = 0;
+
+	r->event_count = count;
+	for (r->event_cursor = 0; r->event_cursor < r->event_count;) {
+		struct epoll_event *ev = &r->events[r->event_cursor++];
+		struct { int kind; } *target = ev->data.ptr;
+
+		if (target == NULL || target->kind == TARGET_WAKE) {
+			continue;
+		}
+		if (target->kind == TARGET_POLLER) {
+			poller_event(CONTAINER_OF((void *)target, struct poller, target));
+		} else {
+			struct watch *w = CONTAINER_OF((void *)target, struct watch, target);
+			struct thread *t = w->thread;
+
+			current_thread = t;
+			w->fn(w, ev->events);
+			thread_drain(t);
+			thread_run_pollers(t);
+			turn_end(r, t, 1);
+		}
+		work++;
+	}
+	r->event_count = 0;
+	current_thread = NULL;
+	return work;
+}
+
+static void
+note_idle(struct reactor *r)
+{
+	uint64_t now = clock_now_ns();
+
+	atomic_store_explicit(&r->idle_ns,
+			      atomic_load_explicit(&r->idle_ns, memory_order_relaxed) + now - r->now_ns,
+			      memory_order_relaxed);
+	r->now_ns = now;
+}
+
+static int
+fetch_events(struct reactor *r)
+{
+	int n;
+
+	r->last_epoll_ns = r->now_ns;
+	n = epoll_wait(r->epoll_fd, r->events, REACTOR_EVENTS_MAX, 0);
+	return n > 0 ? run_events(r, n) : 0;
+}
+
+static int
+run_round(struct reactor *r)
+{
+	int work = 0;
+
+	if (!mpsc_empty(&r->ready)) {
+		work += run_ready(r);
+	}
+	work += run_active(r);
+	if (work == 0 && (++r->idle_rounds % REACTOR_IDLE_ROUNDS) == 0) {
+		note_idle(r);
+	}
+	if (r->timers.count > 0) {
+		work += run_timers(r);
+	}
+	return work;
+}
+
+/* Sleeps until an event, a message, or the next timer; at most max_wait_us. */
+static int
+reactor_wait(struct reactor *r, uint64_t max_wait_us)
+{
+	struct heap_node *top = heap_top(&r->timers);
+	uint64_t now = clock_now_ns();
+	uint64_t wait_ns = max_wait_us == UINT64_MAX ? UINT64_MAX : max_wait_us * NS_PER_US;
+	struct timespec ts, *timeout = NULL;
+	int n;
+
+	if (top != NULL) {
+		wait_ns = MIN(wait_ns, top->key > now ? top->key - now : 0);
+	}
+	if (wait_ns != UINT64_MAX) {
+		ts = (struct timespec){.tv_sec = (time_t)(wait_ns / NS_PER_S), .tv_nsec = (long)(wait_ns % NS_PER_S)};
+		timeout = &ts;
+	}
+	atomic_store_explicit(&r->sleeping, true, memory_order_seq_cst);
+	/* Pairs with thread_send(): either it sees `sleeping`, or we see its message. */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (!mpsc_empty(&r->ready) || atomic_load_explicit(&r->stop, memory_order_seq_cst)) {
+		atomic_store_explicit(&r->sleeping, false, memory_order_relaxed);
+		return 0;
+	}
+	n = epoll_pwait2(r->epoll_fd, r->events, REACTOR_EVENTS_MAX, timeout, NULL);
+	atomic_store_explicit(&r->sleeping, false, memory_order_relaxed);
+	atomic_store_explicit(&r->wakeups, atomic_load_explicit(&r->wakeups, memory_order_relaxed) + 1,
+			      memory_order_relaxed);
+	note_idle(r);
+	r->last_epoll_ns = r->now_ns;
+	return n > 0 ? run_events(r, n) : 0;
+}
+
+static bool
+may_sleep(const struct reactor *r)
+{
+	return r->mode != REACTOR_POLL && list_empty(&r->active_threads);
+}
+
+static int
+step(struct reactor *r, uint64_t max_wait_us)
+{
+	int work = run_round(r);
+
+	if (may_sleep(r)) {
+		return work + reactor_wait(r, work > 0 ? 0 : max_wait_us);
+	}
+	if (r->now_ns - r->last_epoll_ns >= REACTOR_EPOLL_NS) {
+		work += fetch_events(r);
+	}
+	return work;
+}
+
+/* ---- Running ---- */
+
+static void
+pin(struct reactor *r)
+{
+	cpu_set_t set;
+
+	if (r->cpu >= 0) {
+		CPU_ZERO(&set);
+		CPU_SET((size_t)r->cpu, &set);
+		/* Checked when the mask was parsed; a CPU that went away since leaves us unpinned, not dead. */
+		(void)sched_setaffinity(0, sizeof(set), &set);
+	}
+}
+
+void
+reactor_run(struct reactor *r)
+{
+	current_reactor = r;
+	atomic_store(&r->tid, gettid());
+	pin(r);
+	r->now_ns = clock_now_ns();
+	while (!atomic_load_explicit(&r->stop, memory_order_relaxed)) {
+		step(r, UINT64_MAX);
+	}
+	current_reactor = NULL;
+}
+
+static void *
+reactor_main(void *arg)
+{
+	reactor_run(arg);
+	return NULL;
+}
+
+int
+reactor_start(struct reactor *r, struct err *err)
+{
+	char name[16];
+	int rc = pthread_create(&r->pthread, NULL, reactor_main, r);
+
+	if (rc != 0) {
+		return err_set(err, -rc, "reactor %u: cannot start a thread: %s", r->lcore, strerror(rc));
+	}
+	snprintf(name, sizeof(name), "reactor_%u", r->lcore);
+	pthread_setname_np(r->pthread, name);
+	r->started = true;
+	return 0;
+}
+
+void
+reactor_stop(struct reactor *r)
+{
+	atomic_store_explicit(&r->stop, true, memory_order_seq_cst);
+	reactor_wake(r);
+}
+
+void
+reactor_join(struct reactor *r)
+{
+	if (r->started) {
+		pthread_join(r->pthread, NULL);
+		r->started = false;
+	}
+}
+
+int
+reactor_poll_once(struct reactor *r)
+{
+	struct reactor *outer = current_reactor;
+	int work;
+
+	current_reactor = r;
+	r->now_ns = clock_now_ns();
+	work = run_round(r) + fetch_events(r);
+	current_reactor = outer;
+	return work;
+}
+
+int
+reactor_poll_wait(struct reactor *r, uint64_t max_wait_us)
+{
+	struct reactor *outer = current_reactor;
+	int work;
+
+	current_reactor = r;
+	r->now_ns = clock_now_ns();
+	work = step(r, max_wait_us);
+	current_reactor = outer;
+	return work;
+}
+
+/* ---- What others may ask ---- */
+
+void
+reactor_get_stats(const struct reactor *r, struct reactor_stats *ret_stats)
+{
+	*ret_stats = (struct reactor_stats){
+		.busy_ns = atomic_load_explicit(&r->busy_ns, memory_order_relaxed),
+		.idle_ns = atomic_load_explicit(&r->idle_ns, memory_order_relaxed),
+		.wakeups = atomic_load_explicit(&r->wakeups, memory_order_relaxed),
+		.tid = atomic_load(&r->tid),
+		.lcore = r->lcore,
+		.cpu = r->cpu,
+		.mode = (enum reactor_mode)r->mode,
+	};
+}
+
+unsigned
+reactor_lcore(const struct reactor *r)
+{
+	return r->lcore;
+}
+
+enum reactor_mode
+reactor_get_mode(const struct reactor *r)
+{
+	return (enum reactor_mode)r->mode;
+}
+
+uint64_t
+reactor_now_ns(void)
+{
+	return current_reactor->now_ns;
+}
+
+void
+reactor_for_each_thread(struct reactor *r, void (*fn)(void *ctx, struct thread *t), void *ctx)
+{
+	struct thread *t;
+
+	pthread_mutex_lock(&r->lock);
+	LIST_FOREACH(t, &r->threads, link)
+	{
+		fn(ctx, t);
+	}
+	pthread_mutex_unlock(&r->lock);
+}

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Reactors: one system thread each, pinned where the caller says, running lightweight threads.
+ *
+ * One code path for three modes; they differ in one number, how long a fruitless poller stays active
+ * before it is armed and left to its descriptor:
+ *   poll       for ever (the reactor never sleeps)
+ *   interrupt  not at all
+ *   adaptive   REACTOR_SPIN_NS
+ * A reactor sleeps in epoll when no poller is active and no message waits, until the next timer, or
+ * without limit when there is none: an idle reactor makes no wake-ups.
+ *
+ * Going to sleep is race-free: `sleeping` is set, a full barrier, the inbox is looked at again
+ * (reactor_wait); a sender pushes (sequentially consistent), then looks at `sleeping` (thread_send).
+ */
+#ifndef EVENT_REACTOR_H
+#define EVENT_REACTOR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+#include "event/thread.h"
+
+struct reactor;
+
+enum reactor_mode {
+	REACTOR_POLL,
+	REACTOR_INTERRUPT,
+	REACTOR_ADAPTIVE,
+};
+
+#define REACTOR_SPIN_NS UINT64_C(100000)
+
+/* 0 or -EINVAL; "poll", "interrupt", "adaptive". */
+int reactor_mode_parse(const char *name, enum reactor_mode *ret_mode);
+const char *reactor_mode_name(enum reactor_mode mode);
+
+/* A reactor that no system thread runs yet. cpu -1: not pinned. NULL, and err, when resources are out. */
+struct reactor *reactor_create(unsigned lcore, int cpu, enum reactor_mode mode, struct err *err);
+
+/* Must not be running, its threads gone. Accepts NULL. */
+void reactor_free(struct reactor *r);
+
+/* Starts a system thread of its own for r. */
+int reactor_start(struct reactor *r, struct err *err);
+
+/* Runs r on the calling system thread until reactor_stop(). */
+void reactor_run(struct reactor *r);
+
+/* Any thread: the loop ends after its current round. reactor_join waits for a started one. */
+void reactor_stop(struct reactor *r);
+void reactor_join(struct reactor *r);
+
+/*
+ * One round by hand (tests): everything runnable once; events are fetched without waiting.
+ * Returns the amount of work done. The calling system thread counts as the reactor's meanwhile.
+ */
+int reactor_poll_once(struct reactor *r);
+/* As above; sleeps as the mode would, but no longer than max_wait_us. */
+int reactor_poll_wait(struct reactor *r, uint64_t max_wait_us);
+
+struct reactor_stats {
+	uint64_t busy_ns;
+	uint64_t idle_ns; /* includes sleep */
+	uint64_t wakeups; /* returns from a sleep */
+	pid_t tid;
+	unsigned lcore;
+	int cpu;
+	enum reactor_mode mode;
+};
+
+/* Any thread; the numbers are a little behind. */
+void reactor_get_stats(const struct reactor *r, struct reactor_stats *ret_stats);
+unsigned reactor_lcore(const struct reactor *r);
+enum reactor_mode reactor_get_mode(const struct reactor *r);
+
+/* The reactor's clock: time of the current round, good to a few microseconds while busy. On a thread of r. */
+uint64_t reactor_now_ns(void);
+
+/* Any thread: calls fn for each thread of r (under the reactor's lock; fn must be short). */
+void reactor_for_each_thread(struct reactor *r, void (*fn)(void *ctx, struct thread *t), void *ctx);
+
+#endif

@@ -1,0 +1,489 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Lightweight threads: messages, deferred calls, pollers, timers, watches.
+ *
+ * Invariants
+ *  1. A thread is on its reactor's `ready` queue exactly when its inbox became non-empty and the reactor
+ *     has not taken the messages yet; so ready_node is never pushed twice.
+ *  2. An active poller is on its thread's `active` list; the thread is on the reactor's `active_threads`
+ *     exactly when that list is not empty.
+ *  3. A poller that stops or arms while the list is being walked moves the walk's cursor past itself.
+ *  4. An armed poller is called at the next event: arm() asked for it and then found no work, in that order;
+ *     the edge that an event left in epoll is kept by the kernel until the reactor fetches it.
+ */
+#include "event/thread.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "event/internal.h"
+
+__thread struct thread *current_thread;
+
+static _Atomic uint64_t next_thread_id = 1;
+
+/* ---- Threads ---- */
+
+static void
+queue_init(struct defer_queue *q)
+{
+	q->first = NULL;
+	q->end = &q->first;
+}
+
+struct thread *
+thread_create(const char *name, struct reactor *reactor)
+{
+	struct thread *t = calloc(1, sizeof(*t));
+
+	if (t == NULL) {
+		return NULL;
+	}
+	snprintf(t->name, sizeof(t->name), "%s", name);
+	t->id = atomic_fetch_add(&next_thread_id, 1);
+	list_init(&t->active);
+	list_init(&t->pollers);
+	list_init(&t->watches);
+	list_init(&t->channels);
+	list_init(&t->active_link);
+	queue_init(&t->deferred);
+	queue_init(&t->batch);
+	t->next_poller_id = 1;
+	t->created_ns = clock_now_ns();
+	atomic_store(&t->reactor, reactor);
+	pthread_mutex_lock(&reactor->lock);
+	list_append(&reactor->threads, &t->link);
+	pthread_mutex_unlock(&reactor->lock);
+	return t;
+}
+
+struct thread *
+thread_self(void)
+{
+	return current_thread;
+}
+
+void
+thread_exit(void)
+{
+	CHECK(current_thread != NULL);
+	current_thread->exiting = true;
+}
+
+void
+thread_free(struct thread *t)
+{
+	struct reactor *r = atomic_load(&t->reactor);
+
+	CHECK(list_empty(&t->pollers) && list_empty(&t->watches) && list_empty(&t->channels));
+	CHECK(mpsc_empty(&t->inbox) && t->deferred.first == NULL && t->batch.first == NULL);
+	pthread_mutex_lock(&r->lock);
+	list_remove(&t->link);
+	pthread_mutex_unlock(&r->lock);
+	free(t);
+}
+
+const char *
+thread_name(const struct thread *t)
+{
+	return t->name;
+}
+
+uint64_t
+thread_id(const struct thread *t)
+{
+	return t->id;
+}
+
+struct reactor *
+thread_reactor(const struct thread *t)
+{
+	return atomic_load_explicit(&t->reactor, memory_order_relaxed);
+}
+
+/* ---- Messages ---- */
+
+void
+thread_send(struct thread *t, struct msg *msg, void (*fn)(struct msg *msg))
+{
+	struct reactor *r = thread_reactor(t);
+
+	msg->fn = fn;
+	if (!mpsc_push(&t->inbox, &msg->node)) {
+		return;
+	}
+	if (!mpsc_push(&r->ready, &t->ready_node)) {
+		return;
+	}
+	/* Pairs with the barrier in reactor_wait(): the push above is sequentially consistent. */
+	if (r != current_reactor && atomic_load_explicit(&r->sleeping, memory_order_seq_cst)) {
+		reactor_wake(r);
+	}
+}
+
+int
+thread_run_messages(struct thread *t)
+{
+	struct mpsc_node *node = mpsc_take(&t->inbox);
+	int count = 0;
+
+	while (node != NULL) {
+		struct msg *msg = CONTAINER_OF(node, struct msg, node);
+
+		node = node->next; /* fn may reuse or free the message */
+		msg->fn(msg);
+		thread_drain(t);
+		count++;
+	}
+	return count;
+}
+
+/* ---- Deferred calls ---- */
+
+static void
+queue_put(struct defer_queue *q, struct defer *d, void (*fn)(struct defer *d))
+{
+	d->fn = fn;
+	d->next = NULL;
+	*q->end = d;
+	q->end = &d->next;
+}
+
+void
+thread_defer(struct defer *d, void (*fn)(struct defer *d))
+{
+	queue_put(&current_thread->deferred, d, fn);
+}
+
+void
+thread_batch(struct defer *d, void (*fn)(struct defer *d))
+{
+	queue_put(&current_thread->batch, d, fn);
+}
+
+static void
+queue_run(struct defer_queue *q)
+{
+	while (q->first != NULL) {
+		struct defer *d = q->first;
+
+		queue_init(q);
+		while (d != NULL) {
+			struct defer *next = d->next;
+
+			d->fn(d);
+			d = next;
+		}
+	}
+}
+
+void
+thread_drain(struct thread *t)
+{
+	if (t->deferred.first != NULL) {
+		queue_run(&t->deferred);
+	}
+}
+
+/* Batch hooks may complete requests, whose owners may submit more and so ask for the hooks again. */
+static void
+run_batch(struct thread *t)
+{
+	while (t->batch.first != NULL) {
+		queue_run(&t->batch);
+		thread_drain(t);
+	}
+}
+
+/* ---- Pollers ---- */
+
+static void
+activate(struct poller *p)
+{
+	struct thread *t = p->thread;
+
+	p->state = POLLER_ACTIVE;
+	p->idle_since_ns = 0;
+	if (t->active_count++ == 0) {
+		list_append(&thread_reactor(t)->active_threads, &t->active_link);
+	}
+	list_append(&t->active, &p->link);
+}
+
+/* Leaves the active list, and the walk over it, and the reactor's list where this was the last one. */
+static void
+deactivate(struct poller *p)
+{
+	struct thread *t = p->thread;
+
+	if (t->cursor == &p->link) {
+		t->cursor = p->link.next;
+	}
+	list_remove(&p->link);
+	if (--t->active_count == 0) {
+		list_remove(&t->active_link);
+	}
+}
+
+static void
+link_poller(struct poller *p, const struct poller_ops *ops)
+{
+	CHECK(current_thread != NULL && p->state == POLLER_STOPPED);
+	p->target.kind = TARGET_POLLER;
+	p->ops = ops;
+	p->thread = current_thread;
+	p->id = current_thread->next_poller_id++;
+	p->run_count = 0;
+	p->busy_count = 0;
+	list_append(&current_thread->pollers, &p->all_link);
+}
+
+int
+poller_start(struct poller *p, const struct poller_ops *ops, int fd)
+{
+	if (fd >= 0) {
+		struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.ptr = &p->target};
+
+		if (epoll_ctl(current_reactor->epoll_fd, EPOLL_CTL_ADD, fd, &ev) != 0) {
+			return -errno;
+		}
+	}
+	link_poller(p, ops);
+	p->fd = fd;
+	activate(p);
+	return 0;
+}
+
+static void
+poller_period(struct timer *timer)
+{
+	struct poller *p = CONTAINER_OF(timer, struct poller, timer);
+	int work;
+
+	p->run_count++;
+	work = p->ops->poll(p);
+	p->busy_count += work > 0;
+	if (p->state == POLLER_TIMED && !heap_linked(&p->timer.node)) {
+		/* The heap had room for this node a moment ago. */
+		CHECK(timer_start(&p->timer, p->period_us, poller_period) == 0);
+	}
+}
+
+int
+poller_start_timed(struct poller *p, const struct poller_ops *ops, uint64_t period_us)
+{
+	int rc = timer_start(&p->timer, period_us, poller_period);
+
+	CHECK(period_us > 0);
+	if (rc != 0) {
+		return rc;
+	}
+	link_poller(p, ops);
+	p->fd = -1;
+	p->period_us = period_us;
+	p->state = POLLER_TIMED;
+	current_thread->timed_count++;
+	return 0;
+}
+
+static void
+forget_events(const void *target)
+{
+	struct reactor *r = current_reactor;
+
+	for (int i = r->event_cursor; i < r->event_count; i++) {
+		if (r->events[i].data.ptr == target) {
+			r->events[i].data.ptr = NULL;
+		}
+	}
+}
+
+void
+poller_stop(struct poller *p)
+{
+	if (p->state == POLLER_STOPPED) {
+		return;
+	}
+	CHECK(p->thread == current_thread);
+	if (p->fd >= 0) {
+		epoll_ctl(current_reactor->epoll_fd, EPOLL_CTL_DEL, p->fd, NULL);
+		forget_events(&p->target);
+	}
+	if (p->state == POLLER_ACTIVE) {
+		deactivate(p);
+	} else if (p->state == POLLER_TIMED) {
+		timer_stop(&p->timer);
+		p->thread->timed_count--;
+	} else {
+		p->thread->armed_count--;
+	}
+	list_remove(&p->all_link);
+	p->state = POLLER_STOPPED;
+}
+
+void
+poller_wake(struct poller *p)
+{
+	if (p->state != POLLER_ARMED) {
+		return;
+	}
+	p->thread->armed_count--;
+	activate(p);
+	if (p->ops->disarm != NULL) {
+		p->ops->disarm(p);
+	}
+}
+
+void
+poller_event(struct poller *p)
+{
+	current_thread = p->thread;
+	poller_wake(p);
+}
+
+/* An active poller had nothing to do: leave it to its descriptor once the mode's patience is over. */
+static void
+poller_idle(struct poller *p, uint64_t now_ns)
+{
+	struct reactor *r = current_reactor;
+
+	if (r->mode == REACTOR_POLL || (p->fd < 0 && p->ops->arm == NULL)) {
+		return;
+	}
+	if (p->idle_since_ns == 0) {
+		p->idle_since_ns = now_ns;
+	}
+	if (r->mode == REACTOR_ADAPTIVE && now_ns - p->idle_since_ns < REACTOR_SPIN_NS) {
+		return;
+	}
+	if (p->ops->arm != NULL && p->ops->arm(p)) {
+		if (p->ops->disarm != NULL) {
+			p->ops->disarm(p);
+		}
+		p->idle_since_ns = 0;
+		return;
+	}
+	deactivate(p);
+	p->state = POLLER_ARMED;
+	p->thread->armed_count++;
+}
+
+int
+thread_run_pollers(struct thread *t)
+{
+	int work = 0;
+
+	for (struct list *l = t->active.next; l != &t->active; l = t->cursor) {
+		struct poller *p = LIST_ENTRY(l, struct poller, link);
+		int n;
+
+		t->cursor = l->next;
+		p->run_count++;
+		n = p->ops->poll(p);
+		thread_drain(t);
+		if (n > 0) {
+			work += n;
+			/* poll() may have stopped, even freed, its poller: then it is not the cursor's neighbour. */
+			if (t->cursor->prev == l) {
+				p->busy_count++;
+				p->idle_since_ns = 0;
+			}
+		} else if (t->cursor->prev == l && p->state == POLLER_ACTIVE) {
+			poller_idle(p, current_reactor->now_ns);
+		}
+	}
+	t->cursor = NULL;
+	run_batch(t);
+	return work;
+}
+
+/* ---- Timers ---- */
+
+int
+timer_start(struct timer *t, uint64_t delay_us, void (*fn)(struct timer *t))
+{
+	struct reactor *r = current_reactor;
+
+	heap_remove(&r->timers, &t->node);
+	t->thread = current_thread;
+	t->fn = fn;
+	return heap_insert(&r->timers, &t->node, clock_now_ns() + delay_us * NS_PER_US);
+}
+
+void
+timer_stop(struct timer *t)
+{
+	if (heap_linked(&t->node)) {
+		CHECK(t->thread == current_thread);
+		heap_remove(&current_reactor->timers, &t->node);
+	}
+}
+
+/* ---- Watches ---- */
+
+int
+watch_start(struct watch *w, int fd, uint32_t events, void (*fn)(struct watch *w, uint32_t events))
+{
+	struct epoll_event ev = {.events = events, .data.ptr = &w->target};
+
+	CHECK(current_thread != NULL);
+	w->target.kind = TARGET_WATCH;
+	if (epoll_ctl(current_reactor->epoll_fd, EPOLL_CTL_ADD, fd, &ev) != 0) {
+		return -errno;
+	}
+	w->fd = fd;
+	w->thread = current_thread;
+	w->fn = fn;
+	list_append(&current_thread->watches, &w->link);
+	return 0;
+}
+
+int
+watch_modify(struct watch *w, uint32_t events)
+{
+	struct epoll_event ev = {.events = events, .data.ptr = &w->target};
+
+	return epoll_ctl(current_reactor->epoll_fd, EPOLL_CTL_MOD, w->fd, &ev) == 0 ? 0 : -errno;
+}
+
+void
+watch_stop(struct watch *w)
+{
+	if (w->thread == NULL) {
+		return;
+	}
+	CHECK(w->thread == current_thread);
+	epoll_ctl(current_reactor->epoll_fd, EPOLL_CTL_DEL, w->fd, NULL);
+	forget_events(&w->target);
+	list_remove(&w->link);
+	w->thread = NULL;
+}
+
+/* ---- Statistics ---- */
+
+void
+thread_get_stats(struct thread_stats *ret_stats)
+{
+	struct thread *t = current_thread;
+	uint64_t lifetime = clock_now_ns() - t->created_ns;
+
+	*ret_stats = (struct thread_stats){
+		.busy_ns = t->busy_ns,
+		.idle_ns = lifetime > t->busy_ns ? lifetime - t->busy_ns : 0,
+		.active_pollers = t->active_count,
+		.timed_pollers = t->timed_count,
+		.armed_pollers = t->armed_count,
+	};
+}
+
+void
+thread_for_each_poller(void (*fn)(void *ctx, const struct poller *p), void *ctx)
+{
+	struct poller *p;
+
+	LIST_FOREACH(p, &current_thread->pollers, all_link)
+	{
+		fn(ctx, p);
+	}
+}

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Lightweight threads: stackless, cooperative, each run by exactly one reactor at a time. Whatever
+ * belongs to a thread is touched by that thread only; others send it messages. No locks.
+ *
+ * A thread's turn: messages; then each active poller; after each of these the deferred calls until
+ * none is left; at the end of the turn the batch hooks (submit what was gathered, publish what was
+ * completed), and the deferred calls these caused.
+ *
+ * All functions that take no thread act on the calling thread and may be called only from one
+ * (thread_self() != NULL), unless their comment says "any thread".
+ */
+#ifndef EVENT_THREAD_H
+#define EVENT_THREAD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/heap.h"
+#include "base/list.h"
+#include "base/mpsc.h"
+
+struct reactor;
+struct thread;
+
+#define THREAD_NAME_BYTES 32
+
+/* ---- Threads ---- */
+
+/* Any system thread. Creates a thread that `reactor` runs; NULL when memory is out. Lives until thread_exit(). */
+struct thread *thread_create(const char *name, struct reactor *reactor);
+
+/* The thread now running on this system thread, NULL outside of one. */
+struct thread *thread_self(void);
+
+/* Ends the calling thread after this turn; it must have no pollers, timers, watches or channels then. */
+void thread_exit(void);
+
+const char *thread_name(const struct thread *t);
+uint64_t thread_id(const struct thread *t);
+struct reactor *thread_reactor(const struct thread *t);
+
+/* ---- Messages ---- */
+
+/* A message lives in its sender's memory and returns to it when fn is called. */
+struct msg {
+	struct mpsc_node node;
+	void (*fn)(struct msg *msg);
+};
+
+/*
+ * Any system thread. Borrows msg until fn runs on t. Messages of one sender arrive in order. Never
+ * fails, never blocks; wakes t's reactor only when it sleeps.
+ */
+void thread_send(struct thread *t, struct msg *msg, void (*fn)(struct msg *msg));
+
+/* ---- Deferred calls ---- */
+
+struct defer {
+	struct defer *next;
+	void (*fn)(struct defer *d);
+};
+
+/* Calls fn(d) on this thread soon, never from inside thread_defer: after the running poller, message
+ * or deferred call has returned. First in, first out. Borrows d until then. */
+void thread_defer(struct defer *d, void (*fn)(struct defer *d));
+
+/* Calls fn(d) at the end of this turn, once; the caller keeps track of whether it is waiting already. */
+void thread_batch(struct defer *d, void (*fn)(struct defer *d));
+
+/* ---- Timers (one shot) ---- */
+
+struct timer {
+	struct heap_node node;
+	struct thread *thread;
+	void (*fn)(struct timer *t);
+};
+
+/* Starts or restarts; fn runs on this thread, once, not before delay_us. 0 or -ENOMEM. */
+int timer_start(struct timer *t, uint64_t delay_us, void (*fn)(struct timer *t));
+void timer_stop(struct timer *t);
+
+/* ---- Pollers ---- */
+
+struct poller;
+
+struct poller_ops {
+	const char *name; /* as thread_get_pollers shows it */
+
+	/* Does what there is to do, a bounded amount; returns how much work that was, 0 for none. */
+	int (*poll)(struct poller *p);
+
+	/*
+	 * Asks the source to make the descriptor readable at the next event, then looks again: true when
+	 * there is work already (the poller stays active). NULL: nothing needs asking and nothing can be missed,
+	 * because the descriptor is signalled for every event.
+	 */
+	bool (*arm)(struct poller *p);
+
+	/* The source need not signal any more; called when an armed poller becomes active. May be NULL. */
+	void (*disarm)(struct poller *p);
+};
+
+enum poller_state {
+	POLLER_STOPPED,
+	POLLER_ACTIVE, /* polled every turn */
+	POLLER_ARMED,  /* waits for its descriptor (or for poller_wake), costs nothing */
+	POLLER_TIMED,  /* waits for its period */
+};
+
+/* Owned by the caller, zeroed before the first start. Fields are read-only for it. */
+struct poller {
+	struct { int kind; } target; /* see event/internal.h */
+	int fd;
+	enum poller_state state;
+	const struct poller_ops *ops;
+	struct thread *thread;
+	struct list link;     /* in the thread's active or armed list */
+	struct list all_link; /* in the thread's list of all pollers */
+	struct timer timer;
+	uint64_t period_us;
+	uint64_t idle_since_ns; /* of an active poller: first fruitless turn; 0: the last turn had work */
+	uint64_t run_count;
+	uint64_t busy_count;
+	uint64_t id;
+};
+
+/*
+ * Starts a poller whose source offers both poll() and a descriptor; the reactor's mode decides between
+ * them. fd: an eventfd or the like that becomes readable at events; it is watched edge-triggered and never
+ * read; the poller does not own it. fd -1: no descriptor. With an arm
+ * function such a poller sleeps, when idle, until poller_wake(); without one it keeps its reactor awake in
+ * every mode. 0, or a negative errno of epoll.
+ */
+int poller_start(struct poller *p, const struct poller_ops *ops, int fd);
+
+/* Polls once a period (microseconds, > 0), in every mode. */
+int poller_start_timed(struct poller *p, const struct poller_ops *ops, uint64_t period_us);
+
+/* Allowed from anywhere on its thread, its own poll included. The fd must still be open. */
+void poller_stop(struct poller *p);
+
+/* Makes an armed poller active, as its descriptor would. Same thread. Harmless when active or stopped. */
+void poller_wake(struct poller *p);
+
+/* ---- Descriptor watches (sockets and the like; level-triggered) ---- */
+
+struct watch {
+	struct { int kind; } target; /* see event/internal.h */
+	int fd;
+	struct thread *thread;
+	struct list link;
+	void (*fn)(struct watch *w, uint32_t events);
+};
+
+/* events: EPOLLIN, EPOLLOUT, ... of epoll_ctl(2). 0 or a negative errno. Does not own fd. */
+int watch_start(struct watch *w, int fd, uint32_t events, void (*fn)(struct watch *w, uint32_t events));
+int watch_modify(struct watch *w, uint32_t events);
+/* Allowed anywhere on its thread; fn is not called afterwards. Before close(fd). */
+void watch_stop(struct watch *w);
+
+/* ---- What a thread has been doing (thread_get_stats, thread_get_pollers) ---- */
+
+struct thread_stats {
+	uint64_t busy_ns;
+	uint64_t idle_ns;
+	unsigned active_pollers;
+	unsigned timed_pollers;
+	unsigned armed_pollers;
+};
+
+/* On the thread itself. */
+void thread_get_stats(struct thread_stats *ret_stats);
+void thread_for_each_poller(void (*fn)(void *ctx, const struct poller *p), void *ctx);
+
+#endif

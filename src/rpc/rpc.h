@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * JSON-RPC 2.0 over a unix stream socket, as SPDK speaks it: no framing but JSON itself, requests and batches
+ * (arrays), answers in the order the methods finish. Runs on the app thread.
+ *
+ * A method is a row of the schema (src/rpc/schema.json); its handler gets parameters that are already decoded and checked.
+ */
+#ifndef RPC_RPC_H
+#define RPC_RPC_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+struct rpc_request;
+struct rpc_server;
+
+/* JSON-RPC 2.0 error codes, and SPDK's for a method called in the wrong state; others are negative errnos. */
+#define RPC_ERROR_STATE (-1)
+#define RPC_ERROR_PARSE (-32700)
+#define RPC_ERROR_INVALID_REQUEST (-32600)
+#define RPC_ERROR_METHOD_NOT_FOUND (-32601)
+#define RPC_ERROR_INVALID_PARAMS (-32602)
+#define RPC_ERROR_INTERNAL (-32603)
+
+enum rpc_state {
+	RPC_STARTUP = 1, /* before the framework is initialised (--wait-for-rpc) */
+	RPC_RUNTIME = 2,
+};
+
+/*
+ * Binds a method of the schema to its handler. params: the structure the schema's row decodes into (generated), valid until
+ * the request is answered. The handler answers exactly once, now or later, with one of the functions below.
+ */
+struct rpc_method {
+	const char *name;
+	void (*handler)(struct rpc_request *req, const void *params);
+};
+
+/* App thread. table ends with a NULL name; every name must be in the schema: asserted. */
+void rpc_register(const struct rpc_method *table);
+
+/* ---- Answers (app thread; each ends the request) ---- */
+
+void rpc_result(struct rpc_request *req, json_t *result); /* takes result */
+void rpc_true(struct rpc_request *req);
+/* code: one of RPC_ERROR_... or a negative errno. */
+void rpc_error(struct rpc_request *req, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* code 0: err->code is the code. */
+void rpc_error_from(struct rpc_request *req, int code, const struct err *err);
+
+/* ---- Within a handler ---- */
+
+/*
+ * The parameters to write to the state log in place of the ones that came: with the names and UUIDs filled in that
+ * the method chose, so that replaying gives the same object. Takes params. Methods whose schema row says "mutates" only.
+ */
+void rpc_set_recorded_params(struct rpc_request *req, json_t *params);
+
+/* ---- Server ---- */
+
+struct rpc_server_options {
+	const char *path; /* of the socket */
+	/* Called after a mutating method succeeded and before it is answered: appends to the state log. A negative errno
+	 * turns the answer into an error. May be NULL. */
+	int (*record)(void *ctx, const char *method, const json_t *params, struct err *err);
+	void *ctx;
+};
+
+int rpc_server_start(const struct rpc_server_options *options, struct rpc_server **ret_server, struct err *err);
+/* Stops listening, removes the socket, ends connections (answers already made are sent first, as far as the socket takes them). */
+void rpc_server_stop(struct rpc_server *server);
+
+void rpc_set_state(enum rpc_state state);
+enum rpc_state rpc_get_state(void);
+
+/*
+ * Runs one request from inside the process (configuration file, state log): done(ctx, result or NULL, error or NULL) on the
+ * app thread, at once or later; borrows both during the call. params may be NULL. record: whether it goes to the state log.
+ */
+void rpc_call(const char *method, const json_t *params, bool record,
+	      void (*done)(void *ctx, const json_t *result, const json_t *error), void *ctx);
+
+/* Lists methods in registration order, for rpc_get_methods: those allowed now, or all. New reference. */
+json_t *rpc_method_names(bool current_only, bool include_aliases);
+
+#endif

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Inside the vhost back end. Two kinds of context:
+ *   control  the app thread: controllers, sessions, messages (controller.c, session.c, listen.c, state.c)
+ *   I/O      the thread that serves a virtqueue (queue.c and the device's own file, blk.c)
+ *
+ * A queue is changed by the control thread through commands only: it fills `next`, sends one command, and waits
+ * for its done before it sends another. So at no moment do both sides write the same field.
+ */
+#ifndef VHOST_INTERNAL_H
+#define VHOST_INTERNAL_H
+
+#include "base/list.h"
+#include "bdev/bdev.h"
+#include "event/thread.h"
+#include "vhost/vhost.h"
+#include "virtio/memmap.h"
+#include "virtio/virtq.h"
+
+struct vhost_queue;
+struct vhost_session;
+
+/* What a type of device (blk; later scsi, fs, crypto) is to the rest of the back end. */
+struct vhost_device_ops {
+	const char *type; /* "blk" */
+
+	/* Control. Device and transport-independent virtio feature bits that this controller offers (virtio 1.2, 6). */
+	uint64_t (*features)(struct vhost_controller *ctrlr);
+	/* Control. Fills the device configuration space (size bytes, zeroed before). Whatever the front end asks for past
+	 * config_bytes reads as zero. */
+	size_t config_bytes;
+	void (*get_config)(struct vhost_controller *ctrlr, void *config);
+	/* Control. The driver or VMM writes configuration: 0 or -EINVAL/-EOPNOTSUPP. */
+	int (*set_config)(struct vhost_controller *ctrlr, uint32_t offset, uint32_t size, const void *data);
+
+	/* I/O. Gets and gives back what serving a ring takes (channel, request pool). 0 or -errno. */
+	int (*queue_start)(struct vhost_queue *q);
+	void (*queue_stop)(struct vhost_queue *q);
+	/* I/O. Takes chains from q->vq and starts them; returns how many. */
+	int (*queue_poll)(struct vhost_queue *q);
+};
+
+struct vhost_controller {
+	char name[VHOST_NAME_BYTES];
+	char *socket_path;
+	const struct vhost_device_ops *ops;
+	uint64_t cpumask; /* of I/O threads by position (not by CPU number) */
+	uint32_t delay_base_us;
+	uint32_t iops_threshold;
+	struct list link;
+	struct vhost_session *session; /* at most one connection is served at a time; others wait to be accepted */
+
+	/* blk */
+	struct bdev_desc *desc; /* NULL once the bdev was removed */
+	bool readonly;
+
+	void *control; /* listening socket, deletion under way, ...: struct in controller.c */
+};
+
+/* ---- Virtqueues (queue.c) ---- */
+
+enum vhost_queue_command {
+	VHOST_QUEUE_START, /* begin to serve the ring described by `next` */
+	VHOST_QUEUE_STOP,  /* take nothing more, wait for the last completion, publish it; then base says where to go on */
+	VHOST_QUEUE_MAP,   /* as STOP; then use next.map and go on */
+	VHOST_QUEUE_CALL,  /* use next.call_fd from now on (a running ring's SET_VRING_CALL) */
+};
+
+/* Filled by the control thread, taken over by a command. */
+struct vhost_queue_setup {
+	unsigned size;
+	void *desc, *avail, *used; /* mapped, whole */
+	struct memmap *map;        /* the session's reference keeps it alive until the queue answered a later MAP or STOP */
+	uint16_t base;
+	bool event_idx;
+	bool indirect;
+	int kick_fd; /* owned by the session; -1: none, then the ring is polled on a timer */
+	int call_fd; /* owned by the session; -1: none */
+};
+
+struct vhost_queue {
+	/* Constant while the queue exists. */
+	struct vhost_controller *ctrlr;
+	struct vhost_session *session;
+	unsigned index;
+	struct thread *thread; /* the I/O thread that serves it */
+
+	/* Hand-over: written by control before a command, by I/O before its done. */
+	struct msg command_msg;
+	enum vhost_queue_command command;
+	struct vhost_queue_setup next;
+	void (*done)(struct vhost_queue *q, int status); /* on the control thread */
+	struct thread *control_thread;
+	int command_status;
+	uint16_t base; /* after STOP: next avail index to take */
+
+	/* I/O thread only. */
+	bool running;
+	bool draining;     /* a STOP or MAP waits for inflight to reach 0 */
+	bool flush_queued; /* flush is on the thread's batch list */
+	uint32_t inflight; /* chains taken and not completed */
+	int call_fd;
+	struct virtq vq;
+	struct poller poller;
+	struct defer flush;
+	struct bdev_channel *ch;
+	void *pool;        /* the device's request pool on this thread */
+	uint32_t pool_class;
+	struct timer call_timer; /* coalescing */
+	uint64_t errors;
+	_Atomic bool failed; /* ring broken or guest memory lost: control ends the session */
+	struct msg failed_msg;
+	void (*on_failed)(struct vhost_queue *q); /* on the control thread; set before START */
+};
+
+/*
+ * Control. Sends q one command; done(q, status) later on the control thread. Nothing else may be asked of q meanwhile. START: 0 or
+ * an errno (then the queue is not running). STOP and MAP: 0, also for a queue that is not running (MAP: then next.map is ignored).
+ */
+void vhost_queue_send(struct vhost_queue *q, enum vhost_queue_command command,
+		      void (*done)(struct vhost_queue *q, int status));
+
+/* I/O. Called by devices when a chain is finished; publishes at the end of the turn. */
+void vhost_queue_complete(struct vhost_queue *q, uint16_t head, uint32_t bytes);
+
+/* ---- Devices ---- */
+
+extern const struct vhost_device_ops vhost_blk_ops;
+
+/* ---- Session side of a device (control) ---- */
+
+/* The device's configuration changed (resize): tells the front end if it negotiated BACKEND_REQ and CONFIG. */
+void vhost_controller_config_changed(struct vhost_controller *ctrlr);
+/* The bdev went away: ends the session, then closes the descriptor. */
+void vhost_controller_bdev_removed(struct vhost_controller *ctrlr);
+
+#endif

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The vhost-user back end: controllers (one listening socket each) and what they serve. All functions here
+ * belong to the app thread ("control thread" of every session); virtqueues are served by the I/O threads given to vhost_init().
+ */
+#ifndef VHOST_VHOST_H
+#define VHOST_VHOST_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "event/thread.h"
+
+struct vhost_controller;
+
+#define VHOST_NAME_BYTES 256
+#define VHOST_QUEUES_MAX 256
+
+struct vhost_options {
+	const char *socket_dir;         /* where controllers' sockets appear */
+	struct thread *const *io_threads; /* one per reactor, in order of lcore; borrowed for ever */
+	unsigned io_thread_count;
+};
+
+/* App thread, once. 0 or a negative errno. */
+int vhost_init(const struct vhost_options *options, struct err *err);
+
+/* Deletes every controller: stops rings, answers what is in flight, removes the sockets; then done(ctx). */
+void vhost_shutdown(void (*done)(void *ctx), void *ctx);
+
+struct vhost_blk_options {
+	const char *name;     /* a file name: no slash, not "." or ".." */
+	const char *bdev_name;
+	const char *cpumask;  /* hexadecimal or "[0,2-3]"; NULL: all reactors */
+	bool readonly;
+	bool packed_ring;     /* refused: -EOPNOTSUPP */
+};
+
+/* -EEXIST (name taken), -ENODEV (no such bdev), -EINVAL (name, mask), -EADDRINUSE (socket in use), -EOPNOTSUPP, ... */
+int vhost_blk_create(const struct vhost_blk_options *options, struct vhost_controller **ret_ctrlr, struct err *err);
+
+/* Ends the session if there is one, closes the bdev, removes the socket; then done(ctx, 0). -ENODEV: no such controller
+ * (done is not called). */
+int vhost_delete(const char *name, void (*done)(void *ctx, int status), void *ctx, struct err *err);
+
+struct vhost_controller *vhost_find(const char *name);
+struct vhost_controller *vhost_first(void);
+struct vhost_controller *vhost_next(struct vhost_controller *ctrlr);
+
+/* The event-driven answer to a guest that is called too often; delay_base_us 0 switches it off. 0 or -EINVAL. */
+int vhost_set_coalescing(struct vhost_controller *ctrlr, uint32_t delay_base_us, uint32_t iops_threshold,
+			 struct err *err);
+
+/* A snapshot for vhost_get_controllers and for humans. Strings borrowed until the controller changes. */
+struct vhost_session_info {
+	uint64_t id;
+	bool started;
+	unsigned max_queues;
+	unsigned queues_started;
+	unsigned memory_regions;
+	uint64_t negotiated_features;
+	uint64_t protocol_features;
+};
+
+struct vhost_info {
+	const char *name;
+	const char *socket_path;
+	char cpumask[80]; /* "0x3" */
+	uint32_t delay_base_us;
+	uint32_t iops_threshold;
+	const char *bdev_name; /* "" when it was removed */
+	bool readonly;
+	bool has_session;
+	struct vhost_session_info session;
+};
+
+void vhost_get_info(const struct vhost_controller *ctrlr, struct vhost_info *ret_info);
+
+#endif
