@@ -17,6 +17,12 @@
 struct rpc_request;
 struct rpc_server;
 
+/* An array of strings among the parameters. */
+struct rpc_strings {
+	size_t count;
+	const char **items;
+};
+
 /* JSON-RPC 2.0 error codes, and SPDK's for a method called in the wrong state; others are negative errnos. */
 #define RPC_ERROR_STATE (-1)
 #define RPC_ERROR_PARSE (-32700)
@@ -61,11 +67,18 @@ void rpc_set_recorded_params(struct rpc_request *req, json_t *params);
 
 /* ---- Server ---- */
 
+/*
+ * Called after a mutating method succeeded and before it is answered: appends to the state log. A negative errno
+ * turns the answer into an error. method is the name of the schema, not an alias; borrows params.
+ */
+typedef int (*rpc_record_fn)(void *ctx, const char *method, const json_t *params, struct err *err);
+
+/* From now on; NULL: nothing is recorded. Also for rpc_call() before a server runs. */
+void rpc_set_record(rpc_record_fn record, void *ctx);
+
 struct rpc_server_options {
 	const char *path; /* of the socket */
-	/* Called after a mutating method succeeded and before it is answered: appends to the state log. A negative errno
-	 * turns the answer into an error. May be NULL. */
-	int (*record)(void *ctx, const char *method, const json_t *params, struct err *err);
+	rpc_record_fn record; /* not NULL: as rpc_set_record(record, ctx) */
 	void *ctx;
 };
 
