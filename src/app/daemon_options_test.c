@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <errno.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "app/daemon_options.h"
+#include "base/check.h"
+
+#define ARGS_MAX 16
+
+static int
+parse(struct daemon_options *o, struct err *err, const char *const args[])
+{
+	char *argv[ARGS_MAX + 1] = {(char *)"berthd"};
+	int argc = 1;
+
+	for (; args[argc - 1] != NULL; argc++) {
+		argv[argc] = (char *)args[argc - 1];
+	}
+	return daemon_options_parse(argc, argv, o, err);
+}
+
+static void
+test_defaults(void **state)
+{
+	struct daemon_options o;
+	cpu_set_t set;
+
+	assert_int_equal(parse(&o, NULL, (const char *const[]){NULL}), 0);
+	assert_int_equal(o.action, DAEMON_RUN);
+	assert_string_equal(o.rpc_socket, DAEMON_RPC_SOCKET);
+	assert_null(o.config_file);
+	assert_null(o.state_dir);
+	assert_int_equal(o.mode, REACTOR_ADAPTIVE);
+	assert_false(o.pinned);
+	assert_false(o.wait_for_rpc);
+	sched_getaffinity(0, sizeof(set), &set);
+	assert_int_equal(cpumask_count(&o.cpus), MIN(CPU_COUNT(&set), DAEMON_REACTORS_DEFAULT_MAX));
+}
+
+static void
+test_all(void **state)
+{
+	unsigned cpu = (unsigned)sched_getcpu();
+	struct daemon_options o;
+	char mask[16];
+
+	snprintf(mask, sizeof(mask), "[%u]", cpu);
+	assert_int_equal(parse(&o, NULL, (const char *const[]){
+		"-c", "f.json", "-r/run/b.sock", "-m", mask, "--socket-dir=/run/s", "--mode", "poll", "--state-dir", "d",
+		"--wait-for-rpc", NULL}), 0);
+	assert_string_equal(o.config_file, "f.json");
+	assert_string_equal(o.rpc_socket, "/run/b.sock");
+	assert_string_equal(o.socket_dir, "/run/s");
+	assert_string_equal(o.state_dir, "d");
+	assert_int_equal(o.mode, REACTOR_POLL);
+	assert_true(o.wait_for_rpc);
+	assert_true(o.pinned);
+	assert_int_equal(cpumask_count(&o.cpus), 1);
+	assert_true(cpumask_test(&o.cpus, cpu));
+	assert_int_equal(parse(&o, NULL, (const char *const[]){"--version", NULL}), 0);
+	assert_int_equal(o.action, DAEMON_SHOW_VERSION);
+	assert_int_equal(parse(&o, NULL, (const char *const[]){"-h", NULL}), 0);
+	assert_int_equal(o.action, DAEMON_SHOW_HELP);
+}
+
+static void
+test_bad(void **state)
+{
+	static const struct {
+		const char *args[3];
+		const char *words;
+	} cases[] = {
+		{{"--nope"}, "unknown option --nope"},
+		{{"-x"}, "unknown option -x"},
+		{{"-"}, "unknown option -"},
+		{{"--stat"}, "unknown option --stat"},
+		{{"--state-dirs"}, "unknown option --state-dirs"},
+		{{"file"}, "'file' is not an option"},
+		{{"-c"}, "option -c needs a value"},
+		{{"--mode"}, "option --mode needs a value"},
+		{{"--mode="}, "option --mode has an empty value"},
+		{{"-r", ""}, "option --rpc-socket has an empty value"},
+		{{"--mode", "fast"}, "option --mode: 'fast' is not one of"},
+		{{"--wait-for-rpc=1"}, "option --wait-for-rpc takes no value"},
+		{{"-m", "0x"}, "option --cpumask: CPU mask '0x'"},
+		{{"-m", "[1023]"}, "option --cpumask: CPU 1023 of mask [1023]"},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct daemon_options o = {.config_file = "untouched"};
+		struct err err = ERR_NONE;
+
+		assert_int_equal(parse(&o, &err, cases[i].args), -EINVAL);
+		if (strstr(err.text, cases[i].words) == NULL) {
+			fail_msg("'%s' does not say '%s'", err.text, cases[i].words);
+		}
+		assert_string_equal(o.config_file, "untouched");
+	}
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_defaults),
+		cmocka_unit_test(test_all),
+		cmocka_unit_test(test_bad),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
