@@ -37,6 +37,13 @@ struct channel {
 	struct list thread_link;
 };
 
+/* Initialises a device that lives as long as the process. */
+#define DEVICE_STATIC(var, device_name, device_ops_ptr, size) \
+	{ \
+		.name = (device_name), .ops = (device_ops_ptr), .channel_size = (size), \
+		.channels = {&(var).channels, &(var).channels}, \
+	}
+
 /* name: borrowed until device_unregister; for thread_get_io_channels. */
 void device_register(struct device *dev, const char *name, const struct device_ops *ops, size_t channel_size);
 
@@ -50,7 +57,8 @@ void channel_put(struct channel *ch); /* accepts NULL */
 
 /*
  * Calls fn(ctx, ch) on the thread of each channel that dev has now, one after another; then done(ctx) on
- * the calling thread. Channels may come and go meanwhile: a channel made later is not visited. 0 or -ENOMEM.
+ * the calling thread. Channels and threads may come and go meanwhile: a channel made later is not visited. dev
+ * must live until done. 0 or -ENOMEM.
  */
 int device_for_each_channel(struct device *dev, void (*fn)(void *ctx, struct channel *ch),
 			    void (*done)(void *ctx), void *ctx);

@@ -45,8 +45,8 @@ struct vhost_controller {
 	char *socket_path;
 	const struct vhost_device_ops *ops;
 	uint64_t cpumask; /* of I/O threads by position (not by CPU number) */
-	uint32_t delay_base_us;
-	uint32_t iops_threshold;
+	_Atomic uint32_t delay_base_us; /* coalescing: 0 is off; read by the I/O threads */
+	_Atomic uint32_t iops_threshold;
 	struct list link;
 	struct vhost_session *session; /* at most one connection is served at a time; others wait to be accepted */
 
@@ -62,7 +62,7 @@ struct vhost_controller {
 enum vhost_queue_command {
 	VHOST_QUEUE_START, /* begin to serve the ring described by `next` */
 	VHOST_QUEUE_STOP,  /* take nothing more, wait for the last completion, publish it; then base says where to go on */
-	VHOST_QUEUE_MAP,   /* as STOP; then use next.map and go on */
+	VHOST_QUEUE_MAP,   /* as STOP; then use next.map, desc, avail and used, and go on */
 	VHOST_QUEUE_CALL,  /* use next.call_fd from now on (a running ring's SET_VRING_CALL) */
 };
 
@@ -74,7 +74,7 @@ struct vhost_queue_setup {
 	uint16_t base;
 	bool event_idx;
 	bool indirect;
-	int kick_fd; /* owned by the session; -1: none, then the ring is polled on a timer */
+	int kick_fd; /* owned by the session; -1: none, then the ring is polled every VHOST_NO_KICK_US */
 	int call_fd; /* owned by the session; -1: none */
 };
 
@@ -97,18 +97,25 @@ struct vhost_queue {
 	/* I/O thread only. */
 	bool running;
 	bool draining;     /* a STOP or MAP waits for inflight to reach 0 */
+	bool starved;      /* chains wait for a request to become free: the device wakes the poller then */
 	bool flush_queued; /* flush is on the thread's batch list */
+	bool call_pending; /* the driver wants to be called; call_timer is running */
 	uint32_t inflight; /* chains taken and not completed */
 	int call_fd;
 	struct virtq vq;
 	struct poller poller;
 	struct defer flush;
 	struct bdev_channel *ch;
-	void *pool;        /* the device's request pool on this thread */
-	uint32_t pool_class;
+	void *device;            /* the device's per-thread part (blk: its request pool) */
+	struct list starved_link;
 	struct timer call_timer; /* coalescing */
-	uint64_t errors;
-	_Atomic bool failed; /* ring broken or guest memory lost: control ends the session */
+	uint64_t rate_start_ns;  /* of the interval in which completions are being counted */
+	uint32_t rate_count;
+	uint32_t rate_iops;      /* of the last whole interval */
+	uint64_t calls;          /* written to call_fd */
+	uint64_t errors;         /* malformed chains */
+	bool failed; /* ring broken or guest memory lost: control was told and ends the session */
+	const char *failed_why; /* a constant text; written before on_failed */
 	struct msg failed_msg;
 	void (*on_failed)(struct vhost_queue *q); /* on the control thread; set before START */
 };
@@ -120,8 +127,13 @@ struct vhost_queue {
 void vhost_queue_send(struct vhost_queue *q, enum vhost_queue_command command,
 		      void (*done)(struct vhost_queue *q, int status));
 
+#define VHOST_NO_KICK_US 100
+
 /* I/O. Called by devices when a chain is finished; publishes at the end of the turn. */
 void vhost_queue_complete(struct vhost_queue *q, uint16_t head, uint32_t bytes);
+
+/* I/O. The ring cannot go on: nothing more is taken from it, and the session ends. why: a constant text. */
+void vhost_queue_fail(struct vhost_queue *q, const char *why);
 
 /* ---- Devices ---- */
 

@@ -39,17 +39,13 @@ struct virtq {
 	uint16_t last_avail; /* next index to take */
 	uint16_t used_idx;   /* next index to fill */
 	uint16_t published;  /* used->idx as the driver sees it */
-	uint16_t avail_seen; /* avail->idx as read last */
 	bool event_idx;
 	bool indirect;
-	bool kick_enabled;
 	bool broken;
+	uint32_t region;        /* of map, where the last address was found: tried first */
 	const char *broken_why; /* a constant text */
-
-	/* Counters for statistics. */
-	uint64_t kicks_armed;
-	uint64_t calls;
-	uint64_t calls_suppressed;
+	uint64_t calls_wanted;  /* batches after which the driver wanted to be called */
+	uint64_t publishes;     /* all batches */
 };
 
 struct virtq_chain {
@@ -66,6 +62,9 @@ struct virtq_chain {
  */
 void virtq_init(struct virtq *vq, unsigned size, void *desc, void *avail, void *used,
 		const struct memmap *map, uint16_t base, bool event_idx, bool indirect);
+
+/* Marks the ring dead; the first reason stays. */
+void virtq_break(struct virtq *vq, const char *why);
 
 static inline uint64_t
 virtq_desc_bytes(unsigned size)
@@ -86,13 +85,33 @@ virtq_used_bytes(unsigned size)
 	return 4u + 8u * size + 2u;
 }
 
-/* How many chains wait; 0 also when broken. Starts the memory traffic for the next ones. */
-unsigned virtq_pending(struct virtq *vq);
+/* How many chains wait; 0 also when broken. */
+static inline unsigned
+virtq_pending(struct virtq *vq)
+{
+	uint16_t idx = __atomic_load_n(&vq->avail->idx, __ATOMIC_ACQUIRE);
+	uint16_t pending = (uint16_t)(idx - vq->last_avail);
+
+	if (UNLIKELY(pending > vq->size || vq->broken)) {
+		virtq_break(vq, "available index more than the ring size ahead");
+		return 0;
+	}
+	return pending;
+}
+
+/* Starts to fetch the descriptor that the entry `ahead` places from the next one names; at most pending - 1. A hint. */
+static inline void
+virtq_prefetch(const struct virtq *vq, unsigned ahead)
+{
+	uint16_t head = vq->avail->ring[(uint16_t)(vq->last_avail + ahead) & vq->mask];
+
+	__builtin_prefetch(&vq->desc[head & vq->mask]);
+}
 
 /*
  * Takes the next chain; virtq_pending() said there is one. iov: room for max entries. 0; a negative errno when the chain is
  * malformed: -EINVAL (loop, too long, nested indirect, odd table, readable after writable), -EFAULT (not guest memory), -E2BIG
- * (more than max entries, or a zero-length table). Then ret->head still names it, unless the ring is `broken` (head out of
+ * (more than max entries). Then ret->head still names it, unless the ring is `broken` (head out of
  * range): the owner answers with virtq_complete(head, 0).
  */
 int virtq_take(struct virtq *vq, struct virtq_chain *ret, struct iovec *iov, unsigned max);
