@@ -120,6 +120,7 @@ visit_done(struct msg *msg)
 {
 	struct visit *v = CONTAINER_OF(msg, struct visit, msg);
 
+	thread_unpin(v->origin);
 	v->done(v->ctx);
 	free(v);
 }
@@ -142,6 +143,7 @@ visit_one(struct msg *msg)
 	struct visit *v = CONTAINER_OF(msg, struct visit, msg);
 	struct channel *ch = find(v->dev, thread_self());
 
+	thread_unpin(thread_self());
 	if (ch != NULL) {
 		v->fn(v->ctx, ch);
 	}
@@ -156,6 +158,7 @@ device_for_each_channel(struct device *dev, void (*fn)(void *ctx, struct channel
 	struct visit *v;
 	size_t count = 0;
 
+	CHECK(thread_self() != NULL);
 	pthread_mutex_lock(&channel_lock);
 	LIST_FOREACH(ch, &dev->channels, dev_link)
 	{
@@ -166,6 +169,7 @@ device_for_each_channel(struct device *dev, void (*fn)(void *ctx, struct channel
 		*v = (struct visit){.dev = dev, .fn = fn, .done = done, .ctx = ctx, .origin = thread_self()};
 		LIST_FOREACH(ch, &dev->channels, dev_link)
 		{
+			thread_pin(ch->thread);
 			v->threads[v->count++] = ch->thread;
 		}
 	}
@@ -173,6 +177,7 @@ device_for_each_channel(struct device *dev, void (*fn)(void *ctx, struct channel
 	if (v == NULL) {
 		return -ENOMEM;
 	}
+	thread_pin(v->origin);
 	visit_next(v);
 	return 0;
 }

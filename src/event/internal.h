@@ -23,20 +23,24 @@ struct defer_queue {
 };
 
 struct thread {
-	struct mpsc inbox;
-	/* True from the first message after an empty inbox until the reactor has taken the messages. */
+	/* Written by senders. */
+	_Alignas(CACHE_LINE_BYTES) struct mpsc inbox;
+	/* On the reactor's ready queue from the first message after an empty inbox until the messages are taken. */
 	struct mpsc_node ready_node;
 	_Atomic(struct reactor *) reactor;
+	_Atomic unsigned pins; /* visits of channels that still have to come by; see thread_pin() */
 
 	/* Touched by the thread itself only. */
-	struct list active; /* pollers in POLLER_ACTIVE */
+	_Alignas(CACHE_LINE_BYTES) struct list active; /* pollers in POLLER_ACTIVE */
 	struct list pollers; /* all of them */
 	struct list watches;
 	struct list channels;
-	struct list *cursor; /* next poller of the running turn */
+	struct list *cursor;    /* next poller of the running turn */
+	struct poller *running; /* inside its poll(); NULL as soon as it is stopped there */
 	struct defer_queue deferred;
 	struct defer_queue batch;
-	struct list active_link; /* in the reactor's list of threads with active pollers or work left */
+	struct list active_link; /* in the reactor's active_threads */
+	bool left; /* deferred calls or batch hooks were left over by the last turn */
 	unsigned timed_count;
 	unsigned armed_count;
 	unsigned active_count;
@@ -57,17 +61,16 @@ struct reactor {
 	_Atomic bool stop;
 
 	/* The reactor's own. */
-	_Alignas(CACHE_LINE_BYTES) struct list active_threads;
+	_Alignas(CACHE_LINE_BYTES) struct list active_threads; /* with active pollers, or with something left */
 	struct heap timers; /* pollers' and timers' nodes, by deadline in nanoseconds */
 	uint64_t now_ns;
 	uint64_t last_epoll_ns;
 	unsigned idle_rounds;
 	int epoll_fd;
+	bool coarse_wait; /* the system has no epoll_pwait2: waits are whole milliseconds */
 	struct epoll_event events[REACTOR_EVENTS_MAX];
 	int event_count;  /* of the batch being handed out; 0 outside */
 	int event_cursor;
-	bool in_timers;
-	bool counted_idle;
 
 	_Atomic uint64_t busy_ns;
 	_Atomic uint64_t idle_ns;
@@ -91,13 +94,21 @@ extern __thread struct reactor *current_reactor;
 
 void reactor_wake(struct reactor *r);
 
-/* Runs what was deferred on t until nothing is. */
+/* Runs what was deferred on t, until nothing is or a turn's share of it was run. */
 void thread_drain(struct thread *t);
-/* One turn's messages and pollers; what they did. */
+/* One turn's messages; its pollers and what follows them. What they did. */
 int thread_run_messages(struct thread *t);
 int thread_run_pollers(struct thread *t);
-/* Hands a fired timer node to its owner; kind of owner is found by which heap_node member it is. */
-void thread_free(struct thread *t);
+/* After a turn in which t asked to exit: frees it as soon as nobody has anything for it any more. */
+void thread_try_free(struct thread *t);
 void poller_event(struct poller *p);
+
+/*
+ * A pinned thread outlives its thread_exit() until the unpin, so that a message can be sent to it although it
+ * has let go of all that made it known. Pinned while it is known to live (it has a channel, under the
+ * channel lock; or it is the caller); unpinned by the message, on the thread.
+ */
+void thread_pin(struct thread *t);
+void thread_unpin(struct thread *t);
 
 #endif

@@ -10,6 +10,7 @@
 #include "event/reactor.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -122,8 +123,8 @@ turn_end(struct reactor *r, struct thread *t, int work)
 				      memory_order_relaxed);
 		r->now_ns = now;
 	}
-	if (UNLIKELY(t->exiting) && t->active_count == 0) {
-		thread_free(t);
+	if (UNLIKELY(t->exiting)) {
+		thread_try_free(t);
 	}
 	current_thread = NULL;
 }
@@ -152,13 +153,16 @@ run_ready(struct reactor *r)
 static int
 run_active(struct reactor *r)
 {
-	struct thread *t, *next;
+	struct list *last = r->active_threads.prev; /* a thread leaves this list in its own turn only */
+	struct list *l = r->active_threads.next, *next;
 	int work = 0;
 
-	LIST_FOREACH_SAFE(t, next, &r->active_threads, active_link)
-	{
+	for (bool more = l != &r->active_threads; more; l = next) {
+		struct thread *t = LIST_ENTRY(l, struct thread, active_link);
 		int n;
 
+		next = l->next;
+		more = l != last;
 		current_thread = t;
 		n = thread_run_pollers(t);
 		work += n;
@@ -170,9 +174,11 @@ run_active(struct reactor *r)
 static int
 run_timers(struct reactor *r)
 {
+	size_t todo = r->timers.count; /* one that restarts itself without delay must not run for ever */
+	struct heap_node *top;
 	int work = 0;
 
-	for (struct heap_node *top; (top = heap_top(&r->timers)) != NULL && top->key <= r->now_ns;) {
+	for (; todo > 0 && (top = heap_top(&r->timers)) != NULL && top->key <= r->now_ns; todo--) {
 		struct timer *timer = CONTAINER_OF(top, struct timer, node);
 		struct thread *t = timer->thread;
 
@@ -257,31 +263,58 @@ run_round(struct reactor *r)
 	return work;
 }
 
+static uint64_t
+wait_limit(const struct reactor *r, uint64_t max_wait_us)
+{
+	struct heap_node *top = heap_top(&r->timers);
+	uint64_t wait_ns = max_wait_us == UINT64_MAX ? UINT64_MAX : max_wait_us * NS_PER_US;
+
+	if (top != NULL && wait_ns > 0) {
+		uint64_t now = clock_now_ns();
+
+		wait_ns = MIN(wait_ns, top->key > now ? top->key - now : 0);
+	}
+	return wait_ns;
+}
+
+static int
+wait_events(struct reactor *r, uint64_t wait_ns)
+{
+	struct timespec ts = {.tv_sec = (time_t)(wait_ns / NS_PER_S), .tv_nsec = (long)(wait_ns % NS_PER_S)};
+	bool forever = wait_ns == UINT64_MAX;
+	int n;
+
+	if (LIKELY(!r->coarse_wait)) {
+		n = epoll_pwait2(r->epoll_fd, r->events, REACTOR_EVENTS_MAX, forever ? NULL : &ts, NULL);
+		if (LIKELY(n >= 0 || (errno != ENOSYS && errno != EPERM))) {
+			return n;
+		}
+		/* Linux before 5.11, or a container's filter that does not know the call. */
+		r->coarse_wait = true;
+	}
+	/* Rounded up: a timer that is woken too early would be waited for again, without sleep. */
+	wait_ns = MIN(wait_ns / NS_PER_MS + (wait_ns % NS_PER_MS != 0), (uint64_t)INT_MAX);
+	return epoll_wait(r->epoll_fd, r->events, REACTOR_EVENTS_MAX, forever ? -1 : (int)wait_ns);
+}
+
 /* Sleeps until an event, a message, or the next timer; at most max_wait_us. */
 static int
 reactor_wait(struct reactor *r, uint64_t max_wait_us)
 {
-	struct heap_node *top = heap_top(&r->timers);
-	uint64_t now = clock_now_ns();
-	uint64_t wait_ns = max_wait_us == UINT64_MAX ? UINT64_MAX : max_wait_us * NS_PER_US;
-	struct timespec ts, *timeout = NULL;
+	uint64_t wait_ns = wait_limit(r, max_wait_us);
 	int n;
 
-	if (top != NULL) {
-		wait_ns = MIN(wait_ns, top->key > now ? top->key - now : 0);
+	if (wait_ns == 0) {
+		note_idle(r);
+		return fetch_events(r);
 	}
-	if (wait_ns != UINT64_MAX) {
-		ts = (struct timespec){.tv_sec = (time_t)(wait_ns / NS_PER_S), .tv_nsec = (long)(wait_ns % NS_PER_S)};
-		timeout = &ts;
-	}
+	/* Pairs with thread_send() and reactor_stop(): either they see `sleeping`, or we see what they wrote. */
 	atomic_store_explicit(&r->sleeping, true, memory_order_seq_cst);
-	/* Pairs with thread_send(): either it sees `sleeping`, or we see its message. */
-	atomic_thread_fence(memory_order_seq_cst);
 	if (!mpsc_empty(&r->ready) || atomic_load_explicit(&r->stop, memory_order_seq_cst)) {
 		atomic_store_explicit(&r->sleeping, false, memory_order_relaxed);
 		return 0;
 	}
-	n = epoll_pwait2(r->epoll_fd, r->events, REACTOR_EVENTS_MAX, timeout, NULL);
+	n = wait_events(r, wait_ns);
 	atomic_store_explicit(&r->sleeping, false, memory_order_relaxed);
 	atomic_store_explicit(&r->wakeups, atomic_load_explicit(&r->wakeups, memory_order_relaxed) + 1,
 			      memory_order_relaxed);
@@ -302,7 +335,8 @@ step(struct reactor *r, uint64_t max_wait_us)
 	int work = run_round(r);
 
 	if (may_sleep(r)) {
-		return work + reactor_wait(r, work > 0 ? 0 : max_wait_us);
+		/* By hand, whoever polls wants to look at what was done before sleeping. */
+		return work + reactor_wait(r, work > 0 && max_wait_us != UINT64_MAX ? 0 : max_wait_us);
 	}
 	if (r->now_ns - r->last_epoll_ns >= REACTOR_EPOLL_NS) {
 		work += fetch_events(r);
@@ -332,9 +366,11 @@ reactor_run(struct reactor *r)
 	atomic_store(&r->tid, gettid());
 	pin(r);
 	r->now_ns = clock_now_ns();
-	while (!atomic_load_explicit(&r->stop, memory_order_relaxed)) {
+	while (!atomic_load_explicit(&r->stop, memory_order_acquire)) {
 		step(r, UINT64_MAX);
 	}
+	/* What was sent before reactor_stop() arrives. */
+	run_round(r);
 	current_reactor = NULL;
 }
 
@@ -428,6 +464,14 @@ enum reactor_mode
 reactor_get_mode(const struct reactor *r)
 {
 	return (enum reactor_mode)r->mode;
+}
+
+uint64_t
+reactor_next_timer_ns(const struct reactor *r)
+{
+	struct heap_node *top = heap_top(&r->timers);
+
+	return top == NULL ? UINT64_MAX : top->key;
 }
 
 uint64_t

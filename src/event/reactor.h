@@ -10,8 +10,8 @@
  * A reactor sleeps in epoll when no poller is active and no message waits, until the next timer, or
  * without limit when there is none: an idle reactor makes no wake-ups.
  *
- * Going to sleep is race-free: `sleeping` is set, a full barrier, the inbox is looked at again
- * (reactor_wait); a sender pushes (sequentially consistent), then looks at `sleeping` (thread_send).
+ * Going to sleep is race-free: `sleeping` is set, then the queue of threads with messages is looked at again
+ * (reactor_wait); a sender pushes, then looks at `sleeping` (thread_send). All four are sequentially consistent.
  */
 #ifndef EVENT_REACTOR_H
 #define EVENT_REACTOR_H
@@ -49,7 +49,8 @@ int reactor_start(struct reactor *r, struct err *err);
 /* Runs r on the calling system thread until reactor_stop(). */
 void reactor_run(struct reactor *r);
 
-/* Any thread: the loop ends after its current round. reactor_join waits for a started one. */
+/* Any thread: the loop ends after its current round, when it has delivered the messages that were sent before.
+ * reactor_join waits for a started one. */
 void reactor_stop(struct reactor *r);
 void reactor_join(struct reactor *r);
 
@@ -60,6 +61,9 @@ void reactor_join(struct reactor *r);
 int reactor_poll_once(struct reactor *r);
 /* As above; sleeps as the mode would, but no longer than max_wait_us. */
 int reactor_poll_wait(struct reactor *r, uint64_t max_wait_us);
+
+/* Deadline of the next timer, UINT64_MAX when there is none; for whoever polls by hand. */
+uint64_t reactor_next_timer_ns(const struct reactor *r);
 
 struct reactor_stats {
 	uint64_t busy_ns;

@@ -4,20 +4,31 @@
  *
  * Invariants
  *  1. A thread is on its reactor's `ready` queue exactly when its inbox became non-empty and the reactor
- *     has not taken the messages yet; so ready_node is never pushed twice.
+ *     has not taken the messages yet; so ready_node is never pushed twice, and a thread whose inbox is empty
+ *     is on no queue and known to no sender: it may be freed.
  *  2. An active poller is on its thread's `active` list; the thread is on the reactor's `active_threads`
- *     exactly when that list is not empty.
- *  3. A poller that stops or arms while the list is being walked moves the walk's cursor past itself.
+ *     exactly when that list is not empty or its last turn left calls over.
+ *  3. A poller that stops or arms while the list is being walked moves the walk's cursor past itself, and one
+ *     that stops inside its own poll() clears `running`: it may have been freed, nothing of it is read again.
  *  4. An armed poller is called at the next event: arm() asked for it and then found no work, in that order;
- *     the edge that an event left in epoll is kept by the kernel until the reactor fetches it.
+ *     the edge that an event left in epoll is kept by the kernel until the reactor fetches it, which never
+ *     happens between poll() and arm(). An edge fetched while the poller is active may be dropped: it is polled
+ *     once more before it is armed, and what was signalled is there by then.
+ *  5. A turn is bounded, whatever its callbacks do: pollers that were active at its start, once each; a share
+ *     of deferred calls and batch hooks. A completion that submits again for ever starves nobody.
  */
 #include "event/thread.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "event/internal.h"
+
+/* A turn's share. Whoever completes at once and submits again in done would never give the reactor back. */
+#define DRAIN_CALLS 256
+#define BATCH_PASSES 8
 
 __thread struct thread *current_thread;
 
@@ -35,11 +46,12 @@ queue_init(struct defer_queue *q)
 struct thread *
 thread_create(const char *name, struct reactor *reactor)
 {
-	struct thread *t = calloc(1, sizeof(*t));
+	struct thread *t = aligned_alloc(_Alignof(struct thread), sizeof(*t));
 
 	if (t == NULL) {
 		return NULL;
 	}
+	memset(t, 0, sizeof(*t));
 	snprintf(t->name, sizeof(t->name), "%s", name);
 	t->id = atomic_fetch_add(&next_thread_id, 1);
 	list_init(&t->active);
@@ -72,16 +84,33 @@ thread_exit(void)
 }
 
 void
-thread_free(struct thread *t)
+thread_try_free(struct thread *t)
 {
-	struct reactor *r = atomic_load(&t->reactor);
+	struct reactor *r = thread_reactor(t);
 
+	if (!mpsc_empty(&t->inbox) || t->left || atomic_load_explicit(&t->pins, memory_order_acquire) > 0) {
+		return;
+	}
 	CHECK(list_empty(&t->pollers) && list_empty(&t->watches) && list_empty(&t->channels));
-	CHECK(mpsc_empty(&t->inbox) && t->deferred.first == NULL && t->batch.first == NULL);
+	for (size_t i = 0; i < r->timers.count; i++) {
+		CHECK(CONTAINER_OF(r->timers.nodes[i], struct timer, node)->thread != t);
+	}
 	pthread_mutex_lock(&r->lock);
 	list_remove(&t->link);
 	pthread_mutex_unlock(&r->lock);
 	free(t);
+}
+
+void
+thread_pin(struct thread *t)
+{
+	atomic_fetch_add_explicit(&t->pins, 1, memory_order_relaxed);
+}
+
+void
+thread_unpin(struct thread *t)
+{
+	atomic_fetch_sub_explicit(&t->pins, 1, memory_order_release);
 }
 
 const char *
@@ -162,37 +191,59 @@ thread_batch(struct defer *d, void (*fn)(struct defer *d))
 	queue_put(&current_thread->batch, d, fn);
 }
 
-static void
+/* Calls what is on q now, not what these calls put there. */
+static int
 queue_run(struct defer_queue *q)
 {
-	while (q->first != NULL) {
-		struct defer *d = q->first;
+	struct defer *d = q->first;
+	int count = 0;
 
-		queue_init(q);
-		while (d != NULL) {
-			struct defer *next = d->next;
+	queue_init(q);
+	while (d != NULL) {
+		struct defer *next = d->next; /* fn may reuse or free d */
 
-			d->fn(d);
-			d = next;
-		}
+		d->fn(d);
+		d = next;
+		count++;
 	}
+	return count;
 }
 
 void
 thread_drain(struct thread *t)
 {
-	if (t->deferred.first != NULL) {
-		queue_run(&t->deferred);
+	for (int count = 0; t->deferred.first != NULL && count < DRAIN_CALLS;) {
+		count += queue_run(&t->deferred);
 	}
 }
 
-/* Batch hooks may complete requests, whose owners may submit more and so ask for the hooks again. */
+static void
+set_left(struct thread *t, bool left)
+{
+	t->left = left;
+	if (t->active_count > 0) {
+		return;
+	}
+	if (left) {
+		list_append(&thread_reactor(t)->active_threads, &t->active_link);
+	} else {
+		list_remove(&t->active_link);
+	}
+}
+
+/* The end of a turn. Batch hooks may complete requests, whose owners may submit more and so ask for the hooks again. */
 static void
 run_batch(struct thread *t)
 {
-	while (t->batch.first != NULL) {
+	bool left;
+
+	for (int i = 0; t->batch.first != NULL && i < BATCH_PASSES; i++) {
 		queue_run(&t->batch);
 		thread_drain(t);
+	}
+	left = t->batch.first != NULL || t->deferred.first != NULL;
+	if (UNLIKELY(left != t->left)) {
+		set_left(t, left);
 	}
 }
 
@@ -205,13 +256,13 @@ activate(struct poller *p)
 
 	p->state = POLLER_ACTIVE;
 	p->idle_since_ns = 0;
-	if (t->active_count++ == 0) {
+	if (t->active_count++ == 0 && !t->left) {
 		list_append(&thread_reactor(t)->active_threads, &t->active_link);
 	}
 	list_append(&t->active, &p->link);
 }
 
-/* Leaves the active list, and the walk over it, and the reactor's list where this was the last one. */
+/* Leaves the active list, and the walk over it, and the reactor's list where this was all there was to do. */
 static void
 deactivate(struct poller *p)
 {
@@ -221,7 +272,7 @@ deactivate(struct poller *p)
 		t->cursor = p->link.next;
 	}
 	list_remove(&p->link);
-	if (--t->active_count == 0) {
+	if (--t->active_count == 0 && !t->left) {
 		list_remove(&t->active_link);
 	}
 }
@@ -259,23 +310,33 @@ static void
 poller_period(struct timer *timer)
 {
 	struct poller *p = CONTAINER_OF(timer, struct poller, timer);
+	struct thread *t = p->thread;
+	struct reactor *r = current_reactor;
+	uint64_t due = p->timer.node.key + p->period_us * NS_PER_US;
 	int work;
 
-	p->run_count++;
-	work = p->ops->poll(p);
-	p->busy_count += work > 0;
-	if (p->state == POLLER_TIMED && !heap_linked(&p->timer.node)) {
-		/* The heap had room for this node a moment ago. */
-		CHECK(timer_start(&p->timer, p->period_us, poller_period) == 0);
+	/* Periods are counted from the last deadline, so that they do not drift; those missed are left out. */
+	if (due <= r->now_ns) {
+		due = r->now_ns + p->period_us * NS_PER_US;
 	}
+	/* Before poll(), which may stop or free p, and may fill the room that this node has just left. */
+	CHECK(heap_insert(&r->timers, &p->timer.node, due) == 0);
+	p->run_count++;
+	t->running = p;
+	work = p->ops->poll(p);
+	if (t->running == p) {
+		p->busy_count += work > 0;
+	}
+	t->running = NULL;
 }
 
 int
 poller_start_timed(struct poller *p, const struct poller_ops *ops, uint64_t period_us)
 {
-	int rc = timer_start(&p->timer, period_us, poller_period);
+	int rc;
 
-	CHECK(period_us > 0);
+	CHECK(p->state == POLLER_STOPPED && period_us > 0 && period_us <= POLLER_PERIOD_MAX_US);
+	rc = timer_start(&p->timer, period_us, poller_period);
 	if (rc != 0) {
 		return rc;
 	}
@@ -317,6 +378,9 @@ poller_stop(struct poller *p)
 		p->thread->timed_count--;
 	} else {
 		p->thread->armed_count--;
+	}
+	if (p->thread->running == p) {
+		p->thread->running = NULL;
 	}
 	list_remove(&p->all_link);
 	p->state = POLLER_STOPPED;
@@ -372,27 +436,33 @@ poller_idle(struct poller *p, uint64_t now_ns)
 int
 thread_run_pollers(struct thread *t)
 {
+	unsigned todo = t->active_count; /* pollers that become active meanwhile wait for the next turn */
 	int work = 0;
 
-	for (struct list *l = t->active.next; l != &t->active; l = t->cursor) {
+	if (UNLIKELY(t->left)) {
+		thread_drain(t);
+		work++;
+	}
+	for (struct list *l = t->active.next; l != &t->active && todo > 0; l = t->cursor, todo--) {
 		struct poller *p = LIST_ENTRY(l, struct poller, link);
 		int n;
 
 		t->cursor = l->next;
+		t->running = p;
 		p->run_count++;
 		n = p->ops->poll(p);
 		thread_drain(t);
 		if (n > 0) {
 			work += n;
-			/* poll() may have stopped, even freed, its poller: then it is not the cursor's neighbour. */
-			if (t->cursor->prev == l) {
+			if (t->running == p) {
 				p->busy_count++;
 				p->idle_since_ns = 0;
 			}
-		} else if (t->cursor->prev == l && p->state == POLLER_ACTIVE) {
+		} else if (t->running == p) {
 			poller_idle(p, current_reactor->now_ns);
 		}
 	}
+	t->running = NULL;
 	t->cursor = NULL;
 	run_batch(t);
 	return work;
@@ -404,11 +474,16 @@ int
 timer_start(struct timer *t, uint64_t delay_us, void (*fn)(struct timer *t))
 {
 	struct reactor *r = current_reactor;
+	uint64_t now = clock_now_ns(), key;
 
+	CHECK(current_thread != NULL && (!heap_linked(&t->node) || t->thread == current_thread));
+	if (__builtin_mul_overflow(delay_us, NS_PER_US, &key) || __builtin_add_overflow(key, now, &key)) {
+		key = UINT64_MAX;
+	}
 	heap_remove(&r->timers, &t->node);
 	t->thread = current_thread;
 	t->fn = fn;
-	return heap_insert(&r->timers, &t->node, clock_now_ns() + delay_us * NS_PER_US);
+	return heap_insert(&r->timers, &t->node, key);
 }
 
 void

@@ -5,7 +5,8 @@
  *
  * A thread's turn: messages; then each active poller; after each of these the deferred calls until
  * none is left; at the end of the turn the batch hooks (submit what was gathered, publish what was
- * completed), and the deferred calls these caused.
+ * completed), and the deferred calls these caused. Deferred calls and batch hooks that ask for more of
+ * themselves without end are cut off after some hundreds, to be continued in the thread's next turn.
  *
  * All functions that take no thread act on the calling thread and may be called only from one
  * (thread_self() != NULL), unless their comment says "any thread".
@@ -33,7 +34,10 @@ struct thread *thread_create(const char *name, struct reactor *reactor);
 /* The thread now running on this system thread, NULL outside of one. */
 struct thread *thread_self(void);
 
-/* Ends the calling thread after this turn; it must have no pollers, timers, watches or channels then. */
+/*
+ * Ends the calling thread after this turn; it must have no pollers, timers, watches or channels then.
+ * What was sent to it before is still delivered; nothing may be sent to it afterwards.
+ */
 void thread_exit(void);
 
 const char *thread_name(const struct thread *t);
@@ -76,7 +80,8 @@ struct timer {
 	void (*fn)(struct timer *t);
 };
 
-/* Starts or restarts; fn runs on this thread, once, not before delay_us. 0 or -ENOMEM. */
+/* Owned by the caller, zeroed before the first start. Starts or restarts; fn runs on this thread, once, not
+ * before delay_us. 0 or -ENOMEM. Timers that are due together run in the order of their deadlines. */
 int timer_start(struct timer *t, uint64_t delay_us, void (*fn)(struct timer *t));
 void timer_stop(struct timer *t);
 
@@ -97,7 +102,8 @@ struct poller_ops {
 	 */
 	bool (*arm)(struct poller *p);
 
-	/* The source need not signal any more; called when an armed poller becomes active. May be NULL. */
+	/* The source need not signal any more; called when an armed poller becomes active, and when arm found
+	 * work. May be NULL. Neither arm nor disarm may stop the poller. */
 	void (*disarm)(struct poller *p);
 };
 
@@ -115,7 +121,7 @@ struct poller {
 	enum poller_state state;
 	const struct poller_ops *ops;
 	struct thread *thread;
-	struct list link;     /* in the thread's active or armed list */
+	struct list link;     /* in the thread's list of active pollers */
 	struct list all_link; /* in the thread's list of all pollers */
 	struct timer timer;
 	uint64_t period_us;
@@ -134,7 +140,9 @@ struct poller {
  */
 int poller_start(struct poller *p, const struct poller_ops *ops, int fd);
 
-/* Polls once a period (microseconds, > 0), in every mode. */
+/* Polls once a period (microseconds, > 0, at most a year), in every mode. Late periods are not made up for.
+ * 0 or -ENOMEM. */
+#define POLLER_PERIOD_MAX_US (UINT64_C(366) * 24 * 3600 * 1000000)
 int poller_start_timed(struct poller *p, const struct poller_ops *ops, uint64_t period_us);
 
 /* Allowed from anywhere on its thread, its own poll included. The fd must still be open. */
@@ -145,6 +153,7 @@ void poller_wake(struct poller *p);
 
 /* ---- Descriptor watches (sockets and the like; level-triggered) ---- */
 
+/* Owned by the caller, zeroed before the first start. */
 struct watch {
 	struct { int kind; } target; /* see event/internal.h */
 	int fd;
