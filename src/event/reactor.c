@@ -21,7 +21,7 @@
 #include "event/internal.h"
 
 /* How long descriptors go unnoticed while pollers are active. */
-#define REACTOR_EPOLL_NS UINT64_C(20000)
+#define REACTOR_EPOLL_NS UINT64_C(50000)
 /* Fruitless rounds between two looks at the clock. */
 #define REACTOR_IDLE_ROUNDS 8
 
