@@ -1,21 +1,24 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Unix stream sockets by path.
+ * Unix stream sockets by path, and bytes with descriptors over them.
  *
  * Invariants
  *  1. A path is removed only when a connection to it was refused: nobody listens there any more.
  *  2. The socket file never exists with more permission than asked for: the bits are set before bind (the kernel
  *     takes them from the descriptor), and once more after it, because the umask may have taken some away.
+ *  3. Every descriptor the kernel hands over is in the caller's struct unix_fds or closed.
  */
 #include "sock/unix.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+#include "base/check.h"
 
 static int
 make_address(const char *path, struct sockaddr_un *addr, struct err *err)
@@ -155,4 +158,128 @@ unix_accept(int listen_fd)
 		/* ECONNABORTED: that client left already, the next one may be waiting. */
 	} while (fd < 0 && (errno == EINTR || errno == ECONNABORTED));
 	return fd >= 0 ? fd : -errno;
+}
+
+/* ---- Bytes with descriptors ---- */
+
+int
+unix_send(int fd, const void *buf, size_t len, const int *fds, unsigned fd_count)
+{
+	union {
+		struct cmsghdr align;
+		uint8_t bytes[CMSG_SPACE(sizeof(int) * UNIX_FDS_MAX)];
+	} control = {0};
+	struct iovec iov = {.iov_base = (void *)buf, .iov_len = len};
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+	ssize_t n;
+
+	CHECK(fd_count <= UNIX_FDS_MAX);
+	if (fd_count > 0) {
+		struct cmsghdr *c;
+
+		msg.msg_control = control.bytes;
+		msg.msg_controllen = CMSG_SPACE(sizeof(int) * fd_count);
+		c = CMSG_FIRSTHDR(&msg);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(sizeof(int) * fd_count);
+		memcpy(CMSG_DATA(c), fds, sizeof(int) * fd_count);
+	}
+	do {
+		n = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+	} while (n < 0 && errno == EINTR);
+	if (n < 0) {
+		return -errno;
+	}
+	return (size_t)n == len ? 0 : -EMSGSIZE;
+}
+
+static void
+keep_fds(struct msghdr *msg, struct unix_fds *fds)
+{
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
+		size_t count;
+
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) {
+			continue;
+		}
+		count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		for (size_t i = 0; i < count; i++) {
+			int fd;
+
+			memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
+			if (fds->count < UNIX_FDS_MAX) {
+				fds->fds[fds->count++] = fd;
+			} else {
+				close(fd);
+				fds->lost = true;
+			}
+		}
+	}
+	if (msg->msg_flags & MSG_CTRUNC) {
+		fds->lost = true;
+	}
+}
+
+ssize_t
+unix_recv(int fd, void *buf, size_t len, struct unix_fds *fds)
+{
+	union {
+		struct cmsghdr align;
+		uint8_t bytes[CMSG_SPACE(sizeof(int) * UNIX_FDS_MAX)];
+	} control;
+	struct iovec iov = {.iov_base = buf, .iov_len = len};
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)};
+	ssize_t n;
+
+	do {
+		n = recvmsg(fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	} while (n < 0 && errno == EINTR);
+	if (n < 0) {
+		return -errno;
+	}
+	keep_fds(&msg, fds);
+	return n;
+}
+
+ssize_t
+unix_peek(int fd, void *buf, size_t len)
+{
+	ssize_t n;
+
+	do {
+		n = recv(fd, buf, len, MSG_DONTWAIT | MSG_PEEK);
+	} while (n < 0 && errno == EINTR);
+	return n >= 0 ? n : -errno;
+}
+
+ssize_t
+unix_pending(int fd)
+{
+	int n;
+
+	return ioctl(fd, FIONREAD, &n) == 0 ? n : -errno;
+}
+
+int
+unix_fds_take(struct unix_fds *fds)
+{
+	int fd;
+
+	if (fds->count == 0) {
+		return -1;
+	}
+	fd = fds->fds[0];
+	fds->count--;
+	memmove(fds->fds, fds->fds + 1, fds->count * sizeof(fds->fds[0]));
+	return fd;
+}
+
+void
+unix_fds_close(struct unix_fds *fds)
+{
+	while (fds->count > 0) {
+		close(fds->fds[--fds->count]);
+	}
 }

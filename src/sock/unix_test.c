@@ -121,6 +121,81 @@ test_wrong_paths(void **state)
 	assert_int_equal(unix_listen("/nonexistent/s", 0600, NULL), -ENOENT);
 }
 
+static unsigned
+count_fds(void)
+{
+	unsigned count = 0;
+
+	for (int fd = 0; fd < 256; fd++) {
+		count += fcntl(fd, F_GETFD) >= 0;
+	}
+	return count;
+}
+
+static void
+test_descriptors(void **state)
+{
+	unsigned before = count_fds();
+	struct unix_fds got = {.count = 0};
+	int pair[2], send[3];
+	char buf[16];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	assert_int_equal(unix_recv(pair[1], buf, sizeof(buf), &got), -EAGAIN);
+	for (int i = 0; i < 3; i++) {
+		send[i] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	}
+	assert_int_equal(unix_send(pair[0], "hello", 5, send, 3), 0);
+	assert_int_equal(unix_pending(pair[1]), 5);
+	/* Looking takes neither bytes nor descriptors. */
+	assert_int_equal(unix_peek(pair[1], buf, sizeof(buf)), 5);
+	assert_int_equal(count_fds(), before + 5);
+	assert_int_equal(unix_recv(pair[1], buf, 2, &got), 2);
+	assert_int_equal(got.count, 3);
+	assert_false(got.lost);
+	assert_int_equal(unix_recv(pair[1], buf + 2, 14, &got), 3);
+	assert_memory_equal(buf, "hello", 5);
+	assert_int_equal(fcntl(got.fds[2], F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+	close(unix_fds_take(&got));
+	assert_int_equal(got.count, 2);
+	unix_fds_close(&got);
+	assert_int_equal(unix_fds_take(&got), -1);
+	close(pair[0]);
+	assert_int_equal(unix_recv(pair[1], buf, sizeof(buf), &got), 0);
+	close(pair[1]);
+	for (int i = 0; i < 3; i++) {
+		close(send[i]);
+	}
+	assert_int_equal(count_fds(), before);
+}
+
+/* More than a message may carry: known as such, and none stays open. */
+static void
+test_too_many_descriptors(void **state)
+{
+	unsigned before = count_fds();
+	struct unix_fds got = {.count = 0};
+	int pair[2], send[UNIX_FDS_MAX];
+	char buf[16];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	for (int i = 0; i < UNIX_FDS_MAX; i++) {
+		send[i] = pair[0];
+	}
+	assert_int_equal(unix_send(pair[0], "a", 1, send, UNIX_FDS_MAX), 0);
+	assert_int_equal(unix_send(pair[0], "b", 1, send, 1), 0);
+	assert_int_equal(unix_recv(pair[1], buf, 1, &got), 1);
+	assert_int_equal(got.count, UNIX_FDS_MAX);
+	assert_false(got.lost);
+	assert_int_equal(unix_recv(pair[1], buf, 1, &got), 1);
+	assert_int_equal(got.count, UNIX_FDS_MAX);
+	assert_true(got.lost);
+	unix_fds_close(&got);
+	close(pair[0]);
+	close(pair[1]);
+	assert_int_equal(count_fds(), before);
+}
+
 int
 main(void)
 {
@@ -129,6 +204,8 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_live_socket_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stale_socket_is_replaced, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_wrong_paths, setup, teardown),
+		cmocka_unit_test(test_descriptors),
+		cmocka_unit_test(test_too_many_descriptors),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
