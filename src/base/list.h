@@ -84,15 +84,18 @@ list_splice(struct list *to, struct list *from)
 #define LIST_ENTRY(ptr, type, member) CONTAINER_OF(ptr, type, member)
 #define LIST_FIRST(head, type, member) LIST_ENTRY((head)->next, type, member)
 
+/* The node in *var; also of the pretended entry that holds the head, which nothing may look into. */
+#define LIST_NODE(var, member) ((struct list *)((uintptr_t)(var) + offsetof(__typeof__(*(var)), member)))
+
 #define LIST_FOREACH(var, head, member) \
-	for (var = LIST_ENTRY((head)->next, __typeof__(*var), member); &var->member != (head); \
-	     var = LIST_ENTRY(var->member.next, __typeof__(*var), member))
+	for (var = LIST_ENTRY((head)->next, __typeof__(*var), member); LIST_NODE(var, member) != (head); \
+	     var = LIST_ENTRY(LIST_NODE(var, member)->next, __typeof__(*var), member))
 
 /* The body may remove or free var, and no other node. */
 #define LIST_FOREACH_SAFE(var, tmp, head, member) \
 	for (var = LIST_ENTRY((head)->next, __typeof__(*var), member), \
-	    tmp = LIST_ENTRY(var->member.next, __typeof__(*var), member); \
-	     &var->member != (head); \
-	     var = tmp, tmp = LIST_ENTRY(var->member.next, __typeof__(*var), member))
+	    tmp = LIST_ENTRY(LIST_NODE(var, member)->next, __typeof__(*var), member); \
+	     LIST_NODE(var, member) != (head); \
+	     var = tmp, tmp = LIST_ENTRY(LIST_NODE(var, member)->next, __typeof__(*var), member))
 
 #endif
