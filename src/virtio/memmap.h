@@ -57,7 +57,8 @@ void memmap_put(struct memmap *map); /* accepts NULL; unmaps what nobody else ho
 /* True when the file behind a region was truncated and touched (see above). Any thread. */
 bool memmap_lost(const struct memmap *map);
 
-/* Installs the SIGBUS handler, once a process. Faults outside of guest memory act as before. 0 or -errno. */
+/* App thread, at start. Installs the SIGBUS handler; harmless when it is installed already. Faults outside of guest memory act as
+ * before. 0 or -errno. */
 int memmap_guard(void);
 
 /* One range the VMM's virtual addresses name: its mapping here, NULL when not wholly inside one region. */
