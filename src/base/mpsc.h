@@ -5,7 +5,10 @@
  * order they went in.
  *
  * Invariant: push returns true for exactly one node between two takes, the first; whoever got true
- * owes the consumer a wake-up. The exchange in push (release) pairs with the exchange in take (acquire).
+ * owes the consumer a wake-up.
+ * The compare-and-exchange in push pairs with the exchange in take in both directions: what a producer wrote before
+ * push is seen by the consumer, and what the consumer wrote before take by the producer that then finds the queue
+ * empty (it may go on to use what the consumer has just let go of).
  */
 #ifndef BASE_MPSC_H
 #define BASE_MPSC_H
@@ -50,7 +53,7 @@ mpsc_take(struct mpsc *q)
 	if (atomic_load_explicit(&q->head, memory_order_relaxed) == NULL) {
 		return NULL;
 	}
-	node = atomic_exchange_explicit(&q->head, NULL, memory_order_acquire);
+	node = atomic_exchange_explicit(&q->head, NULL, memory_order_acq_rel);
 	while (node != NULL) {
 		struct mpsc_node *next = node->next;
 

@@ -40,7 +40,11 @@ const char *reactor_mode_name(enum reactor_mode mode);
 /* A reactor that no system thread runs yet. cpu -1: not pinned. NULL, and err, when resources are out. */
 struct reactor *reactor_create(unsigned lcore, int cpu, enum reactor_mode mode, struct err *err);
 
-/* Must not be running, its threads gone. Accepts NULL. */
+/*
+ * Must not be running, its threads gone, and nobody inside a thread_send() to one of them: a sender looks at the
+ * reactor once more after the message was pushed, and perhaps handled. So reactors are freed when the system threads
+ * that sent have been joined, or have answered something since. Accepts NULL.
+ */
 void reactor_free(struct reactor *r);
 
 /* Starts a system thread of its own for r. */
