@@ -12,6 +12,7 @@
  * Statuses of a request: 0; -EINVAL (range or list length wrong); -EROFS (write on a read-only
  * bdev or descriptor); -EOPNOTSUPP (operation not supported); -ENODEV (bdev removed); -ECANCELED (ended by a reset); -ENOSPC; -EIO
  * and other errnos of the backing store. -ENOMEM never: the core queues.
+ * Requests of no blocks complete with 0. A flush of a bdev that has no write cache completes with 0, supported or not.
  *
  * Flush covers every write that completed, on any channel, before the flush was submitted. Process death
  * loses no completed write; power loss may lose those after the last flush when write_cache is set.
@@ -52,28 +53,39 @@ const char *bdev_op_name(enum bdev_op op); /* "read", "write", "flush", "unmap",
 #define BDEV_IO_FUA 0x1       /* write: on stable storage before it completes */
 #define BDEV_IO_MAY_UNMAP 0x2 /* write zeroes: may deallocate instead of writing */
 
+/*
+ * The first 64 bytes are what submitter and module touch, the next 64 the core's own. What starts at ctx belongs to
+ * the modules below.
+ */
 struct bdev_io {
-	struct defer defer; /* the core's, to complete without recursion */
+	union { /* the core's: to complete without recursion, or to carry a reset between threads */
+		struct defer defer;
+		struct msg msg;
+	};
 	void (*done)(struct bdev_io *io, int status);
-	struct bdev_channel *ch;
+	struct bdev_channel *ch; /* set by bdev_submit() */
 	const struct iovec *iov; /* borrowed until done; sum of lengths = num_blocks * block size */
 	uint64_t lba;            /* in blocks */
 	uint64_t num_blocks;
 	uint16_t iovcnt;
 	uint8_t op;    /* enum bdev_op */
-	uint8_t flags; /* BDEV_IO_... */
+	uint8_t flags; /* BDEV_IO_...; the upper four bits are the core's */
 	int status;    /* the core's: between completion and done */
 
-	/* The core's own. */
+	/* The core's own; nobody else reads or writes them. */
 	uint64_t submit_ns;
-	struct list link;             /* on one of the channel's waiting queues */
-	struct bdev_io *parent;       /* of a split or bounced request */
-	void *core;                   /* state of a split or bounce, NULL on the direct path */
-	uint32_t waits;               /* children under way, retries */
-	uint32_t core_flags;
+	struct list link;       /* on one of the channel's waiting queues */
+	struct bdev_io *parent; /* of a part of a split request */
+	/* Of a request that is being split: blocks handed out so far, and where in iov they end. */
+	uint64_t issued_blocks;
+	uint64_t iov_offset;
+	uint32_t iov_index;
+	uint32_t children; /* parts under way */
+	uint32_t seq;      /* place in the queue of requests that the module refused */
 	/* bdev_io_bytes() - sizeof(struct bdev_io) bytes for the modules below follow. */
 	_Alignas(16) uint8_t ctx[];
 };
+_Static_assert(sizeof(struct bdev_io) == 128, "two cache lines");
 
 /* ---- Registry (app thread) ---- */
 
@@ -94,6 +106,7 @@ uint32_t bdev_physical_block_size(const struct bdev *bdev);
 uint32_t bdev_buffer_align(const struct bdev *bdev);
 bool bdev_write_cache(const struct bdev *bdev);
 bool bdev_readonly(const struct bdev *bdev);
+/* Offered, be it by the module or emulated by the core; false for what modifies a read-only bdev. */
 bool bdev_supports(const struct bdev *bdev, enum bdev_op op);
 /* True when the module does it itself, false when emulated by the core or impossible. */
 bool bdev_supports_natively(const struct bdev *bdev, enum bdev_op op);
@@ -122,11 +135,14 @@ int bdev_claim(struct bdev_desc *desc, const char *module_name);
 
 /* ---- I/O (the channel's thread) ---- */
 
-/* This thread's channel; every get is answered by a put on the same thread. NULL, *ret_rc when resources are out. */
+/*
+ * This thread's channel; every get is answered by a put on the same thread, no request of it in flight at the last one.
+ * A read-only descriptor's channel refuses writes. NULL, and *ret_rc: -ENODEV (removed), -ENOMEM, or the module's error.
+ */
 struct bdev_channel *bdev_channel_get(struct bdev_desc *desc, int *ret_rc);
 void bdev_channel_put(struct bdev_channel *ch);
 
-/* Size in bytes of a request for this bdev, the modules below included. Constant while open. */
+/* Size in bytes of a request for this bdev, the modules below included, a multiple of 64. Constant while open. */
 size_t bdev_io_bytes(const struct bdev *bdev);
 
 /* Fills the submitter's fields; all others may hold anything. */
@@ -164,8 +180,23 @@ struct bdev_stats {
 	uint64_t errors;
 };
 
-/* Sums all channels, those already closed included; monotonic. done(ctx, stats) later on the calling thread. */
+/* Sums all channels, those already closed included; monotonic. done(ctx, stats) later on the app thread. 0 or -ENOMEM. */
 int bdev_get_stats(struct bdev *bdev, void (*done)(void *ctx, const struct bdev_stats *stats), void *ctx);
+
+/* ---- Options (app thread) ---- */
+
+/* Sizes of pools, kept and reported for the tools that set them: requests live in their submitters' memory. */
+struct bdev_options {
+	uint32_t io_pool_size;
+	uint32_t io_cache_size;
+	bool auto_examine;
+	uint32_t iobuf_small_cache_size;
+	uint32_t iobuf_large_cache_size;
+};
+
+void bdev_get_options(struct bdev_options *ret_options);
+/* 0; -EINVAL (a pool of none, or smaller than one cache). */
+int bdev_set_options(const struct bdev_options *options, struct err *err);
 
 /* ---- Changes others may watch (app thread) ---- */
 

@@ -9,9 +9,13 @@
 #ifndef BDEV_MODULE_H
 #define BDEV_MODULE_H
 
-#include "base/list.h"
+#include "base/check.h"
 #include "bdev/bdev.h"
 #include "event/channel.h"
+
+struct bdev_core;
+
+#define BDEV_BUFFER_ALIGN_MAX 65536
 
 struct bdev_ops {
 	const char *module_name; /* "null", "malloc", ...: the folder's name */
@@ -21,7 +25,7 @@ struct bdev_ops {
 	void (*destruct)(struct bdev *bdev);
 
 	/* This thread's part of the module: ch->module_ctx points to bdev->channel_ctx_bytes zeroed bytes. 0 or -errno.
-	 * Both may be NULL. */
+	 * Both may be NULL. The channel is the thread's own; descriptors that may write and those that may not have different ones. */
 	int (*channel_create)(struct bdev *bdev, struct bdev_channel *ch);
 	void (*channel_destroy)(struct bdev *bdev, struct bdev_channel *ch);
 
@@ -39,7 +43,9 @@ struct bdev {
 	uint32_t physical_block_size; /* 0: block_size */
 	uint64_t num_blocks;
 	uint32_t ops_mask;        /* 1 << BDEV_READ | ...: what submit takes; BDEV_RESET is the core's when not listed */
-	uint32_t buffer_align;    /* bytes, power of two, 1: any */
+	/* Power of two, 0 or 1: any. Every entry's address is a multiple of this many bytes, and its length of as many or of the
+	 * block size, whichever is less. */
+	uint32_t buffer_align;
 	uint32_t max_iovcnt;      /* most entries of one request, 0: BDEV_IOV_MAX */
 	uint32_t max_rw_blocks;   /* most blocks of one read or write, 0: any */
 	uint64_t max_unmap_blocks;
@@ -47,46 +53,37 @@ struct bdev {
 	uint32_t optimal_boundary_blocks; /* no read or write crosses a multiple of this, 0: none */
 	uint32_t unmap_granularity_blocks;
 	bool write_cache;
+	bool native_fua; /* submit honours BDEV_IO_FUA; else the core adds a flush */
 	bool readonly;
 	size_t io_ctx_bytes;      /* room after struct bdev_io for this module and all below it */
 	size_t channel_ctx_bytes;
 	void *ctx;                /* the module's */
 
-	/* The core's own; see core.c. */
-	struct device device;
-	struct list registry_link;
-	struct list descs;
-	struct list aliases;
-	char uuid_alias[UUID_STR_LEN];
-	struct bdev_desc *claim;
-	const char *claim_module;
-	int state;
-	struct bdev_stats closed_stats; /* of channels that are gone */
-	void *core;                     /* reset under way and the like */
+	struct bdev_core *core; /* the core's own, from bdev_register() to destruct */
 };
 
-/* First part is the core's; module_ctx is the module's. Channel of one bdev on one thread. */
+/*
+ * One bdev on one thread. Read-only for modules. The second cache line is all that the direct path of a
+ * request touches besides the request and its counters.
+ */
 struct bdev_channel {
 	struct channel channel;
 	struct bdev *bdev;
-	void (*submit)(struct bdev_channel *ch, struct bdev_io *io); /* = bdev->ops->submit */
+
+	_Alignas(CACHE_LINE_BYTES) void (*submit)(struct bdev_channel *ch, struct bdev_io *io); /* bdev->ops->submit */
 	void *module_ctx;
-	/* Limits copied from the bdev, so that the direct path touches one cache line or two. */
 	uint64_t num_blocks;
-	uint32_t block_size_shift;
-	uint32_t ops_mask;
-	uint32_t simple_blocks; /* reads and writes of at most so many blocks need no split; 0: always look closer */
+	uint64_t inflight;    /* requests started and not completed; waiting ones of a reset not counted */
+	uint64_t outstanding; /* what the module has, parts of split requests included */
+	uint32_t direct_ops;  /* operations that need no closer look: 0 while requests must queue, or the bdev is gone */
+	uint32_t simple_blocks; /* a direct request has at most so many */
 	uint32_t buffer_mask;   /* buffer_align - 1 */
-	uint32_t simple_iovcnt;
+	uint8_t block_size_shift;
 	bool readonly;
-	bool frozen; /* a reset is under way: new requests wait */
-	uint64_t inflight;
-	struct list waiting; /* queued on no-memory, or frozen; oldest first */
-	struct bdev_stats stats;
-	void *core; /* split and bounce pools, made when first needed */
+	bool attention; /* completions must look at the waiting queues */
 };
 
-/* App thread. Takes nothing: the module still owns bdev. 0; -EEXIST (name or UUID taken); -EINVAL (sizes). */
+/* App thread. Takes nothing: the module still owns bdev. 0; -EEXIST (name or UUID taken); -EINVAL (sizes); -ENOMEM. */
 int bdev_register(struct bdev *bdev, struct err *err);
 
 /*
@@ -95,11 +92,21 @@ int bdev_register(struct bdev *bdev, struct err *err);
  */
 void bdev_unregister(struct bdev *bdev, void (*done)(void *ctx, int status), void *ctx);
 
-/* App thread. Tells openers; 0, -EINVAL (0 blocks), -EBUSY (smaller, and open for more than resizing down allows). */
+/*
+ * App thread. The module must be ready for the new size. Openers are told once every channel knows. 0; -EINVAL (no
+ * blocks, or too many); -EBUSY (smaller, and open); -ENODEV (being removed).
+ */
 int bdev_resize(struct bdev *bdev, uint64_t num_blocks);
 
-/* The channel's thread. Ends io; -ENOMEM or -EAGAIN puts it back in the queue to be tried again when another
- * request of this channel completes (or on the next turn when none is in flight). */
+/* App thread. One more name, in the same namespace as names and UUIDs. 0; -EEXIST; -ENOMEM. */
+int bdev_alias_add(struct bdev *bdev, const char *alias, struct err *err);
+/* 0 or -ENOENT. */
+int bdev_alias_remove(struct bdev *bdev, const char *alias);
+
+/*
+ * The channel's thread, from inside submit or later. Ends io; -ENOMEM or -EAGAIN puts it in a queue instead, to be
+ * submitted again when another request of this channel completes (or a few microseconds later when the module has none).
+ */
 void bdev_io_complete(struct bdev_io *io, int status);
 
 /* The module's room in a request. */

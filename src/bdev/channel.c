@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A bdev's channel on a thread: made, taken down, and visited when something changes for all of them.
+ *
+ * Invariants
+ *  1. direct_ops is 0 whenever a request must not go straight to the module: during a reset, while refused requests
+ *     wait, and after removal. channel_refresh() follows every change of these.
+ *  2. A channel that is made while a change is under way sees it: it is on the device's list first and
+ *     looks at size, `frozen` and `removed` afterwards (sync); whoever changes one of these sets it first and visits the
+ *     list afterwards.
+ *  3. The counters of a channel are added to core->closed before it leaves the list: see stats.c.
+ */
+#include <errno.h>
+#include <stddef.h>
+
+#include "bdev/internal.h"
+
+#define VISIT_RETRY_US 1000
+
+static size_t
+round_up(size_t n)
+{
+	return (n + CACHE_LINE_BYTES - 1) & ~(size_t)(CACHE_LINE_BYTES - 1);
+}
+
+size_t
+core_channel_bytes(const struct bdev *bdev)
+{
+	return round_up(sizeof(struct core_channel)) + bdev->channel_ctx_bytes;
+}
+
+size_t
+bdev_io_bytes(const struct bdev *bdev)
+{
+	return round_up(sizeof(struct bdev_io) + bdev->io_ctx_bytes);
+}
+
+void
+channel_refresh(struct core_channel *c)
+{
+	uint32_t mask = c->pub.bdev->ops_mask & (1u << BDEV_READ | 1u << BDEV_WRITE);
+
+	if (c->pub.readonly) {
+		mask &= ~(1u << BDEV_WRITE);
+	}
+	if (c->removed || c->frozen || !list_empty(&c->refused)) {
+		mask = 0;
+	}
+	c->pub.direct_ops = mask;
+	c->pub.attention = c->draining || !list_empty(&c->refused);
+}
+
+void
+channel_remove(struct core_channel *c)
+{
+	if (c->removed) {
+		return;
+	}
+	c->removed = true;
+	channel_refresh(c);
+	nomem_remove(c);
+	split_remove(c);
+	while (!list_empty(&c->parked)) {
+		struct bdev_io *io = LIST_FIRST(&c->parked, struct bdev_io, link);
+
+		list_remove(&io->link);
+		c->parked_count--;
+		c->pub.inflight++;
+		end_request(c, io, -ENODEV);
+	}
+}
+
+/* ---- Life ---- */
+
+static void
+copy_limits(struct bdev_channel *ch, const struct bdev *bdev)
+{
+	ch->submit = bdev->ops->submit;
+	ch->block_size_shift = (uint8_t)__builtin_ctz(bdev->block_size);
+	ch->buffer_mask = bdev->buffer_align - 1;
+	ch->simple_blocks = bdev->max_rw_blocks == 0 ? UINT32_MAX : bdev->max_rw_blocks;
+	if (bdev->optimal_boundary_blocks != 0) {
+		ch->simple_blocks = 0;
+	}
+}
+
+static int
+create(struct device *dev, struct channel *channel)
+{
+	struct core_device *cd = CONTAINER_OF(dev, struct core_device, device);
+	struct core_channel *c = (struct core_channel *)channel;
+	struct bdev *bdev = cd->core->bdev;
+	int rc;
+
+	c->pub.bdev = bdev;
+	c->pub.readonly = bdev->readonly || !cd->write;
+	c->pub.module_ctx = (uint8_t *)c + round_up(sizeof(*c));
+	copy_limits(&c->pub, bdev);
+	stats_init(&c->stats);
+	list_init(&c->refused);
+	list_init(&c->parked);
+	list_init(&c->starved);
+	rc = split_channel_init(c);
+	if (rc == 0 && bdev->ops->channel_create != NULL) {
+		rc = bdev->ops->channel_create(bdev, &c->pub);
+	}
+	if (rc != 0) {
+		split_channel_release(c);
+	}
+	return rc;
+}
+
+static void
+destroy(struct device *dev, struct channel *channel)
+{
+	struct core_channel *c = (struct core_channel *)channel;
+	struct bdev *bdev = c->pub.bdev;
+
+	if (bdev->ops->channel_destroy != NULL) {
+		bdev->ops->channel_destroy(bdev, &c->pub);
+	}
+	timer_stop(&c->retry);
+	split_channel_release(c);
+}
+
+const struct device_ops channel_device_ops = {.channel_create = create, .channel_destroy = destroy};
+
+/* What changed between copying it and being on the list. */
+static void
+sync(struct core_channel *c, struct bdev_core *core)
+{
+	c->pub.num_blocks = bdev_num_blocks(core->bdev);
+	c->frozen = c->frozen || atomic_load(&core->frozen);
+	channel_refresh(c);
+	if (atomic_load(&core->removed)) {
+		channel_remove(c);
+	}
+}
+
+struct bdev_channel *
+bdev_channel_get(struct bdev_desc *desc, int *ret_rc)
+{
+	struct bdev_core *core = desc->bdev->core;
+	struct core_channel *c = NULL;
+	int rc = -ENODEV;
+
+	if (!atomic_load(&core->removed)) {
+		c = (struct core_channel *)channel_get(&core->devices[desc->write].device, &rc);
+	}
+	if (c == NULL) {
+		if (ret_rc != NULL) {
+			*ret_rc = rc;
+		}
+		return NULL;
+	}
+	sync(c, core);
+	return &c->pub;
+}
+
+void
+bdev_channel_put(struct bdev_channel *ch)
+{
+	struct core_channel *c = core_channel(ch);
+
+	if (ch == NULL) {
+		return;
+	}
+	if (ch->channel.refs == 1) {
+		struct bdev_core *core = ch->bdev->core;
+
+		CHECK(ch->inflight == 0 && c->parked_count == 0);
+		pthread_mutex_lock(&core->closed_lock);
+		stats_add(&core->closed, &c->stats);
+		stats_init(&c->stats);
+		atomic_fetch_add(&core->closed_channels, 1);
+		pthread_mutex_unlock(&core->closed_lock);
+	}
+	channel_put(&ch->channel);
+}
+
+uint64_t
+bdev_channel_inflight(const struct bdev_channel *ch)
+{
+	return ch->inflight + ((const struct core_channel *)ch)->parked_count;
+}
+
+/* ---- Visits ---- */
+
+static void visit_step(struct visit *v);
+
+static void
+visit_channel(void *ctx, struct channel *ch)
+{
+	struct visit *v = ctx;
+
+	v->fn(v->core, (struct bdev_channel *)ch, v->ctx);
+}
+
+static void
+visit_next(void *ctx)
+{
+	struct visit *v = ctx;
+	struct bdev_core *core = v->core;
+
+	if (++v->device < DEVICE_COUNT) {
+		visit_step(v);
+		return;
+	}
+	v->done(core, v->ctx);
+	core_unhold(core);
+}
+
+static void
+visit_again(struct timer *timer)
+{
+	visit_step(CONTAINER_OF(timer, struct visit, retry));
+}
+
+static void
+visit_step(struct visit *v)
+{
+	struct device *dev = &v->core->devices[v->device].device;
+
+	if (device_for_each_channel(dev, visit_channel, visit_next, v) != 0) {
+		CHECK(timer_start(&v->retry, VISIT_RETRY_US, visit_again) == 0);
+	}
+}
+
+void
+visit_start(struct visit *v, struct bdev_core *core,
+	    void (*fn)(struct bdev_core *core, struct bdev_channel *ch, void *ctx),
+	    void (*done)(struct bdev_core *core, void *ctx), void *ctx)
+{
+	*v = (struct visit){.core = core, .fn = fn, .done = done, .ctx = ctx};
+	core_hold(core);
+	visit_step(v);
+}

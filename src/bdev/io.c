@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The way of a request. The direct one, for a read or write that needs nothing of the core: a few compares, two
+ * counters, the module; and back: the done list, the statistics, done(). All others are looked at
+ * by start_request() and go to the module too, or to split.c, or end here.
+ *
+ * Invariants
+ *  1. inflight counts the submitter's requests from their start to their done(); outstanding what the
+ *     module has. Requests that came during a reset, and resets, are in parked_count instead.
+ *  2. done() is the last thing that happens to a request, and from a deferred call or message; its channel is
+ *     not touched afterwards, for done() may put it.
+ *  3. The clock is the reactor's, read once a round.
+ * Context: the channel's thread.
+ */
+#include <errno.h>
+
+#include "bdev/internal.h"
+#include "event/reactor.h"
+
+/* ---- Back ---- */
+
+static inline void
+account(struct core_channel *c, const struct bdev_io *io, int status)
+{
+	struct bdev_op_stats *s = &c->stats.op[io->op];
+	uint64_t ns = reactor_now_ns() - io->submit_ns;
+
+	if (UNLIKELY(status != 0)) {
+		c->stats.errors++;
+		return;
+	}
+	s->ops++;
+	s->bytes += io->num_blocks << c->pub.block_size_shift;
+	s->latency_ns += ns;
+	if (ns > s->max_ns) {
+		s->max_ns = ns;
+	}
+	if (ns < s->min_ns) {
+		s->min_ns = ns;
+	}
+}
+
+static void
+attend(struct core_channel *c)
+{
+	if (!list_empty(&c->refused)) {
+		nomem_retry(c);
+	}
+	if (c->draining && c->pub.inflight == 0) {
+		reset_channel_drained(c);
+	}
+}
+
+/* Inlined into finish(): this is the direct path. */
+static inline __attribute__((always_inline)) void
+finish_inline(struct core_channel *c, struct bdev_io *io, int status)
+{
+	account(c, io, status);
+	c->pub.inflight--;
+	if (UNLIKELY(c->pub.attention)) {
+		attend(c);
+	}
+	io->done(io, status);
+}
+
+void
+finish_request(struct core_channel *c, struct bdev_io *io, int status)
+{
+	finish_inline(c, io, status);
+}
+
+/* A request or a part of one comes back from the module. */
+static void
+finish(struct defer *d)
+{
+	struct bdev_io *io = CONTAINER_OF(d, struct bdev_io, defer);
+	struct core_channel *c = core_channel(io->ch);
+
+	c->pub.outstanding--;
+	if (LIKELY((io->flags & IO_CORE) == 0)) {
+		finish_inline(c, io, io->status);
+	} else if (io->op == BDEV_RESET) {
+		reset_module_done(c, io);
+	} else {
+		split_part_done(c, io);
+	}
+}
+
+void
+bdev_io_complete(struct bdev_io *io, int status)
+{
+	CHECK_HOT(status <= 0 && io->ch->outstanding > 0);
+	if (UNLIKELY(status == -ENOMEM || status == -EAGAIN)) {
+		nomem_refuse(core_channel(io->ch), io);
+		return;
+	}
+	io->status = status;
+	thread_defer(&io->defer, finish);
+}
+
+void
+end_refused(struct core_channel *c, struct bdev_io *io, int status)
+{
+	c->pub.outstanding++;
+	io->status = status;
+	thread_defer(&io->defer, finish);
+}
+
+static void
+finish_ended(struct defer *d)
+{
+	struct bdev_io *io = CONTAINER_OF(d, struct bdev_io, defer);
+
+	finish_request(core_channel(io->ch), io, io->status);
+}
+
+void
+end_request(struct core_channel *c, struct bdev_io *io, int status)
+{
+	io->status = status;
+	thread_defer(&io->defer, finish_ended);
+}
+
+/* ---- There: what is not direct ---- */
+
+void
+issue(struct core_channel *c, struct bdev_io *io)
+{
+	if (UNLIKELY(!list_empty(&c->refused))) {
+		nomem_append(c, io);
+		return;
+	}
+	c->pub.outstanding++;
+	c->pub.submit(&c->pub, io);
+}
+
+static bool
+modifies(enum bdev_op op)
+{
+	return op == BDEV_WRITE || op == BDEV_UNMAP || op == BDEV_WRITE_ZEROES;
+}
+
+/* The error a request ends with because of what it asks for, 0 when it may be done. */
+static int
+check_request(const struct core_channel *c, const struct bdev_io *io)
+{
+	const struct bdev_channel *ch = &c->pub;
+
+	if (io->op >= BDEV_OP_COUNT) {
+		return -EOPNOTSUPP;
+	}
+	if (modifies(io->op) && ch->readonly) {
+		return -EROFS;
+	}
+	if (!bdev_supports(ch->bdev, io->op) && (io->op != BDEV_FLUSH || ch->bdev->write_cache)) {
+		return -EOPNOTSUPP;
+	}
+	if (io->op != BDEV_FLUSH && io->num_blocks != 0 &&
+	    (io->lba >= ch->num_blocks || io->num_blocks > ch->num_blocks - io->lba)) {
+		return -EINVAL;
+	}
+	return 0;
+}
+
+/* True when there is nothing to do: no blocks, or a flush of what has no cache. */
+static bool
+done_already(const struct core_channel *c, const struct bdev_io *io)
+{
+	if (io->op == BDEV_FLUSH) {
+		return !bdev_supports_natively(c->pub.bdev, BDEV_FLUSH);
+	}
+	return io->num_blocks == 0;
+}
+
+/* 0 or -EINVAL; *ret_fits: addresses, lengths and number of entries are as the module wants them. */
+static int
+check_list(const struct core_channel *c, const struct bdev_io *io, bool *ret_fits)
+{
+	const struct bdev *bdev = c->pub.bdev;
+	uintptr_t bases = 0, lens = 0;
+	uint64_t bytes = 0;
+
+	if (io->iovcnt > BDEV_IOV_MAX) {
+		return -EINVAL;
+	}
+	for (unsigned i = 0; i < io->iovcnt; i++) {
+		bytes += io->iov[i].iov_len;
+		bases |= (uintptr_t)io->iov[i].iov_base;
+		lens |= io->iov[i].iov_len;
+	}
+	*ret_fits = ((bases & c->pub.buffer_mask) | (lens & c->pub.buffer_mask & (bdev->block_size - 1))) == 0 &&
+		    io->iovcnt <= bdev->max_iovcnt;
+	return bytes == io->num_blocks << c->pub.block_size_shift ? 0 : -EINVAL;
+}
+
+/* The same for the number of blocks, and for what else the module leaves to the core. */
+static bool
+range_fits(const struct core_channel *c, const struct bdev_io *io)
+{
+	const struct bdev *bdev = c->pub.bdev;
+
+	switch (io->op) {
+	case BDEV_READ:
+	case BDEV_WRITE:
+		return rw_room(bdev, io->lba, io->num_blocks) == io->num_blocks && !needs_flush(bdev, io);
+	case BDEV_UNMAP:
+		return bdev->max_unmap_blocks == 0 || io->num_blocks <= bdev->max_unmap_blocks;
+	case BDEV_WRITE_ZEROES:
+		return bdev_supports_natively(bdev, BDEV_WRITE_ZEROES) && !needs_flush(bdev, io) &&
+		       (bdev->max_write_zeroes_blocks == 0 || io->num_blocks <= bdev->max_write_zeroes_blocks);
+	default:
+		return true;
+	}
+}
+
+void
+start_request(struct core_channel *c, struct bdev_io *io)
+{
+	int rc = check_request(c, io);
+	bool fits = true;
+
+	if (rc == 0 && !done_already(c, io)) {
+		if (io->op == BDEV_READ || io->op == BDEV_WRITE) {
+			rc = check_list(c, io, &fits);
+		}
+		if (rc == 0 && fits && range_fits(c, io)) {
+			issue(c, io);
+			return;
+		}
+		if (rc == 0) {
+			split_start(c, io);
+			return;
+		}
+	}
+	end_request(c, io, rc);
+}
+
+static __attribute__((noinline)) void
+submit_otherwise(struct core_channel *c, struct bdev_io *io)
+{
+	io->flags &= (uint8_t)~IO_FLAGS_OURS;
+	if (c->removed) {
+		c->pub.inflight++;
+		end_request(c, io, -ENODEV);
+	} else if (io->op == BDEV_RESET) {
+		reset_submit(c, io);
+	} else if (c->frozen) {
+		c->parked_count++;
+		list_append(&c->parked, &io->link);
+	} else {
+		c->pub.inflight++;
+		start_request(c, io);
+	}
+}
+
+/* ---- There: directly ---- */
+
+static inline bool
+direct(const struct bdev_channel *ch, const struct bdev_io *io)
+{
+	const struct iovec *iov = io->iov;
+
+	return ((ch->direct_ops >> (io->op & 31)) & 1) != 0 && io->flags == 0 && io->iovcnt == 1 &&
+	       io->num_blocks - 1 < ch->simple_blocks && /* no blocks: wraps round, is not less */
+	       io->lba < ch->num_blocks && io->num_blocks <= ch->num_blocks - io->lba &&
+	       iov->iov_len == io->num_blocks << ch->block_size_shift &&
+	       ((uintptr_t)iov->iov_base & ch->buffer_mask) == 0;
+}
+
+void
+bdev_submit(struct bdev_channel *ch, struct bdev_io *io)
+{
+	io->ch = ch;
+	io->submit_ns = reactor_now_ns();
+	if (LIKELY(direct(ch, io))) {
+		ch->inflight++;
+		ch->outstanding++;
+		ch->submit(ch, io);
+		return;
+	}
+	submit_otherwise(core_channel(ch), io);
+}

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Descriptors: who has a bdev open, claims, and the events that openers are told: removal and new sizes.
+ *
+ * Invariants
+ *  1. While core->claim is set, no other descriptor of the bdev may write.
+ *  2. An event reaches every descriptor that was open when it was sent and still is when its turn comes; what the
+ *     callbacks open or close meanwhile does no harm.
+ *  3. When openers hear of a new size, every channel has it already.
+ * Context: the app thread.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bdev/internal.h"
+
+static int
+may_open(const struct bdev *bdev, const char *name, bool write, struct err *err)
+{
+	if (bdev == NULL) {
+		return err_set(err, -ENODEV, "there is no bdev '%s'", name);
+	}
+	if (write && bdev->readonly) {
+		return err_set(err, -EROFS, "bdev '%s' is read-only", name);
+	}
+	if (write && bdev->core->claim != NULL) {
+		return err_set(err, -EPERM, "bdev '%s' is claimed by %s", name, bdev->core->claim_module);
+	}
+	return 0;
+}
+
+int
+bdev_open(const char *name, bool write, void (*event)(void *ctx, struct bdev *bdev, enum bdev_event ev), void *ctx,
+	  struct bdev_desc **ret_desc, struct err *err)
+{
+	struct bdev *bdev = bdev_find(name);
+	int rc = may_open(bdev, name, write, err);
+	struct bdev_desc *desc;
+
+	if (rc != 0) {
+		return rc;
+	}
+	desc = calloc(1, sizeof(*desc));
+	if (desc == NULL) {
+		return err_set(err, -ENOMEM, "bdev '%s': out of memory", name);
+	}
+	desc->bdev = bdev;
+	desc->write = write;
+	desc->told = true;
+	desc->event = event;
+	desc->ctx = ctx;
+	list_append(&bdev->core->descs, &desc->link);
+	*ret_desc = desc;
+	return 0;
+}
+
+void
+bdev_close(struct bdev_desc *desc)
+{
+	struct bdev_core *core;
+
+	if (desc == NULL) {
+		return;
+	}
+	app_thread_check();
+	core = desc->bdev->core;
+	list_remove(&desc->link);
+	if (core->claim == desc) {
+		core->claim = NULL;
+	}
+	free(desc);
+	core_try_destroy(core);
+}
+
+struct bdev *
+bdev_desc_bdev(struct bdev_desc *desc)
+{
+	return desc->bdev;
+}
+
+int
+bdev_claim(struct bdev_desc *desc, const char *module_name)
+{
+	struct bdev_core *core = desc->bdev->core;
+	struct bdev_desc *other;
+
+	app_thread_check();
+	if (core->claim != NULL) {
+		return -EPERM;
+	}
+	LIST_FOREACH(other, &core->descs, link)
+	{
+		if (other != desc && other->write) {
+			return -EPERM;
+		}
+	}
+	core->claim = desc;
+	strncpy(core->claim_module, module_name, sizeof(core->claim_module) - 1);
+	return 0;
+}
+
+/* ---- Events ---- */
+
+static struct bdev_desc *
+first_untold(struct bdev_core *core)
+{
+	struct bdev_desc *desc;
+
+	LIST_FOREACH(desc, &core->descs, link)
+	{
+		if (!desc->told) {
+			return desc;
+		}
+	}
+	return NULL;
+}
+
+void
+send_event(struct bdev_core *core, enum bdev_event ev)
+{
+	struct bdev_desc *desc;
+
+	core_hold(core);
+	LIST_FOREACH(desc, &core->descs, link)
+	{
+		desc->told = false;
+	}
+	/* From the start each time: a callback may have closed any descriptor. */
+	while ((desc = first_untold(core)) != NULL) {
+		desc->told = true;
+		if (desc->event != NULL) {
+			desc->event(desc->ctx, core->bdev, ev);
+		}
+	}
+	core_unhold(core);
+}
+
+/* ---- A new size ---- */
+
+static void
+resize_channel(struct bdev_core *core, struct bdev_channel *ch, void *ctx)
+{
+	ch->num_blocks = bdev_num_blocks(core->bdev);
+}
+
+static void
+resized_everywhere(struct bdev_core *core, void *ctx)
+{
+	if (core->resize_again) {
+		core->resize_again = false;
+		visit_start(&core->resize_visit, core, resize_channel, resized_everywhere, NULL);
+		return;
+	}
+	core->resizing = false;
+	if (!atomic_load(&core->removed)) {
+		notice(core->bdev, BDEV_RESIZED);
+		send_event(core, BDEV_EVENT_RESIZE);
+	}
+}
+
+int
+bdev_resize(struct bdev *bdev, uint64_t num_blocks)
+{
+	struct bdev_core *core = bdev->core;
+
+	app_thread_check();
+	if (num_blocks == 0 || num_blocks > INT64_MAX / bdev->block_size) {
+		return -EINVAL;
+	}
+	if (atomic_load(&core->removed)) {
+		return -ENODEV;
+	}
+	if (num_blocks < bdev->num_blocks && !list_empty(&core->descs)) {
+		return -EBUSY;
+	}
+	if (num_blocks == bdev->num_blocks) {
+		return 0;
+	}
+	__atomic_store_n(&bdev->num_blocks, num_blocks, __ATOMIC_RELEASE);
+	if (core->resizing) {
+		core->resize_again = true;
+		return 0;
+	}
+	core->resizing = true;
+	visit_start(&core->resize_visit, core, resize_channel, resized_everywhere, NULL);
+	return 0;
+}
