@@ -230,6 +230,10 @@ start_messages(struct conn *c)
 	char text[96];
 
 	while (may_start(c)) {
+		if (buffer_used(&c->in) == 0) {
+			buffer_trim(&c->in);
+			return true;
+		}
 		switch (rpc_scan(&c->scan, c->in.data + c->in.start, buffer_used(&c->in))) {
 		case RPC_SCAN_VALUE:
 			start_message(c);

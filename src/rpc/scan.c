@@ -66,8 +66,9 @@ plain_byte(struct rpc_scan *scan, char c, size_t at)
 	case ']':
 		return close_bracket(scan, c);
 	default:
-		if (scan->depth == 0) {
-			return is_space(c) ? RPC_SCAN_MORE : RPC_SCAN_BAD;
+		/* The parser would let some control characters pass, and count them wrongly. */
+		if (!is_space(c) && (scan->depth == 0 || (unsigned char)c < 0x20)) {
+			return RPC_SCAN_BAD;
 		}
 		scan->in_string = c == '"';
 		return RPC_SCAN_MORE;

@@ -28,6 +28,8 @@ static const struct {
 	{"{\"a\"", RPC_SCAN_MORE, 0, 0},
 	{"[{]}", RPC_SCAN_BAD, 0, 0},
 	{"]", RPC_SCAN_BAD, 0, 0},
+	{"[1\x01]", RPC_SCAN_BAD, 0, 0},
+	{"[1,\n2,\t3]", RPC_SCAN_VALUE, 0, 9},
 	{"x", RPC_SCAN_BAD, 0, 0},
 	{"\"a\"", RPC_SCAN_BAD, 0, 0},
 	{"1", RPC_SCAN_BAD, 0, 0},
