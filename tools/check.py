@@ -1,0 +1,230 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""
+Builds and tests berth in every way that is promised to work; ./check calls it. Counted are cases: those that a test program
+names in its output (cmocka's and the end-to-end harness's `[       OK ] name` lines), or the program as one case when it names
+none. A build that fails, a program that crashes or hangs, and a run without any test count as failed. Skipped is not passed.
+"""
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+FUZZ_SECONDS = 20
+FUZZ_SECONDS_LONG = 600
+SANITIZER_ENV = {
+    "ASAN_OPTIONS": "detect_stack_use_after_return=1:strict_string_checks=1:abort_on_error=0",
+    "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+    "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1",
+}
+# Folder, what it is, options of meson, environment of meson, suites, names left out, multiplier of time-outs.
+BUILDS = [
+    ("build", "release", ["--buildtype=release", "-Dtests=true"], {}, ["static", "unit", "e2e"], (), 1),
+    ("build-asan", "ASan + UBSan", ["--buildtype=debugoptimized", "-Db_sanitize=address,undefined", "-Dtests=true"], {},
+     ["unit", "e2e"], ("e2e-quickstart", "e2e-idle"), 4),
+    ("build-tsan", "TSan", ["--buildtype=debugoptimized", "-Db_sanitize=thread", "-Dtests=true"], {},
+     ["unit", "e2e"], ("e2e-quickstart", "e2e-idle", "e2e-guest", "e2e-recover"), 4),
+]
+FUZZ_BUILD = ("build-fuzz", "fuzz targets, clang", ["--buildtype=debugoptimized", "-Dfuzz=true", "-Dtests=false", "-Dwerror=true",
+                                                    "-Db_lundef=false"],
+              {"CC": "clang"}, [], (), 1)
+OK = re.compile(r"^\[ +OK \] (\S+)", re.M)
+FAILED = re.compile(r"^\[ +FAILED +\] (\S+)(?! test)", re.M)
+SKIPPED = re.compile(r"^\[ +SKIPPED +\] (\S+?):?(?: (.*))?$", re.M)
+
+
+class Tally:
+    def __init__(self):
+        self.passed = 0
+        self.failed = []
+        self.skipped = []
+
+    def add_failure(self, what):
+        self.failed.append(what)
+        say(f"FAILED: {what}")
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def tail(text, lines=60):
+    return "\n".join("    " + line for line in text.rstrip().split("\n")[-lines:])
+
+
+def run_logged(argv, env=None):
+    done = subprocess.run(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          errors="replace", env={**os.environ, **(env or {})})
+    return done.returncode, done.stdout
+
+
+def build(spec, tally):
+    folder, title, options, env = spec[:4]
+    start = time.monotonic()
+    say(f"==> building {folder}/ ({title})")
+    fresh = not os.path.exists(os.path.join(ROOT, folder, "build.ninja"))
+    setup = ["meson", "setup", folder] if fresh else ["meson", "configure", folder]
+    code, output = run_logged(setup + options, env)
+    if code == 0:
+        code, output = run_logged(["ninja", "-C", folder])
+    if code != 0:
+        say(tail(output))
+        tally.add_failure(f"{folder}: build")
+        return False
+    warnings = len(re.findall(r"warning:", output))
+    if warnings:
+        say(tail("\n".join(line for line in output.split("\n") if "warning:" in line), 20))
+        tally.add_failure(f"{folder}: {warnings} warnings")
+    say(f"    built in {time.monotonic() - start:.0f} s")
+    return True
+
+
+def introspect(folder, what):
+    code, output = run_logged(["meson", "introspect", folder, what])
+    return json.loads(output) if code == 0 else []
+
+
+def wanted_tests(folder, suites, left_out, words):
+    """Names of the tests to run, as meson knows them."""
+    names = []
+    for test in introspect(folder, "--tests"):
+        # meson says "project:suite"
+        suite = {s.split(":")[-1] for s in test["suite"]}
+        if suite & set(suites) and test["name"] not in left_out and (not words or any(w in test["name"] for w in words)):
+            names.append(test["name"])
+    return names
+
+
+def count(test, folder, tally):
+    output = test.get("stdout", "") + "\n" + test.get("stderr", "")
+    name = f"{folder}: {test['name'].split(' / ')[-1]}"
+    result = test["result"]
+    if result == "SKIP":
+        tally.skipped += [f"{name} {case} {why}".rstrip() for case, why in SKIPPED.findall(output)] or [name]
+        return
+    passed = set(OK.findall(output))
+    failed = {c for c in FAILED.findall(output) if not c.isdigit() and c not in ("0",)}
+    tally.skipped += [f"{name} {case} {why}".rstrip() for case, why in SKIPPED.findall(output) if not case.isdigit()]
+    tally.passed += len(passed - failed)
+    if result in ("OK", "EXPECTEDFAIL"):
+        if not passed and not SKIPPED.search(output):
+            tally.passed += 1
+        return
+    say(f"---- {name}: {result}\n{tail(output)}")
+    for case in sorted(failed) or [result.lower()]:
+        tally.add_failure(f"{name} {case}")
+
+
+def run_tests(folder, names, multiplier, tally):
+    if not names:
+        return
+    # TSan of gcc 12 does not start where addresses are randomised by more bits than it knows.
+    calm = ["setarch", "-R"] if folder == "build-tsan" and run_logged(["setarch", "-R", "true"])[0] == 0 else []
+    argv = calm + ["meson", "test", "-C", folder, "--no-rebuild", f"--timeout-multiplier={multiplier}"] + names
+    log = os.path.join(ROOT, folder, "meson-logs", "testlog.json")
+    if os.path.exists(log):
+        os.unlink(log)
+    p = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                         env={**os.environ, **SANITIZER_ENV})
+    for line in p.stdout:
+        if re.match(r"\s*\d+/\d+ ", line):
+            say("    " + line.strip())
+    p.wait()
+    done = []
+    if os.path.exists(log):
+        with open(log, errors="replace") as f:
+            done = [json.loads(line) for line in f if line.strip()]
+    for test in done:
+        count(test, folder, tally)
+    if len(done) < len(names):
+        tally.add_failure(f"{folder}: {len(names) - len(done)} of {len(names)} tests did not run")
+
+
+def fuzz_one(target, seconds):
+    name = os.path.basename(target)
+    seeds = [d for d in (os.path.join(ROOT, "fuzz", "corpus", name),) if os.path.isdir(d)]
+    with tempfile.TemporaryDirectory(prefix="berth-fuzz-") as tmp:
+        corpus = os.path.join(tmp, "corpus")
+        os.mkdir(corpus)
+        argv = [target, f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1",
+                f"-artifact_prefix={tmp}/", corpus] + seeds
+        code, output = run_logged(argv, SANITIZER_ENV)
+        crashes = []
+        for found in sorted(os.listdir(tmp)):
+            if found != "corpus":
+                with open(os.path.join(tmp, found), "rb") as f:
+                    crashes.append(f"input {found}: {f.read(2048).hex()}")
+    runs = re.search(r"number_of_executed_units: (\d+)", output)
+    return name, code, output + "\n".join(crashes), int(runs.group(1)) if runs else 0
+
+
+def run_fuzz(seconds, words, tally):
+    targets = [t["filename"][0] for t in introspect(FUZZ_BUILD[0], "--targets")
+               if t["type"] == "executable" and t["defined_in"].endswith("fuzz/meson.build")]
+    targets = [t for t in targets if not words or any(w in os.path.basename(t) for w in words)]
+    if not targets and not words:
+        tally.add_failure("no fuzz target was built")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for name, code, output, runs in pool.map(lambda t: fuzz_one(t, seconds), targets):
+            say(f"    fuzz {name}: {'no fault' if code == 0 else 'FAULT'} in {runs} runs")
+            if code != 0 or runs == 0:
+                say(tail(output))
+                tally.add_failure(f"fuzz: {name}")
+            else:
+                tally.passed += 1
+
+
+def finish(tally, start):
+    for what in tally.skipped:
+        say(f"skipped: {what}")
+    for what in tally.failed:
+        say(f"failed: {what}")
+    if tally.passed + len(tally.failed) == 0:
+        tally.add_failure("no test ran")
+    say(f"{len(tally.skipped)} skipped, in {time.monotonic() - start:.0f} s")
+    say(f"{tally.passed} passed, {len(tally.failed)} failed")
+    sys.exit(1 if tally.failed else 0)
+
+
+def main():
+    p = argparse.ArgumentParser(prog="check", description="Build and run berth's tests; the last line is 'N passed, N failed'.")
+    p.add_argument("--all", action="store_true", help="the long tests too")
+    p.add_argument("--list", action="store_true", help="names of the tests")
+    p.add_argument("name", nargs="*", help="run those only whose name contains it, in the release build")
+    args = p.parse_args()
+    start = time.monotonic()
+    tally = Tally()
+    if args.list or args.name:
+        folder, _, _, _, suites, _, multiplier = BUILDS[0]
+        if build(BUILDS[0], tally):
+            names = wanted_tests(folder, suites + ["long"], (), args.name)
+            if args.list:
+                print("\n".join(names))
+                return
+            if not names:
+                tally.add_failure(f"no test has {' or '.join(args.name)} in its name (./check --list)")
+            run_tests(folder, names, multiplier, tally)
+        finish(tally, start)
+    for spec in BUILDS:
+        folder, title, _, _, suites, left_out, multiplier = spec
+        if build(spec, tally):
+            names = wanted_tests(folder, suites + (["long"] if args.all and folder == "build" else []), left_out, [])
+            if not names:
+                tally.add_failure(f"{folder}: no tests")
+            say(f"==> testing {folder}/ ({title}): {len(names)} test programs")
+            run_tests(folder, names, multiplier, tally)
+    if build(FUZZ_BUILD, tally):
+        seconds = FUZZ_SECONDS_LONG if args.all else FUZZ_SECONDS
+        say(f"==> fuzzing, {seconds} s each")
+        run_fuzz(seconds, [], tally)
+    finish(tally, start)
+
+
+if __name__ == "__main__":
+    main()
