@@ -3,13 +3,16 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/check.h"
 
 struct worker {
-	pthread_t pthread;
+	pthread_t pthreads[WORKER_THREADS_MAX];
+	unsigned threads;
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t wake;
 	struct list jobs;
@@ -50,12 +53,35 @@ work(void *arg)
 	return NULL;
 }
 
-struct worker *
-worker_create(const char *name, struct err *err)
+/* Its maker may be a reactor pinned to a core that it must not share, and handles no signals here. */
+static int
+start(struct worker *w, const char *name)
 {
-	struct worker *w = calloc(1, sizeof(*w));
+	pthread_t *pthread = &w->pthreads[w->threads];
+	sigset_t all, old;
+	cpu_set_t cpus;
 	int rc;
 
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	rc = pthread_create(pthread, NULL, work, w);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (rc != 0) {
+		return -rc;
+	}
+	w->threads++;
+	memset(&cpus, 0xff, sizeof(cpus));
+	(void)pthread_setaffinity_np(*pthread, sizeof(cpus), &cpus);
+	pthread_setname_np(*pthread, name);
+	return 0;
+}
+
+struct worker *
+worker_create_pool(const char *name, unsigned threads, struct err *err)
+{
+	struct worker *w = calloc(1, sizeof(*w));
+
+	CHECK(threads > 0 && threads <= WORKER_THREADS_MAX);
 	if (w == NULL) {
 		err_set(err, -ENOMEM, "worker %s: out of memory", name);
 		return NULL;
@@ -63,14 +89,22 @@ worker_create(const char *name, struct err *err)
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_cond_init(&w->wake, NULL);
 	list_init(&w->jobs);
-	rc = pthread_create(&w->pthread, NULL, work, w);
-	if (rc != 0) {
-		err_set(err, -rc, "worker %s: cannot start a thread: %s", name, strerror(rc));
-		free(w);
-		return NULL;
+	while (w->threads < threads) {
+		int rc = start(w, name);
+
+		if (rc != 0) {
+			err_set(err, rc, "worker %s: cannot start a thread: %s", name, strerror(-rc));
+			worker_free(w);
+			return NULL;
+		}
 	}
-	pthread_setname_np(w->pthread, name);
 	return w;
+}
+
+struct worker *
+worker_create(const char *name, struct err *err)
+{
+	return worker_create_pool(name, 1, err);
 }
 
 void
@@ -81,9 +115,11 @@ worker_free(struct worker *w)
 	}
 	pthread_mutex_lock(&w->lock);
 	w->stop = true;
-	pthread_cond_signal(&w->wake);
+	pthread_cond_broadcast(&w->wake);
 	pthread_mutex_unlock(&w->lock);
-	pthread_join(w->pthread, NULL);
+	for (unsigned i = 0; i < w->threads; i++) {
+		pthread_join(w->pthreads[i], NULL);
+	}
 	pthread_mutex_destroy(&w->lock);
 	pthread_cond_destroy(&w->wake);
 	free(w);

@@ -21,10 +21,15 @@ struct worker_job {
 	void (*done)(struct worker_job *job); /* on the giver's thread */
 };
 
-/* NULL, and err, when the system gives no thread. */
+/* NULL, and err, when the system gives no thread. The thread may run on any CPU, whatever its maker is pinned to. */
 struct worker *worker_create(const char *name, struct err *err);
 
-/* Runs the jobs that are left, then ends the system thread. Their done messages are still sent. Accepts NULL. */
+#define WORKER_THREADS_MAX 16
+
+/* As above with several threads, up to WORKER_THREADS_MAX: jobs start in order, but run and end in any. */
+struct worker *worker_create_pool(const char *name, unsigned threads, struct err *err);
+
+/* Runs the jobs that are left, then ends the system threads. Their done messages are still sent. Accepts NULL. */
 void worker_free(struct worker *w);
 
 void worker_submit(struct worker *w, struct worker_job *job, void (*fn)(struct worker_job *job),

@@ -85,10 +85,58 @@ test_order(void **state)
 	reactor_free(r);
 }
 
+/* As many jobs run at once as the pool has threads: each waits for all the others. */
+#define POOL 4
+
+static pthread_barrier_t together;
+
+static void
+pool_run(struct worker_job *job)
+{
+	pthread_barrier_wait(&together);
+}
+
+static void
+pool_finished(struct worker_job *job)
+{
+	finished++;
+}
+
+static void
+give_pool(struct msg *msg)
+{
+	for (int i = 0; i < 2 * POOL; i++) {
+		worker_submit(worker, &jobs[i].job, pool_run, pool_finished);
+	}
+}
+
+static void
+test_pool(void **state)
+{
+	struct reactor *r = reactor_create(0, -1, REACTOR_INTERRUPT, NULL);
+	struct msg msg = {0};
+
+	pthread_barrier_init(&together, NULL, POOL);
+	worker = worker_create_pool("test", POOL, NULL);
+	assert_non_null(worker);
+	thread = thread_create("t", r);
+	finished = 0;
+	thread_send(thread, &msg, give_pool);
+	for (int i = 0; i < 10000 && finished < 2 * POOL; i++) {
+		reactor_poll_wait(r, 1000);
+	}
+	assert_int_equal(finished, 2 * POOL);
+	worker_free(worker);
+	thread_send(thread, &msg, end);
+	reactor_poll_once(r);
+	reactor_free(r);
+	pthread_barrier_destroy(&together);
+}
+
 int
 main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_order)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_order), cmocka_unit_test(test_pool)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
