@@ -17,6 +17,7 @@
 #include <stdatomic.h>
 
 #include "bdev/module.h"
+#include "event/worker.h"
 
 /* ---- The open file ---- */
 
@@ -57,43 +58,54 @@ void file_disk_close(struct file_disk *disk);
 /* Reads the size again. 0; -EINVAL when it is no multiple of the block size, or 0. */
 int file_disk_rescan(struct file_disk *disk, struct err *err);
 
-/* ---- Worker threads: for calls that block ---- */
-
-/* App thread. The pool lives while anyone holds it; its threads start with the first job. Never blocks but in the
- * last put, which joins idle threads. */
-void file_workers_get(void);
-void file_workers_put(void);
-
-#define FILE_WORKERS_MAX 8
+/* ---- Requests ---- */
 
 /* First member of the module's room in a request. */
 struct file_request {
-	struct msg msg;
-	struct list link; /* in the workers' queue, or the module's own of waiting requests */
+	struct worker_job job; /* while it blocks on a worker; its link also serves the modules' waiting lists */
 	struct bdev_io *io;
 	struct file_disk *disk;
-	struct thread *origin;
 	uint64_t done_bytes; /* of a read or write: transferred so far */
 	int status;
-	bool stopping; /* internal to the pool's shutdown */
 };
 
-/* Does io, from done_bytes on, on a worker and completes it on the calling thread. */
-void file_request_work(struct file_request *req);
-
-/* Ends a read or write that the kernel answered with res (bytes or a negative errno): completes io, or has
- * a worker do what is left. EOF before the end of the range (the file shrank) is -EIO. */
-void file_request_answer(struct file_request *req, int64_t res);
+/* Sets up the module's room in io. */
+struct file_request *file_request_init(struct file_disk *disk, struct bdev_io *io);
 
 /* Executes io from done_bytes on, blocking. 0 or a negative errno; never -EAGAIN. Any system thread. */
 int file_request_execute(struct file_request *req);
+
+/* The same on a worker thread; then completes io on the calling thread. */
+void file_request_work(struct file_request *req);
+
+/* The kernel's answer to what a module's queue did: bytes or a negative errno. Completes io, or has a worker do
+ * what is left. The end of the file before the end of the range (it was truncated) is -EIO. */
+void file_request_answer(struct file_request *req, int64_t res);
+
+/*
+ * Does io where no kernel queue is needed: completes it, or gives it to a worker, and returns true: everything
+ * on FILE_MEMORY, unmap and write zeroes on all. False: it is for the module's queue.
+ * cached: reads and writes on FILE_BUFFERED, too, are done here, from the page cache where they do not block.
+ */
+bool file_submit(struct file_disk *disk, struct bdev_io *io, bool cached);
+
+static inline uint64_t
+file_io_offset(const struct file_disk *disk, const struct bdev_io *io)
+{
+	return io->lba * disk->block_size;
+}
+
+static inline uint64_t
+file_io_bytes(const struct file_disk *disk, const struct bdev_io *io)
+{
+	return io->num_blocks * disk->block_size;
+}
 
 /* ---- The bdev ---- */
 
 struct file_bdev {
 	struct bdev bdev; /* bdev.ctx is this structure */
 	struct file_disk disk;
-	bool block_size_given;
 };
 
 static inline struct file_bdev *
@@ -103,15 +115,15 @@ file_bdev_of(struct bdev *bdev)
 }
 
 /*
- * Opens the file and registers a bdev with ops for it. io_bytes: the module's room in a request, which starts with a
- * struct file_request. The module's destruct calls file_bdev_free(). fb: memory of the module's, zeroed, whose first
- * member is the struct file_bdev; freed by it on errors.
+ * Opens the file and registers fb->bdev with ops. fb: zeroed, the module's own memory, to be freed by it when this
+ * fails. request_bytes: the module's room in a request, which starts with a struct file_request.
+ * App thread, as all that follows. Errors of file_disk_open() and bdev_register().
  */
 int file_bdev_register(struct file_bdev *fb, const struct bdev_ops *ops, const char *product_name,
-		       const struct file_options *options, size_t io_bytes, size_t channel_bytes,
+		       const struct file_options *options, size_t request_bytes, size_t channel_bytes,
 		       struct err *err);
 
-/* Closes the file and releases everything but fb itself. */
+/* In the module's destruct: closes the file and releases everything but fb itself. */
 void file_bdev_release(struct file_bdev *fb);
 
 /* By name, if it is one of ops: 0; -ENODEV. */
@@ -119,15 +131,5 @@ int file_bdev_find(const char *name, const struct bdev_ops *ops, struct file_bde
 
 /* Reads the file's size again and resizes the bdev. 0, or the errors of file_disk_rescan() and bdev_resize(). */
 int file_bdev_rescan(struct file_bdev *fb, struct err *err);
-
-/*
- * Does io where no kernel queue is needed: completes it, or gives it to a worker, and returns true. False: a read, write
- * or flush for the module's queue (always false when FILE_DIRECT, but for unmap and write zeroes).
- * cached: buffered files, too, are tried at once from the page cache and by workers, never by the queue.
- */
-bool file_bdev_submit_inline(struct file_bdev *fb, struct bdev_io *io, bool cached);
-
-/* The module's room in a request, initialised. */
-struct file_request *file_request_init(struct file_bdev *fb, struct bdev_io *io);
 
 #endif

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Shared by request.c and bdev.c; never leaves src/bdevs/file. */
+#ifndef BDEVS_FILE_INTERNAL_H
+#define BDEVS_FILE_INTERNAL_H
+
+#include "bdevs/file/file.h"
+
+/* App thread. The worker threads live while anyone holds them; the last put joins them. 0 or a negative errno. */
+int file_workers_get(struct err *err);
+void file_workers_put(void);
+
+#endif
