@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -161,6 +162,21 @@ close_bdev(void)
 	bdev_unregister(&dev.bdev, NULL, NULL);
 }
 
+static struct memmap *
+guest_memory(void)
+{
+	struct memmap *empty = memmap_create(), *map;
+	int fd = memfd_create("guest", MFD_CLOEXEC);
+	struct err err;
+
+	assert_int_equal(ftruncate(fd, MEMORY), 0);
+	map = memmap_add(empty, GPA, MEMORY, GPA, fd, 0, &err);
+	assert_non_null(map);
+	memmap_put(empty);
+	close(fd);
+	return map;
+}
+
 static int
 setup_with(uint32_t block_size, bool readonly)
 {
@@ -183,11 +199,8 @@ setup_with(uint32_t block_size, bool readonly)
 	fix.reactor = reactor_create(0, -1, REACTOR_INTERRUPT, &err);
 	fix.control = thread_create("control", fix.reactor);
 	fix.io = thread_create("io", fix.reactor);
-	fix.memory = aligned_alloc(4096, MEMORY);
-	memset(fix.memory, 0, MEMORY);
-	fix.map = calloc(1, sizeof(*fix.map) + sizeof(struct memmap_region));
-	fix.map->count = 1;
-	fix.map->regions[0] = (struct memmap_region){.gpa = GPA, .size = MEMORY, .hva = fix.memory};
+	fix.map = guest_memory();
+	fix.memory = fix.map->regions[0].hva;
 	fix.desc = (struct vring_desc *)(void *)fix.memory;
 	fix.avail = (struct vring_avail *)(void *)(fix.memory + virtq_desc_bytes(RING));
 	fix.used = (struct vring_used *)(void *)(fix.memory + 0x80000);
@@ -240,8 +253,7 @@ teardown(void **state)
 	on_thread(fix.io, exit_thread);
 	on_thread(fix.control, exit_thread);
 	reactor_free(fix.reactor);
-	free(fix.map);
-	free(fix.memory);
+	memmap_put(fix.map);
 	free(dev.disk);
 	return 0;
 }

@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -17,7 +18,7 @@
 #include "vhost/internal.h"
 
 #define SIZE 16u
-#define GPA 0x10000u
+#define GPA UINT64_C(0x10000)
 #define MEMORY 0x10000u
 
 static enum reactor_mode mode;
@@ -162,6 +163,21 @@ release(unsigned count)
 	spin();
 }
 
+static struct memmap *
+guest_memory(void)
+{
+	struct memmap *empty = memmap_create(), *map;
+	int fd = memfd_create("guest", MFD_CLOEXEC);
+	struct err err;
+
+	assert_int_equal(ftruncate(fd, MEMORY), 0);
+	map = memmap_add(empty, GPA, MEMORY, GPA, fd, 0, &err);
+	assert_non_null(map);
+	memmap_put(empty);
+	close(fd);
+	return map;
+}
+
 static int
 setup(void **state)
 {
@@ -173,11 +189,8 @@ setup(void **state)
 	assert_non_null(f->reactor);
 	f->control = thread_create("control", f->reactor);
 	f->io = thread_create("io", f->reactor);
-	f->memory = aligned_alloc(4096, MEMORY);
-	memset(f->memory, 0, MEMORY);
-	f->map = calloc(1, sizeof(*f->map) + sizeof(struct memmap_region));
-	f->map->count = 1;
-	f->map->regions[0] = (struct memmap_region){.gpa = GPA, .size = MEMORY, .hva = f->memory};
+	f->map = guest_memory();
+	f->memory = f->map->regions[0].hva;
 	f->desc = (struct vring_desc *)(void *)f->memory;
 	f->avail = (struct vring_avail *)(void *)(f->memory + 0x1000);
 	f->used = (struct vring_used *)(void *)(f->memory + 0x2000);
@@ -217,8 +230,7 @@ teardown(void **state)
 	reactor_free(fix->reactor);
 	close(fix->kick);
 	close(fix->call);
-	free(fix->map);
-	free(fix->memory);
+	memmap_put(fix->map);
 	free(fix);
 	return 0;
 }
