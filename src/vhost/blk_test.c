@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -98,6 +99,7 @@ static struct {
 	void (*fn)(void);
 	int answers, status;
 	unsigned next_desc;
+	int kick;
 } fix;
 
 static void
@@ -207,11 +209,12 @@ setup_with(uint32_t block_size, bool readonly)
 	fix.ctrlr.ops = &vhost_blk_ops;
 	fix.ctrlr.readonly = readonly;
 	strcpy(fix.ctrlr.name, "ctrlr");
+	fix.kick = eventfd(0, EFD_NONBLOCK);
 	on_thread(fix.control, open_bdev);
 	fix.q.ctrlr = &fix.ctrlr;
 	fix.q.thread = fix.io;
 	fix.q.next = (struct vhost_queue_setup){.size = RING, .desc = fix.desc, .avail = fix.avail,
-		.used = fix.used, .map = fix.map, .kick_fd = -1, .call_fd = -1, .indirect = true};
+		.used = fix.used, .map = fix.map, .kick_fd = fix.kick, .call_fd = -1, .indirect = true};
 	on_thread(fix.control, start_queue);
 	assert_int_equal(fix.answers, 1);
 	assert_int_equal(fix.status, 0);
@@ -253,6 +256,7 @@ teardown(void **state)
 	on_thread(fix.io, exit_thread);
 	on_thread(fix.control, exit_thread);
 	reactor_free(fix.reactor);
+	close(fix.kick);
 	memmap_put(fix.map);
 	free(dev.disk);
 	return 0;
@@ -271,6 +275,7 @@ static uint32_t part_at[2048];
 static uint16_t
 offer(const struct part *parts, unsigned count)
 {
+	uint64_t one = 1;
 	unsigned first = fix.next_desc;
 	static uint32_t cursor;
 
@@ -296,6 +301,7 @@ offer(const struct part *parts, unsigned count)
 	fix.next_desc += count;
 	fix.avail->ring[fix.avail->idx % RING] = (uint16_t)first;
 	fix.avail->idx++;
+	assert_int_equal(write(fix.kick, &one, sizeof(one)), sizeof(one));
 	return (uint16_t)first;
 }
 
@@ -588,6 +594,7 @@ test_discard_segments(void **state)
 	seg[1].flags = 0;
 	seg[1].num_sectors = UINT32_MAX;
 	assert_int_equal(segments(VIRTIO_BLK_T_DISCARD, seg, 32), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(dev.ops[BDEV_UNMAP], 0);
 	seg[1].num_sectors = 8;
 	seg[1].sector = UINT64_MAX - 3;
 	assert_int_equal(segments(VIRTIO_BLK_T_DISCARD, seg, 32), VIRTIO_BLK_S_IOERR);

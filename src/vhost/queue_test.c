@@ -362,17 +362,20 @@ test_map_swaps_while_quiet(void **state)
 	fix->q.next.used = copy + 0x2000;
 	send(VHOST_QUEUE_MAP);
 	assert_int_equal(fix->answers, 0);
+	settle();
+	fix->avail = (struct vring_avail *)(void *)(copy + 0x1000);
+	fix->used = (struct vring_used *)(void *)(copy + 0x2000);
+	offer(5);
 	release(1);
 	assert_int_equal(fix->answers, 1);
 	/* Completed in the old memory; from now on the new one counts, without a kick for what waits there. */
 	assert_int_equal(old_used->idx, 1);
-	fix->avail = (struct vring_avail *)(void *)(copy + 0x1000);
-	fix->used = (struct vring_used *)(void *)(copy + 0x2000);
+	assert_int_equal(fix->used->idx, 2);
 	settle();
-	offer(5);
+	offer(6);
 	kick();
 	spin();
-	assert_int_equal(fix->used->idx, 2);
+	assert_int_equal(fix->used->idx, 3);
 	assert_int_equal(old_used->idx, 1);
 	fix->answers = 0;
 	send(VHOST_QUEUE_STOP);

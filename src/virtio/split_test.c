@@ -262,7 +262,8 @@ test_indirect_malformed(void **state)
 	assert_int_equal(take(g), -EINVAL);
 	/* Nested. */
 	t = indirect(g, 16, 0);
-	t[0] = (struct vring_desc){TABLE, 16, VRING_DESC_F_INDIRECT, 0};
+	t[0] = (struct vring_desc){TABLE + 16, 16, VRING_DESC_F_INDIRECT, 0};
+	t[1] = (struct vring_desc){GPA_A + 0x5000, 16, 0, 0};
 	assert_int_equal(take(g), -EINVAL);
 	/* Next past the table though inside the ring's size. */
 	t = indirect(g, 32, 0);
