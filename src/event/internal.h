@@ -32,19 +32,19 @@ struct thread {
 
 	/* Touched by the thread itself only. */
 	_Alignas(CACHE_LINE_BYTES) struct list active; /* pollers in POLLER_ACTIVE */
-	struct list pollers; /* all of them */
-	struct list watches;
-	struct list channels;
-	struct list *cursor;    /* next poller of the running turn */
-	struct poller *running; /* inside its poll(); NULL as soon as it is stopped there */
+	struct list *cursor;    /* next poller of the running turn; means nothing outside of it */
 	struct defer_queue deferred;
 	struct defer_queue batch;
 	struct list active_link; /* in the reactor's active_threads */
+	struct poller *running;  /* the last one called; NULL as soon as it is stopped */
+	unsigned active_count;
 	bool left; /* deferred calls or batch hooks were left over by the last turn */
+	bool exiting;
 	unsigned timed_count;
 	unsigned armed_count;
-	unsigned active_count;
-	bool exiting;
+	struct list pollers; /* all of them */
+	struct list watches;
+	struct list channels;
 	uint64_t next_poller_id;
 	uint64_t busy_ns;
 	uint64_t created_ns;

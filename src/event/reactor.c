@@ -335,8 +335,9 @@ step(struct reactor *r, uint64_t max_wait_us)
 	int work = run_round(r);
 
 	if (may_sleep(r)) {
-		/* By hand, whoever polls wants to look at what was done before sleeping. */
-		return work + reactor_wait(r, work > 0 && max_wait_us != UINT64_MAX ? 0 : max_wait_us);
+		/* One look without waiting after a round that did something: the answer to what it sent is often there
+		 * before sleep and wake-up would be over. And by hand, whoever polls wants to see what was done. */
+		return work + reactor_wait(r, work > 0 ? 0 : max_wait_us);
 	}
 	if (r->now_ns - r->last_epoll_ns >= REACTOR_EPOLL_NS) {
 		work += fetch_events(r);

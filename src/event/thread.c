@@ -209,12 +209,27 @@ queue_run(struct defer_queue *q)
 	return count;
 }
 
-void
-thread_drain(struct thread *t)
+/* Not inlined, as run_batch(): the loop over pollers that have nothing to do keeps its registers. */
+__attribute__((noinline)) static void
+drain_some(struct thread *t)
 {
 	for (int count = 0; t->deferred.first != NULL && count < DRAIN_CALLS;) {
 		count += queue_run(&t->deferred);
 	}
+}
+
+static inline void
+drain(struct thread *t)
+{
+	if (t->deferred.first != NULL) {
+		drain_some(t);
+	}
+}
+
+void
+thread_drain(struct thread *t)
+{
+	drain(t);
 }
 
 static void
@@ -231,8 +246,8 @@ set_left(struct thread *t, bool left)
 	}
 }
 
-/* The end of a turn. Batch hooks may complete requests, whose owners may submit more and so ask for the hooks again. */
-static void
+/* Batch hooks may complete requests, whose owners may submit more and so ask for the hooks again. */
+__attribute__((noinline)) static void
 run_batch(struct thread *t)
 {
 	bool left;
@@ -242,7 +257,7 @@ run_batch(struct thread *t)
 		thread_drain(t);
 	}
 	left = t->batch.first != NULL || t->deferred.first != NULL;
-	if (UNLIKELY(left != t->left)) {
+	if (left != t->left) {
 		set_left(t, left);
 	}
 }
@@ -327,7 +342,6 @@ poller_period(struct timer *timer)
 	if (t->running == p) {
 		p->busy_count += work > 0;
 	}
-	t->running = NULL;
 }
 
 int
@@ -451,7 +465,7 @@ thread_run_pollers(struct thread *t)
 		t->running = p;
 		p->run_count++;
 		n = p->ops->poll(p);
-		thread_drain(t);
+		drain(t);
 		if (n > 0) {
 			work += n;
 			if (t->running == p) {
@@ -462,9 +476,9 @@ thread_run_pollers(struct thread *t)
 			poller_idle(p, current_reactor->now_ns);
 		}
 	}
-	t->running = NULL;
-	t->cursor = NULL;
-	run_batch(t);
+	if (t->batch.first != NULL || t->deferred.first != NULL || t->left) {
+		run_batch(t);
+	}
 	return work;
 }
 
