@@ -97,3 +97,101 @@ bdev_get_stats(struct bdev *bdev, void (*done)(void *ctx, const struct bdev_stat
 	begin(sum, bdev->core);
 	return 0;
 }
+
+/* ---- Each channel; back to zero ---- */
+
+struct walk {
+	struct visit visit;
+	void (*each)(void *ctx, const struct bdev_stats *stats);
+	bool extremes_only;
+	void (*done)(void *ctx);
+	void *ctx;
+};
+
+static void
+walked(struct bdev_core *core, void *ctx)
+{
+	struct walk *walk = ctx;
+
+	walk->done(walk->ctx);
+	free(walk);
+}
+
+static void
+show_channel(struct bdev_core *core, struct bdev_channel *ch, void *ctx)
+{
+	struct walk *walk = ctx;
+
+	walk->each(walk->ctx, &core_channel(ch)->stats);
+}
+
+static void
+reset_stats(struct bdev_stats *stats, bool extremes_only)
+{
+	if (!extremes_only) {
+		stats_init(stats);
+		return;
+	}
+	for (int i = 0; i < BDEV_OP_COUNT; i++) {
+		stats->op[i].max_ns = 0;
+		stats->op[i].min_ns = UINT64_MAX;
+	}
+}
+
+static void
+reset_channel(struct bdev_core *core, struct bdev_channel *ch, void *ctx)
+{
+	reset_stats(&core_channel(ch)->stats, ((struct walk *)ctx)->extremes_only);
+}
+
+static void
+reset_closed(struct bdev_core *core, void *ctx)
+{
+	struct walk *walk = ctx;
+
+	/* Last, so that a channel that closes during the walk does not bring its old numbers back. */
+	pthread_mutex_lock(&core->closed_lock);
+	reset_stats(&core->closed, walk->extremes_only);
+	pthread_mutex_unlock(&core->closed_lock);
+	walked(core, ctx);
+}
+
+static struct walk *
+walk_create(void (*done)(void *ctx), void *ctx)
+{
+	struct walk *walk = calloc(1, sizeof(*walk));
+
+	app_thread_check();
+	if (walk != NULL) {
+		walk->done = done;
+		walk->ctx = ctx;
+	}
+	return walk;
+}
+
+int
+bdev_for_each_channel_stats(struct bdev *bdev, void (*each)(void *ctx, const struct bdev_stats *stats),
+			    void (*done)(void *ctx), void *ctx)
+{
+	struct walk *walk = walk_create(done, ctx);
+
+	if (walk == NULL) {
+		return -ENOMEM;
+	}
+	walk->each = each;
+	visit_start(&walk->visit, bdev->core, show_channel, walked, walk);
+	return 0;
+}
+
+int
+bdev_reset_stats(struct bdev *bdev, bool extremes_only, void (*done)(void *ctx), void *ctx)
+{
+	struct walk *walk = walk_create(done, ctx);
+
+	if (walk == NULL) {
+		return -ENOMEM;
+	}
+	walk->extremes_only = extremes_only;
+	visit_start(&walk->visit, bdev->core, reset_channel, reset_closed, walk);
+	return 0;
+}

@@ -43,8 +43,8 @@ advance(struct steps *s, int rc)
 	if (rc < 0) {
 		if (s->status == 0) {
 			s->status = rc;
-			err_prefix(&s->err, "%s: ", s->table[s->next].name);
 			s->err.code = rc;
+			err_prefix(&s->err, "%s: ", s->table[s->next].name);
 		}
 		s->back = true;
 		return;

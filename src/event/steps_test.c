@@ -22,6 +22,7 @@ static struct {
 	char trace[64];
 	enum style style[STEPS];
 	int fail_at; /* -1: none */
+	bool wordless;
 	int done_calls, done_status;
 	bool wants_continue;
 	int continue_status;
@@ -50,7 +51,9 @@ static int
 run(struct steps *s, int i)
 {
 	if (f.fail_at == i) {
-		err_set(&s->err, -EIO, "thing %d is broken", i);
+		if (!f.wordless) {
+			err_set(&s->err, -EIO, "thing %d is broken", i);
+		}
 		return answer(s, i, 'r', -EIO);
 	}
 	return answer(s, i, 'r', 0);
@@ -137,6 +140,16 @@ fail_each(void)
 }
 
 static void
+fail_wordless(void)
+{
+	f.fail_at = 1;
+	f.wordless = true;
+	steps_run(&f.steps, table, STEPS, done);
+	finish_waits();
+	assert_string_equal(f.steps.err.text, "one: Input/output error");
+}
+
+static void
 interrupt(void)
 {
 	steps_run(&f.steps, table, STEPS, done);
@@ -163,6 +176,7 @@ static void
 test_fail(void **state)
 {
 	for_all_styles(fail_each);
+	for_all_styles(fail_wordless);
 }
 
 static void

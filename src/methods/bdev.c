@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Methods on bdevs of any kind: description, options, configuration. */
+#include "bdev/bdev.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/list.h"
+#include "methods/internal.h"
+#include "rpc/schema_gen.h"
+
+/* Longest wait for a bdev: a day. */
+#define WAIT_MAX_MS (UINT64_C(24) * 3600 * 1000)
+
+/* ---- Kinds ---- */
+
+static const struct bdev_kind *const kinds[] = {
+	&bdev_null_kind, &bdev_malloc_kind, &bdev_aio_kind, &bdev_uring_kind,
+};
+
+const struct bdev_kind *
+bdev_kind_find(const struct bdev *bdev, json_t **ret_params)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		json_t *params = kinds[i]->params(bdev);
+
+		if (params != NULL) {
+			if (ret_params != NULL) {
+				*ret_params = params;
+			} else {
+				json_decref(params);
+			}
+			return kinds[i];
+		}
+	}
+	return NULL;
+}
+
+void
+bdev_created(struct rpc_request *req, const struct bdev *bdev)
+{
+	json_t *params = NULL;
+
+	CHECK(bdev_kind_find(bdev, &params) != NULL);
+	rpc_set_recorded_params(req, params);
+	rpc_result(req, text_json(bdev_name(bdev)));
+}
+
+/* ---- bdev_get_bdevs ---- */
+
+static json_t *
+supported_io_types(const struct bdev *b)
+{
+	static const struct {
+		const char *name;
+		int op; /* -1: never */
+	} types[] = {
+		{"read", BDEV_READ}, {"write", BDEV_WRITE}, {"unmap", BDEV_UNMAP}, {"flush", BDEV_FLUSH},
+		{"reset", BDEV_RESET}, {"nvme_admin", -1}, {"nvme_io", -1}, {"nvme_io_md", -1},
+		{"write_zeroes", BDEV_WRITE_ZEROES}, {"zcopy", -1}, {"get_zone_info", -1}, {"zone_management", -1},
+		{"zone_append", -1}, {"compare", -1}, {"compare_and_write", -1}, {"abort", -1}, {"seek_hole", -1},
+		{"seek_data", -1}, {"copy", -1}, {"nvme_iov_md", -1}, {"nvme_nssr", -1}, {"write_uncorrectable", -1},
+	};
+	json_t *object = json_object();
+
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+		bool yes = types[i].op >= 0 && bdev_supports(b, (enum bdev_op)types[i].op);
+
+		json_object_set_new(object, types[i].name, json_boolean(yes));
+	}
+	return object;
+}
+
+static json_t *
+aliases(const struct bdev *b)
+{
+	json_t *array = json_array();
+	const char *alias;
+
+	for (unsigned i = 0; (alias = bdev_alias(b, i)) != NULL; i++) {
+		json_array_append_new(array, text_json(alias));
+	}
+	return array;
+}
+
+/* Hints that no module of ours gives yet are zero, as SPDK prints them. */
+static const char *const hints[] = {
+	"preferred_write_alignment", "preferred_write_granularity", "optimal_write_size",
+	"preferred_unmap_alignment", "preferred_unmap_granularity",
+};
+
+static json_t *
+bdev_json(const struct bdev *b)
+{
+	const struct bdev_kind *kind = bdev_kind_find(b, NULL);
+	json_t *object = json_object(), *specific = json_object();
+	uuid_t uuid;
+
+	bdev_uuid(b, uuid);
+	json_object_set_new(object, "name", text_json(bdev_name(b)));
+	json_object_set_new(object, "aliases", aliases(b));
+	json_object_set_new(object, "product_name", json_string(bdev_product_name(b)));
+	json_object_set_new(object, "block_size", json_integer(bdev_block_size(b)));
+	json_object_set_new(object, "num_blocks", json_integer((json_int_t)bdev_num_blocks(b)));
+	for (size_t i = 0; i < ARRAY_SIZE(hints); i++) {
+		json_object_set_new(object, hints[i], json_integer(0));
+	}
+	json_object_set_new(object, "uuid", uuid_json(uuid));
+	if (kind != NULL && kind->shows_numa_id) {
+		json_object_set_new(object, "numa_id", json_integer(-1));
+	}
+	json_object_set_new(object, "assigned_rate_limits",
+			    json_pack("{s:i, s:i, s:i, s:i}", "rw_ios_per_sec", 0, "rw_mbytes_per_sec", 0,
+				      "r_mbytes_per_sec", 0, "w_mbytes_per_sec", 0));
+	json_object_set_new(object, "claimed", json_boolean(bdev_claimed(b)));
+	json_object_set_new(object, "zoned", json_false());
+	json_object_set_new(object, "supported_io_types", supported_io_types(b));
+	if (kind != NULL && kind->driver_specific != NULL) {
+		kind->driver_specific(b, specific);
+	}
+	json_object_set_new(object, "driver_specific", specific);
+	return object;
+}
+
+/* Requests that wait for a bdev to appear. */
+struct waiter {
+	struct list link;
+	struct timer timer;
+	struct rpc_request *req;
+	const char *name; /* the request's */
+};
+
+static struct list waiters = {&waiters, &waiters};
+
+static void
+answer_one(struct rpc_request *req, const char *name)
+{
+	const struct bdev *b = bdev_find(name);
+
+	if (b == NULL) {
+		rpc_error(req, -ENODEV, "there is no bdev '%.128s'", name);
+	} else {
+		rpc_result(req, json_pack("[o]", bdev_json(b)));
+	}
+}
+
+static void
+waiter_end(struct waiter *w)
+{
+	timer_stop(&w->timer);
+	list_remove(&w->link);
+	answer_one(w->req, w->name);
+	free(w);
+}
+
+static void
+waiter_late(struct timer *timer)
+{
+	waiter_end(CONTAINER_OF(timer, struct waiter, timer));
+}
+
+/* An alias or UUID may be what is waited for, so the registry is asked, not the name compared. */
+void
+bdev_waiters_check(const char *name)
+{
+	struct waiter *w, *next;
+
+	LIST_FOREACH_SAFE(w, next, &waiters, link)
+	{
+		if (bdev_find(w->name) != NULL) {
+			waiter_end(w);
+		}
+	}
+}
+
+void
+bdev_waiters_end(void)
+{
+	while (!list_empty(&waiters)) {
+		waiter_end(LIST_FIRST(&waiters, struct waiter, link));
+	}
+}
+
+static void
+wait_for(struct rpc_request *req, const char *name, uint64_t timeout_ms)
+{
+	struct waiter *w = calloc(1, sizeof(*w));
+
+	if (w == NULL || timer_start(&w->timer, MIN(timeout_ms, WAIT_MAX_MS) * (NS_PER_MS / NS_PER_US), waiter_late) != 0) {
+		free(w);
+		rpc_error(req, -ENOMEM, "out of memory");
+		return;
+	}
+	w->req = req;
+	w->name = name;
+	list_append(&waiters, &w->link);
+}
+
+static void
+get_bdevs(struct rpc_request *req, const void *params)
+{
+	const struct bdev_get_bdevs_params *p = params;
+	json_t *array;
+
+	if (p->name != NULL) {
+		if (p->timeout > 0 && bdev_find(p->name) == NULL) {
+			wait_for(req, p->name, p->timeout);
+		} else {
+			answer_one(req, p->name);
+		}
+		return;
+	}
+	array = json_array();
+	for (struct bdev *b = bdev_first(); b != NULL; b = bdev_next(b)) {
+		json_array_append_new(array, bdev_json(b));
+	}
+	rpc_result(req, array);
+}
+
+/* ---- Options and examination ---- */
+
+static json_t *
+options_json(void)
+{
+	struct bdev_options o;
+
+	bdev_get_options(&o);
+	return json_pack("{s:I, s:I, s:b, s:I, s:I}", "bdev_io_pool_size", (json_int_t)o.io_pool_size,
+			 "bdev_io_cache_size", (json_int_t)o.io_cache_size, "bdev_auto_examine", o.auto_examine,
+			 "iobuf_small_cache_size", (json_int_t)o.iobuf_small_cache_size, "iobuf_large_cache_size",
+			 (json_int_t)o.iobuf_large_cache_size);
+}
+
+static void
+set_options(struct rpc_request *req, const void *params)
+{
+	const struct bdev_set_options_params *p = params;
+	struct bdev_options o;
+	struct err err = ERR_NONE;
+	int rc;
+
+	bdev_get_options(&o);
+	o.io_pool_size = p->has_bdev_io_pool_size ? p->bdev_io_pool_size : o.io_pool_size;
+	o.io_cache_size = p->has_bdev_io_cache_size ? p->bdev_io_cache_size : o.io_cache_size;
+	o.auto_examine = p->has_bdev_auto_examine ? p->bdev_auto_examine : o.auto_examine;
+	o.iobuf_small_cache_size = p->has_iobuf_small_cache_size ? p->iobuf_small_cache_size : o.iobuf_small_cache_size;
+	o.iobuf_large_cache_size = p->has_iobuf_large_cache_size ? p->iobuf_large_cache_size : o.iobuf_large_cache_size;
+	rc = bdev_set_options(&o, &err);
+	if (rc != 0) {
+		rpc_error_from(req, rc, &err);
+		return;
+	}
+	rpc_set_recorded_params(req, options_json());
+	rpc_true(req);
+}
+
+/* No module of ours looks into bdevs by itself yet, so examination is always complete. */
+static void
+examine(struct rpc_request *req, const void *params)
+{
+	const struct bdev_examine_params *p = params;
+	struct bdev_options o;
+
+	bdev_get_options(&o);
+	if (o.auto_examine) {
+		rpc_error(req, -EINVAL, "bdevs are examined as they appear (bdev_auto_examine is on)");
+	} else if (bdev_find(p->name) == NULL) {
+		rpc_error(req, -ENODEV, "there is no bdev '%.128s'", p->name);
+	} else {
+		rpc_true(req);
+	}
+}
+
+static void
+wait_for_examine(struct rpc_request *req, const void *params)
+{
+	rpc_true(req);
+}
+
+/* ---- Configuration ---- */
+
+static bool
+default_options(const json_t *options)
+{
+	static json_t *first;
+
+	if (first == NULL) {
+		first = json_pack("{s:i, s:i, s:b, s:i, s:i}", "bdev_io_pool_size", 65535, "bdev_io_cache_size", 256,
+				  "bdev_auto_examine", 1, "iobuf_small_cache_size", 128, "iobuf_large_cache_size", 16);
+	}
+	return json_equal(first, options);
+}
+
+void
+bdev_config(json_t *calls, bool for_state)
+{
+	json_t *options = options_json();
+
+	if (for_state && default_options(options)) {
+		json_decref(options);
+	} else {
+		json_array_append_new(calls, call_json("bdev_set_options", options));
+	}
+	for (struct bdev *b = bdev_first(); b != NULL; b = bdev_next(b)) {
+		const struct bdev_kind *kind;
+		json_t *params;
+
+		if (for_state && disk_has_bdev(bdev_name(b))) {
+			continue;
+		}
+		kind = bdev_kind_find(b, &params);
+		if (kind != NULL) {
+			json_array_append_new(calls, call_json(kind->create_method, params));
+		}
+	}
+	if (!for_state) {
+		json_array_append_new(calls, json_pack("{s:s}", "method", "bdev_wait_for_examine"));
+	}
+}
+
+const struct rpc_method bdev_methods[] = {
+	{"bdev_set_options", set_options},
+	{"bdev_get_bdevs", get_bdevs},
+	{"bdev_examine", examine},
+	{"bdev_wait_for_examine", wait_for_examine},
+	{NULL, NULL},
+};

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Methods on malloc bdevs. */
+#include "bdevs/malloc/malloc.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "methods/internal.h"
+#include "rpc/schema_gen.h"
+
+static json_t *
+params_json(const struct bdev *bdev)
+{
+	struct malloc_bdev_options o;
+
+	if (!bdev_malloc_get_options(bdev, &o)) {
+		return NULL;
+	}
+	return json_pack("{s:o, s:I, s:I, s:I, s:o, s:I, s:i, s:i, s:b, s:i, s:i}", "name", text_json(o.name),
+			 "num_blocks", (json_int_t)o.num_blocks, "block_size", (json_int_t)o.block_size,
+			 "physical_block_size", (json_int_t)o.physical_block_size, "uuid", uuid_json(o.uuid),
+			 "optimal_io_boundary", (json_int_t)o.optimal_io_boundary, "md_size", 0, "dif_type", 0,
+			 "dif_is_head_of_md", 0, "dif_pi_format", 0, "numa_id", -1);
+}
+
+const struct bdev_kind bdev_malloc_kind = {"bdev_malloc_create", params_json, NULL, true};
+
+/* The first free one of Malloc0, Malloc1, ... */
+static void
+choose_name(char ret_name[BDEV_NAME_BYTES])
+{
+	unsigned i = 0;
+
+	do {
+		snprintf(ret_name, BDEV_NAME_BYTES, "Malloc%u", i++);
+	} while (bdev_find(ret_name) != NULL);
+}
+
+static void
+create(struct rpc_request *req, const void *params)
+{
+	const struct bdev_malloc_create_params *p = params;
+	char name[BDEV_NAME_BYTES];
+	struct malloc_bdev_options o = {
+		.name = p->name,
+		.num_blocks = p->num_blocks,
+		.block_size = p->block_size,
+		.physical_block_size = p->physical_block_size,
+		.optimal_io_boundary = p->optimal_io_boundary,
+	};
+	struct err err = ERR_NONE;
+	struct bdev *bdev;
+	int rc;
+
+	if (o.name == NULL) {
+		choose_name(name);
+		o.name = name;
+	}
+	uuid_copy(o.uuid, p->uuid);
+	rc = bdev_malloc_create(&o, &bdev, &err);
+	if (rc != 0) {
+		rpc_error_from(req, rc, &err);
+	} else {
+		bdev_created(req, bdev);
+	}
+}
+
+static void
+delete(struct rpc_request *req, const void *params)
+{
+	const struct bdev_malloc_delete_params *p = params;
+	struct err err = ERR_NONE;
+	int rc = bdev_malloc_delete(p->name, delete_done, req, &err);
+
+	if (rc != 0) {
+		delete_refused(req, rc, &err, "bdev_malloc_", "name", p->name);
+	}
+}
+
+const struct rpc_method bdev_malloc_methods[] = {
+	{"bdev_malloc_create", create},
+	{"bdev_malloc_delete", delete},
+	{NULL, NULL},
+};

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Registration, helpers that all modules' methods share, and the configuration as a whole. */
+#include "methods/methods.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/cpumask.h"
+#include "base/path.h"
+#include "methods/internal.h"
+
+const struct methods_options *methods;
+uint64_t methods_start_ns;
+
+void
+methods_init(const struct methods_options *options)
+{
+	static const struct rpc_method *const tables[] = {
+		process_methods, framework_methods, thread_methods, log_methods, notify_methods,
+		bdev_methods, iostat_methods, bdev_null_methods, bdev_malloc_methods, bdev_aio_methods,
+		bdev_uring_methods, vhost_methods, disk_methods,
+	};
+
+	CHECK(methods == NULL);
+	methods = options;
+	methods_start_ns = clock_now_ns();
+	for (size_t i = 0; i < ARRAY_SIZE(tables); i++) {
+		rpc_register(tables[i]);
+	}
+	notify_start();
+}
+
+void
+methods_shutdown(void)
+{
+	bdev_waiters_end();
+	notify_stop();
+}
+
+/* ---- JSON ---- */
+
+json_t *
+call_json(const char *method, json_t *params)
+{
+	return json_pack("{s:s, s:o}", "method", method, "params", params);
+}
+
+json_t *
+uuid_json(const uuid_t uuid)
+{
+	char text[UUID_STR_LEN];
+
+	uuid_unparse_lower(uuid, text);
+	return json_string(text);
+}
+
+json_t *
+text_json(const char *text)
+{
+	json_t *json = json_string(text);
+	char *clean;
+
+	if (json != NULL) {
+		return json;
+	}
+	clean = strdup(text);
+	for (char *p = clean; p != NULL && *p != '\0'; p++) {
+		*p = (unsigned char)*p < 0x80 ? *p : '?';
+	}
+	json = clean != NULL ? json_string(clean) : NULL;
+	free(clean);
+	return json;
+}
+
+json_t *
+lcore_mask_json(unsigned lcore, bool prefix)
+{
+	struct cpumask mask = {{0}};
+	char text[CPUMASK_TEXT_BYTES];
+
+	cpumask_set(&mask, lcore);
+	cpumask_format(&mask, prefix, text);
+	return json_string(text);
+}
+
+void
+set_path(json_t *object, const char *key, const char *path)
+{
+	char *absolute = path_absolute(path);
+
+	json_object_set_new(object, key, text_json(absolute != NULL ? absolute : path));
+	free(absolute);
+}
+
+bool
+mask_is_all(const char *text)
+{
+	struct cpumask mask;
+
+	if (cpumask_parse(text, &mask, NULL) != 0) {
+		return false;
+	}
+	for (unsigned i = 0; i < methods->reactor_count; i++) {
+		if (!cpumask_test(&mask, reactor_lcore(methods->reactors[i]))) {
+			return false;
+		}
+	}
+	return true;
+}
+
+/* ---- Deleting ---- */
+
+void
+delete_done(void *ctx, int status)
+{
+	struct rpc_request *req = ctx;
+
+	if (status == 0) {
+		rpc_true(req);
+	} else {
+		rpc_error(req, status, "%s", strerror(-status));
+	}
+}
+
+void
+delete_refused(struct rpc_request *req, int rc, const struct err *err, const char *family, const char *key,
+	       const char *name)
+{
+	if (rc == -ENODEV && methods->forget != NULL && methods->forget(methods->ctx, family, key, name)) {
+		rpc_true(req);
+	} else {
+		rpc_error_from(req, rc, err);
+	}
+}
+
+/* ---- Configuration ---- */
+
+json_t *
+methods_config(const char *subsystem)
+{
+	json_t *calls = json_array();
+
+	if (strcmp(subsystem, METHODS_SUBSYSTEM_BDEV) == 0) {
+		bdev_config(calls, false);
+	} else if (strcmp(subsystem, METHODS_SUBSYSTEM_VHOST_BLK) == 0) {
+		vhost_config(calls, false);
+	} else {
+		json_decref(calls);
+		return NULL;
+	}
+	return calls;
+}
+
+json_t *
+methods_state(void)
+{
+	json_t *calls = json_array();
+
+	if (calls != NULL) {
+		bdev_config(calls, true);
+		disk_config(calls);
+		vhost_config(calls, true);
+	}
+	return calls;
+}
+
+/* ---- Visiting all threads ---- */
+
+static void
+gather_back(struct msg *msg)
+{
+	struct gather *g = CONTAINER_OF(msg, struct gather, msg);
+
+	g->done(g);
+}
+
+static void
+gather_visit(struct msg *msg)
+{
+	struct gather *g = CONTAINER_OF(msg, struct gather, msg);
+
+	g->visit(g);
+	if (++g->next < methods->thread_count) {
+		thread_send(methods->threads[g->next], &g->msg, gather_visit);
+	} else {
+		thread_send(g->origin, &g->msg, gather_back);
+	}
+}
+
+void
+gather_start(struct gather *g, void (*visit)(struct gather *g), void (*done)(struct gather *g))
+{
+	g->next = 0;
+	g->origin = thread_self();
+	g->visit = visit;
+	g->done = done;
+	thread_send(methods->threads[0], &g->msg, gather_visit);
+}
