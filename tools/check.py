@@ -34,9 +34,10 @@ BUILDS = [
 FUZZ_BUILD = ("build-fuzz", "fuzz targets, clang", ["--buildtype=debugoptimized", "-Dfuzz=true", "-Dtests=false", "-Dwerror=true",
                                                     "-Db_lundef=false"],
               {"CC": "clang"}, [], (), 1)
-OK = re.compile(r"^\[ +OK \] (\S+)", re.M)
-FAILED = re.compile(r"^\[ +FAILED +\] (\S+)(?! test)", re.M)
-SKIPPED = re.compile(r"^\[ +SKIPPED +\] (\S+?):?(?: (.*))?$", re.M)
+OK = re.compile(r"^\[ +OK \] (.+)$", re.M)
+# cmocka names what failed or was skipped once when it happens and once in a list at the end, below "N test(s), listed below:".
+FAILED = re.compile(r"^\[ +FAILED +\] (?!\d+ test)(.+)$", re.M)
+SKIPPED = re.compile(r"^\[ +SKIPPED +\] (?!\d+ test)(.+)$", re.M)
 
 
 class Tally:
@@ -105,19 +106,20 @@ def count(test, folder, tally):
     output = test.get("stdout", "") + "\n" + test.get("stderr", "")
     name = f"{folder}: {test['name'].split(' / ')[-1]}"
     result = test["result"]
+    skipped = sorted(set(SKIPPED.findall(output)))
     if result == "SKIP":
-        tally.skipped += [f"{name} {case} {why}".rstrip() for case, why in SKIPPED.findall(output)] or [name]
+        tally.skipped += [f"{name} {case}" for case in skipped] or [name]
         return
-    passed = set(OK.findall(output))
-    failed = {c for c in FAILED.findall(output) if not c.isdigit() and c not in ("0",)}
-    tally.skipped += [f"{name} {case} {why}".rstrip() for case, why in SKIPPED.findall(output) if not case.isdigit()]
-    tally.passed += len(passed - failed)
+    passed = OK.findall(output)
+    failed = sorted(set(FAILED.findall(output)))
+    tally.skipped += [f"{name} {case}" for case in skipped]
+    tally.passed += len(passed)
     if result in ("OK", "EXPECTEDFAIL"):
-        if not passed and not SKIPPED.search(output):
+        if not passed and not skipped:
             tally.passed += 1
         return
     say(f"---- {name}: {result}\n{tail(output)}")
-    for case in sorted(failed) or [result.lower()]:
+    for case in failed or [result.lower()]:
         tally.add_failure(f"{name} {case}")
 
 

@@ -184,7 +184,7 @@ def fill(t, d):
 def test_config_round_trip(t):
     d = t.daemon(folder="1")
     fill(t, d)
-    saved = t.berth("save", daemon=d)
+    saved = t.berth("config", "save", daemon=d)
     check(isinstance(json.loads(saved)["subsystems"], list), "SPDK's shape")
     want = bdevs(d), controllers(d)
     d.stop()
@@ -192,11 +192,11 @@ def test_config_round_trip(t):
         f.write(saved)
     d = t.daemon("-c", t.path("saved.json"), folder="2")
     equal((bdevs(d), controllers(d)), want)
-    equal(t.berth("save", daemon=d), saved, "saved again")
+    equal(t.berth("config", "save", daemon=d), saved, "saved again")
     d.stop()
-    # And by `berth load` into a daemon that runs.
+    # And by `berth config load` into a daemon that runs.
     d = t.daemon(folder="3")
-    t.berth("load", t.path("saved.json"), daemon=d)
+    t.berth("config", "load", t.path("saved.json"), daemon=d)
     equal((bdevs(d), controllers(d)), want)
 
 

@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""berth, the command line: what people and programs see, exit codes, completion."""
+import json
+import os
+import socket
+import subprocess
+
+import harness
+from harness import check, contains, equal
+
+MIB = 1 << 20
+
+
+def berth(t, d, *args, code=0, **kw):
+    p = t.run([os.path.join(harness.BUILD, "berth"), "-s", d.socket, *args], code=None, **kw)
+    equal(p.returncode, code, f"exit code of berth {' '.join(args)} ({p.stderr.strip()})")
+    return p.stdout if code == 0 else p.stderr
+
+
+def test_disks(t):
+    d = t.daemon("--state-dir", t.path("state"))
+    out = berth(t, d, "disk", "create", "demo", "1G")
+    contains(out, "demo")
+    disk = json.loads(berth(t, d, "disk", "list", "--json"))[0]
+    equal((disk["name"], disk["size"], disk["connected"]), ("demo", 1 << 30, False))
+    check(os.stat(disk["file"]).st_blocks * 512 < MIB, "the file is sparse")
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(disk["socket"])
+    for word in ("demo", "1", disk["socket"]):
+        contains(berth(t, d, "disk", "list"), word)
+    contains(berth(t, d, "disk", "create", "demo", "1G", code=1), "demo")
+    contains(berth(t, d, "disk", "create", "x", "12parsecs", code=2), "12parsecs")
+    contains(berth(t, d, "disk", "create", "a/b", "1G", code=1), "a/b")
+    contains(berth(t, d, "disk", "create", "..", "1G", code=1), "..")
+    contains(berth(t, d, "disk", "delete", "none", code=1), "none")
+    berth(t, d, "disk", "create", "ro", "8M", "--readonly", "--block-size", "4096", "--backend", "aio")
+    disk = json.loads(berth(t, d, "disk", "list", "ro", "--json"))[0]
+    equal((disk["block_size"], disk["readonly"], disk["backend"]), (4096, True, "aio"))
+    berth(t, d, "disk", "delete", "demo")
+    berth(t, d, "disk", "delete", "ro", "--keep-file")
+    check(os.path.exists(disk["file"]), "a file that is kept")
+    equal(json.loads(berth(t, d, "disk", "list", "--json")), [])
+    contains(berth(t, d, "disk", "create", "ro", "8M", code=1), "ro")
+    berth(t, d, "disk", "create", "ro", "8M", "--existing")
+
+
+def test_disks_need_a_state_dir(t):
+    d = t.daemon()
+    contains(berth(t, d, "disk", "create", "demo", "1G", code=1), "state")
+
+
+def test_status(t):
+    d = t.daemon()
+    contains(berth(t, d, "status"), str(d.pid))
+    status = json.loads(berth(t, d, "status", "--json"))
+    equal((status["pid"], status["state"]), (d.pid, "runtime"))
+
+
+def test_rpc(t):
+    d = t.daemon()
+    equal(json.loads(berth(t, d, "rpc", "bdev_null_create", "name=n", "num_blocks=0x800", "block_size=512")), "n")
+    bdev = json.loads(berth(t, d, "rpc", "bdev_get_bdevs", "name=n"))[0]
+    equal(bdev["num_blocks"], 2048)
+    contains(berth(t, d, "rpc", "bdev_get_bdevs", "name=none", code=1), "none")
+    contains(berth(t, d, "rpc", "bdev_get_bdevs", "colour=red", code=2), "colour")
+    contains(berth(t, d, "rpc", "bdev_null_create", "name=n", "num_blocks=many", "block_size=512", code=2), "num_blocks")
+    contains(berth(t, d, "rpc", "no_such_method", code=2), "no_such_method")
+    contains(berth(t, d, "rpc", "bdev_null_create", "--help"), "num_blocks")
+    contains(berth(t, d, "rpc", "--list"), "vhost_create_blk_controller")
+    equal(json.loads(berth(t, d, "rpc", "bdev_get_iostat", "names=n"))["bdevs"][0]["name"], "n")
+
+
+def test_exit_codes(t):
+    t.run([os.path.join(harness.BUILD, "berth"), "-s", t.path("nobody"), "status"], code=3)
+    # Somebody who listens and never answers.
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(t.path("mute"))
+        s.listen()
+        t.run([os.path.join(harness.BUILD, "berth"), "-s", t.path("mute"), "--timeout", "1", "status"], code=4)
+    for args in (["dance"], ["disk"], ["disk", "create", "x"], ["--colour"], []):
+        t.run([os.path.join(harness.BUILD, "berth"), *args], code=2)
+    if os.path.exists("/dev/full"):
+        d = t.daemon()
+        with open("/dev/full", "w") as full:
+            argv = [os.path.join(harness.BUILD, "berth"), "-s", d.socket, "status"]
+            equal(subprocess.run(argv, stdout=full, stderr=subprocess.DEVNULL).returncode, 4, "output that cannot be written")
+
+
+def test_help_and_completion(t):
+    out = t.run([os.path.join(harness.BUILD, "berth"), "--help"])
+    for word in ("disk", "status", "rpc", "perf", "Exit code"):
+        contains(out, word)
+    script = t.run([os.path.join(harness.BUILD, "berth"), "completion", "bash"])
+    t.run(["bash", "-n"], input=script)
+    out = t.run(["bash", "-c", f"PATH={harness.BUILD}:$PATH; {script}\nCOMP_WORDS=(berth di); COMP_CWORD=1; COMP_LINE='berth di'; "
+                 "COMP_POINT=8; f=$(complete -p berth | sed 's/.*-F \\([^ ]*\\).*/\\1/'); $f; printf '%s\\n' \"${COMPREPLY[@]}\""])
+    contains(out, "disk")
+
+
+def test_version(t):
+    contains(t.run([os.path.join(harness.BUILD, "berth"), "--version"]), "berth")
+
+
+harness.main(globals())
