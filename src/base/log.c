@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -29,6 +31,29 @@ static _Atomic int print_level = LOG_LEVEL_NOTICE;
 static _Atomic bool timestamps;
 static _Atomic bool flags[LOG_FLAG_COUNT];
 
+/* The variable names a journal; it says nothing once standard error has been sent elsewhere (systemd.exec(5)). */
+static bool
+to_journal(void)
+{
+	const char *where = getenv("JOURNAL_STREAM");
+	uintmax_t dev, ino;
+	struct stat st;
+
+	return where != NULL && sscanf(where, "%ju:%ju", &dev, &ino) == 2 && fstat(STDERR_FILENO, &st) == 0 &&
+	       st.st_dev == dev && st.st_ino == ino;
+}
+
+/* Names and messages may come from outside: they must neither forge lines nor speak to a terminal. */
+static void
+plain(char *s, size_t len)
+{
+	for (size_t i = 0; i < len; i++) {
+		if ((unsigned char)s[i] < ' ' || s[i] == 0x7f) {
+			s[i] = '?';
+		}
+	}
+}
+
 static size_t
 write_head(char *line, size_t size, enum log_level level, enum log_flag flag)
 {
@@ -45,7 +70,7 @@ write_head(char *line, size_t size, enum log_level level, enum log_flag flag)
 		len = strftime(stamp, sizeof(stamp), "%FT%T", &tm);
 		snprintf(stamp + len, sizeof(stamp) - len, ".%03ldZ ", now.tv_nsec / 1000000);
 	}
-	if (getenv("JOURNAL_STREAM") != NULL) {
+	if (to_journal()) {
 		n = snprintf(line, size, "<%c>%s: ", journal_priority[level], flag_names[flag]);
 	} else {
 		n = snprintf(line, size, "%s%-7s %s: ", stamp, level_names[level], flag_names[flag]);
@@ -71,6 +96,7 @@ log_write(enum log_level level, enum log_flag flag, const char *object, const ch
 	n = vsnprintf(line + len, sizeof(line) - len, fmt, ap);
 	va_end(ap);
 	len = MIN(len + (size_t)MAX(n, 0), sizeof(line) - 2);
+	plain(line, len);
 	line[len++] = '\n';
 	/* A log that cannot be written has nowhere to say so. */
 	if (write(STDERR_FILENO, line, len) < 0) {

@@ -3,7 +3,8 @@
  * The log. Libraries return errors, their owners log them: once, by the layer that decides, tagged
  * with the object's name. Levels and flags are SPDK's, because its log_* methods set them.
  * Lines go to standard error (the print level) as "LEVEL flag object: text"; under systemd (a journal
- * on standard error) with its priority prefix instead of the level. Any thread; a line is one write.
+ * on standard error) with its priority prefix instead of the level. Any thread; a line is one write, cut at 1023
+ * bytes; control characters in it become question marks.
  */
 #ifndef BASE_LOG_H
 #define BASE_LOG_H
