@@ -14,7 +14,8 @@
 
 struct conn;
 
-/* Takes fd, also when it fails. closed(ctx) once, when the connection ended by itself; not after conn_close. 0 or a negative errno. */
+/* Takes fd, also when it fails. closed(ctx) once, when the connection ended by itself; not by conn_close_all. 0 or a
+ * negative errno. */
 int conn_open(int fd, struct list *conns, void (*closed)(void *ctx), void *ctx);
 
 /* Sends what the socket takes of the answers made, and ends; requests under way are dropped. conn is on the list

@@ -83,7 +83,8 @@ struct rpc_server_options {
 };
 
 int rpc_server_start(const struct rpc_server_options *options, struct rpc_server **ret_server, struct err *err);
-/* Stops listening, removes the socket, ends connections (answers already made are sent first, as far as the socket takes them). */
+/* Stops listening, removes the socket, ends connections; answers already made are sent first, as far as the socket
+ * takes them. Accepts NULL. */
 void rpc_server_stop(struct rpc_server *server);
 
 void rpc_set_state(enum rpc_state state);

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The berth command: global options, the table of sub-commands, help. */
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "app/ctl.h"
+
+static int run_help(struct ctl *ctl, int argc, char **argv);
+
+const struct ctl_command ctl_commands[] = {
+	{.name = "disk",
+	 .arguments = "create NAME SIZE | list [NAME] | delete NAME",
+	 .summary = "disks for VMs: a sparse file each, with a vhost-user-blk socket",
+	 .help = "  create NAME SIZE     size such as 512M, 10G, 1T\n"
+		 "    --block-size N     512 (default), 1024, 2048 or 4096 bytes\n"
+		 "    --backend NAME     auto (default), uring or aio\n"
+		 "    --readonly         VMs may only read\n"
+		 "    --existing         takes the file that is there, unchanged\n"
+		 "    --uuid UUID        of the disk; a new one by default\n"
+		 "  list [NAME]\n"
+		 "  delete NAME          even while a VM uses it\n"
+		 "    --keep-file        leaves the file in the state directory\n",
+	 .run = ctl_disk},
+	{.name = "status",
+	 .arguments = "",
+	 .summary = "how the target is",
+	 .help = "",
+	 .run = ctl_status},
+	{.name = "config",
+	 .arguments = "save [FILE] | load FILE",
+	 .summary = "the configuration of the running target, as SPDK's save_config writes it",
+	 .help = "  save [FILE]          to standard output without a file\n"
+		 "  load FILE            makes the calls of the file; - is standard input\n"
+		 "    --skip-unknown     leaves calls out whose method does not exist\n",
+	 .run = ctl_config},
+	{.name = "rpc",
+	 .arguments = "METHOD [key=value ...] | METHOD --help | --list",
+	 .summary = "calls any JSON-RPC method",
+	 .help = "Values are typed by the method's parameters: numbers may be 0x200 or 64K, bools true or false,\n"
+		 "arrays of strings words with commas between or JSON, objects JSON. An argument - reads a JSON object\n"
+		 "of parameters from standard input.\n"
+		 "\n"
+		 "  --list               all methods\n"
+		 "  METHOD --help        a method, its parameters and result\n",
+	 .run = ctl_rpc},
+	{.name = "completion",
+	 .arguments = "bash",
+	 .summary = "prints shell completion: source <(berth completion bash)",
+	 .help = "",
+	 .run = ctl_completion},
+	{.name = "help",
+	 .arguments = "[COMMAND]",
+	 .summary = "shows this, or the help of a command",
+	 .help = "",
+	 .run = run_help},
+	{.name = NULL},
+};
+
+static const char global_help[] =
+	"\n"
+	"  -s, --socket PATH    JSON-RPC socket of berthd (default: $BERTH_SOCKET, else " CTL_SOCKET ")\n"
+	"      --json           output for programs\n"
+	"      --timeout SECONDS  for each answer (default 60)\n"
+	"  -h, --help\n"
+	"      --version\n"
+	"\n"
+	"Exit code: 0 done, 1 refused by the target, 2 wrong command line or file, 3 no target on the socket,\n"
+	"4 no answer in time, connection lost or output not written.\n";
+
+static void
+print_help(void)
+{
+	printf("usage: berth [options] COMMAND ...\n\n");
+	for (const struct ctl_command *c = ctl_commands; c->name != NULL; c++) {
+		printf("  %-12s %s\n", c->name, c->summary);
+	}
+	fputs(global_help, stdout);
+}
+
+void
+ctl_print_command(const struct ctl_command *c)
+{
+	const char *part = c->arguments;
+	const char *next;
+
+	do {
+		next = strstr(part, " | ");
+		printf("%s berth %s%s%.*s\n", part == c->arguments ? "usage:" : "      ", c->name, *part != '\0' ? " " : "",
+		       next != NULL ? (int)(next - part) : (int)strlen(part), part);
+		part = next != NULL ? next + 3 : NULL;
+	} while (part != NULL);
+	printf("\n%c%s.\n", toupper((unsigned char)c->summary[0]), c->summary + 1);
+	if (c->help[0] != '\0') {
+		printf("\n%s", c->help);
+	}
+	fputs(global_help, stdout);
+}
+
+static const struct ctl_command *
+find_command(const char *name)
+{
+	for (const struct ctl_command *c = ctl_commands; c->name != NULL; c++) {
+		if (strcmp(c->name, name) == 0) {
+			return c;
+		}
+	}
+	return NULL;
+}
+
+static int
+run_help(struct ctl *ctl, int argc, char **argv)
+{
+	const struct ctl_command *c = argc > 1 ? find_command(argv[1]) : NULL;
+	const struct rpc_schema *schema = argc > 1 ? rpc_schema_find(argv[1]) : NULL;
+
+	if (argc < 2) {
+		print_help();
+	} else if (c != NULL && c->own_options) {
+		char *help[] = {argv[1], (char[]){"--help"}, NULL};
+
+		return c->run(ctl, 2, help);
+	} else if (c != NULL) {
+		ctl_print_command(c);
+	} else if (schema != NULL) {
+		ctl_print_method(schema);
+	} else {
+		return ctl_usage("help", "there is no command '%s'", argv[1]);
+	}
+	return CTL_OK;
+}
+
+/* ---- Global options ---- */
+
+static int
+take_timeout(struct ctl *ctl, const char *text)
+{
+	char *end;
+	unsigned long seconds = strtoul(text, &end, 10);
+
+	if (!isdigit((unsigned char)text[0]) || *end != '\0' || seconds < 1 || seconds > 86400) {
+		return ctl_usage("", "--timeout is '%s', but must be 1 to 86400 seconds", text);
+	}
+	ctl->timeout_s = (unsigned)seconds;
+	return CTL_OK;
+}
+
+/* They may stand anywhere. */
+static int
+take_global_options(struct ctl *ctl, int *argc, char **argv)
+{
+	const char *timeout = NULL;
+
+	if (ctl_take_option(argc, argv, "-s", &ctl->socket) < 0 ||
+	    ctl_take_option(argc, argv, "--socket", &ctl->socket) < 0 ||
+	    ctl_take_option(argc, argv, "--timeout", &timeout) < 0) {
+		return CTL_USAGE;
+	}
+	ctl->json |= ctl_take_option(argc, argv, "--json", NULL) == 1;
+	ctl->help |= ctl_take_option(argc, argv, "--help", NULL) == 1;
+	ctl->help |= ctl_take_option(argc, argv, "-h", NULL) == 1;
+	return timeout != NULL ? take_timeout(ctl, timeout) : CTL_OK;
+}
+
+static bool
+takes_its_own(int argc, char **argv)
+{
+	const struct ctl_command *c = argc > 1 ? find_command(argv[1]) : NULL;
+
+	return c != NULL && c->own_options;
+}
+
+/* What completion is asked about may look like options of its own. */
+static bool
+completes_words(int argc, char **argv)
+{
+	return argc > 2 && strcmp(argv[1], "completion") == 0 && strcmp(argv[2], "words") == 0;
+}
+
+static int
+run(struct ctl *ctl, int argc, char **argv)
+{
+	const struct ctl_command *c;
+	int rc = CTL_OK;
+
+	if (!takes_its_own(argc, argv) && !completes_words(argc, argv)) {
+		rc = take_global_options(ctl, &argc, argv);
+	}
+	if (rc != CTL_OK) {
+		return rc;
+	}
+	if (argc < 2 && ctl->help) {
+		print_help();
+		return CTL_OK;
+	}
+	if (argc < 2) {
+		return ctl_usage("", "a command is missing");
+	}
+	if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
+		printf("berth %s\n", BERTH_VERSION);
+		return CTL_OK;
+	}
+	c = find_command(argv[1]);
+	if (c == NULL) {
+		return ctl_usage("", argv[1][0] == '-' ? "there is no option %s" : "there is no command '%s'", argv[1]);
+	}
+	/* `rpc METHOD --help` is about the method. */
+	if (ctl->help && !(c->run == ctl_rpc && argc > 2)) {
+		ctl_print_command(c);
+		return CTL_OK;
+	}
+	return c->run(ctl, argc - 1, argv + 1);
+}
+
+int
+main(int argc, char **argv)
+{
+	struct ctl ctl = {.socket = getenv("BERTH_SOCKET"), .timeout_s = CTL_TIMEOUT_S, .fd = -1};
+	int rc;
+
+	if (ctl.socket == NULL || ctl.socket[0] == '\0') {
+		ctl.socket = CTL_SOCKET;
+	}
+	rc = run(&ctl, argc, argv);
+	ctl_disconnect(&ctl);
+	if (fflush(stdout) != 0 || ferror(stdout)) {
+		fprintf(stderr, "berth: cannot write the output\n");
+		return rc == CTL_OK ? CTL_BROKEN : rc;
+	}
+	return rc;
+}

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * berth completion bash prints a function that asks `berth completion words WORD...` for the words that may come
+ * next: WORD... are those typed so far, without "berth" and without the one being completed.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "app/ctl.h"
+#include "base/check.h"
+
+static const char bash_script[] =
+	"# bash completion of berth(1)\n"
+	"_berth()\n"
+	"{\n"
+	"\tlocal word=${COMP_WORDS[COMP_CWORD]} words\n"
+	"\twords=$(berth completion words \"${COMP_WORDS[@]:1:COMP_CWORD-1}\" 2>/dev/null)\n"
+	"\tif [[ $words == '<file>' ]]; then\n"
+	"\t\tCOMPREPLY=($(compgen -f -- \"$word\"))\n"
+	"\t\treturn\n"
+	"\tfi\n"
+	"\tCOMPREPLY=($(compgen -W \"$words\" -- \"$word\"))\n"
+	"\tif [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]]; then\n"
+	"\t\tcompopt -o nospace\n"
+	"\tfi\n"
+	"}\n"
+	"complete -F _berth berth\n";
+
+static void
+method_words(void)
+{
+	for (size_t i = 0; i < rpc_schema_count; i++) {
+		puts(rpc_schema_table[i].name);
+	}
+	puts("--list");
+}
+
+/* After `rpc METHOD ...`: bash splits at "=", so the word before says whether a value is wanted. */
+static void
+param_words(const struct rpc_schema *schema, int argc, char **argv)
+{
+	const struct rpc_param *p = NULL;
+
+	if (argc > 1 && strcmp(argv[argc - 1], "=") == 0) {
+		p = rpc_schema_param(schema, argv[argc - 2]);
+		for (const char *const *v = p != NULL ? p->values : NULL; v != NULL && *v != NULL; v++) {
+			puts(*v);
+		}
+		if (p != NULL && p->type == RPC_TYPE_BOOL) {
+			puts("true\nfalse");
+		}
+		return;
+	}
+	for (size_t i = 0; i < schema->param_count; i++) {
+		if (!schema->params[i].neutral) {
+			printf("%s=\n", schema->params[i].name);
+		}
+	}
+	puts("--help");
+}
+
+/* Names from the running target; none when there is none. */
+static void
+disk_words(struct ctl *ctl)
+{
+	json_t *disks = NULL, *error = NULL;
+	const json_t *disk;
+	size_t i;
+
+	ctl->timeout_s = 1;
+	if (ctl_call(ctl, "completion", "berth_disk_list", NULL, &disks, &error) == CTL_OK) {
+		json_array_foreach(disks, i, disk) {
+			const char *name = json_string_value(json_object_get(disk, "name"));
+
+			if (name != NULL) {
+				puts(name);
+			}
+		}
+	}
+	json_decref(disks);
+	json_decref(error);
+}
+
+static void
+disk_action_words(struct ctl *ctl, int argc, char **argv)
+{
+	if (argc == 0) {
+		puts("create\nlist\ndelete");
+	} else if (strcmp(argv[0], "create") == 0) {
+		puts("--block-size\n--backend\n--readonly\n--existing\n--uuid");
+	} else {
+		disk_words(ctl);
+		if (strcmp(argv[0], "delete") == 0) {
+			puts("--keep-file");
+		}
+	}
+}
+
+static void
+config_words(int argc)
+{
+	puts(argc == 0 ? "save\nload" : "<file>");
+}
+
+static void
+command_words(void)
+{
+	for (const struct ctl_command *c = ctl_commands; c->name != NULL; c++) {
+		puts(c->name);
+	}
+	puts("--socket\n--json\n--timeout\n--help\n--version");
+}
+
+static void
+print_words(struct ctl *ctl, int argc, char **argv)
+{
+	if (argc == 0) {
+		command_words();
+	} else if (strcmp(argv[0], "rpc") == 0 && argc == 1) {
+		method_words();
+	} else if (strcmp(argv[0], "rpc") == 0) {
+		const struct rpc_schema *schema = rpc_schema_find(argv[1]);
+
+		if (schema != NULL) {
+			param_words(schema, argc - 2, argv + 2);
+		}
+	} else if (strcmp(argv[0], "disk") == 0) {
+		disk_action_words(ctl, argc - 1, argv + 1);
+	} else if (strcmp(argv[0], "config") == 0) {
+		config_words(argc - 1);
+	} else if (strcmp(argv[0], "help") == 0 && argc == 1) {
+		command_words();
+	} else if (strcmp(argv[0], "completion") == 0 && argc == 1) {
+		puts("bash");
+	}
+}
+
+int
+ctl_completion(struct ctl *ctl, int argc, char **argv)
+{
+	if (argc > 1 && strcmp(argv[1], "words") == 0) {
+		print_words(ctl, argc - 2, argv + 2);
+		return CTL_OK;
+	}
+	if (argc == 2 && strcmp(argv[1], "bash") == 0) {
+		fputs(bash_script, stdout);
+		return CTL_OK;
+	}
+	return ctl_usage("completion", "which shell? bash");
+}
