@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "testkit/bdev_env.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "bdev/module.h"
+
+_Noreturn void
+env_failed(const char *expr, const char *file, int line, const char *fmt, ...)
+{
+	va_list ap;
+
+	fprintf(stderr, "%s:%d: expected: %s\n", file, line, expr);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+	abort();
+}
+
+/* ---- Waiting ---- */
+
+/* What happens next, or a millisecond. */
+static void
+step(struct env *env)
+{
+	if (env->real_threads) {
+		usleep(200);
+	} else {
+		reactor_poll_wait(env->reactors[0], 1000);
+	}
+}
+
+void
+env_wait(struct env *env, atomic_bool *flag)
+{
+	uint64_t end_ns = clock_now_ns() + ENV_TIMEOUT_NS;
+
+	while (!atomic_load(flag)) {
+		EXPECT_SAY(clock_now_ns() < end_ns, "nothing came");
+		step(env);
+	}
+}
+
+void
+env_wait_count(struct env *env, atomic_uint *count, unsigned at_least)
+{
+	uint64_t end_ns = clock_now_ns() + ENV_TIMEOUT_NS;
+
+	while (atomic_load(count) < at_least) {
+		EXPECT_SAY(clock_now_ns() < end_ns, "%u of %u came", atomic_load(count), at_least);
+		step(env);
+	}
+}
+
+void
+env_linger(struct env *env, unsigned ms)
+{
+	uint64_t end_ns = clock_now_ns() + ms * NS_PER_MS;
+
+	while (clock_now_ns() < end_ns) {
+		step(env);
+	}
+}
+
+struct call {
+	struct msg msg;
+	void (*fn)(void *arg);
+	void *arg;
+	atomic_bool done;
+};
+
+static void
+called(struct msg *msg)
+{
+	struct call *call = CONTAINER_OF(msg, struct call, msg);
+
+	call->fn(call->arg);
+	atomic_store(&call->done, true);
+}
+
+void
+env_call(struct env *env, struct thread *t, void (*fn)(void *arg), void *arg)
+{
+	struct call call = {.fn = fn, .arg = arg};
+
+	thread_send(t, &call.msg, called);
+	env_wait(env, &call.done);
+}
+
+/* ---- Threads ---- */
+
+void
+env_start(struct env *env, enum reactor_mode mode, bool real_threads)
+{
+	static const char *const names[ENV_WORKERS] = {"io0", "io1"};
+	struct err err = ERR_NONE;
+
+	memset(env, 0, sizeof(*env));
+	env->mode = mode;
+	env->real_threads = real_threads;
+	env->reactor_count = real_threads ? 1 + ENV_WORKERS : 1;
+	for (unsigned i = 0; i < env->reactor_count; i++) {
+		env->reactors[i] = reactor_create(i, -1, mode, &err);
+		EXPECT_SAY(env->reactors[i] != NULL, "%s", err_text(&err));
+	}
+	env->app = thread_create("app", env->reactors[0]);
+	for (unsigned i = 0; i < ENV_WORKERS; i++) {
+		env->workers[i].env = env;
+		env->workers[i].thread = thread_create(names[i], env->reactors[real_threads ? 1 + i : 0]);
+	}
+	for (unsigned i = 0; real_threads && i < env->reactor_count; i++) {
+		EXPECT_SAY(reactor_start(env->reactors[i], &err) == 0, "%s", err_text(&err));
+	}
+}
+
+static void
+end_thread(void *arg)
+{
+	thread_exit();
+}
+
+static void
+count_thread(void *ctx, struct thread *t)
+{
+	++*(unsigned *)ctx;
+}
+
+/* A thread goes after its last turn, a moment after its last message. */
+static void
+wait_threads_gone(struct env *env, struct reactor *r)
+{
+	uint64_t end_ns = clock_now_ns() + ENV_TIMEOUT_NS;
+	unsigned count;
+
+	for (;;) {
+		count = 0;
+		reactor_for_each_thread(r, count_thread, &count);
+		if (count == 0) {
+			return;
+		}
+		EXPECT(clock_now_ns() < end_ns);
+		step(env);
+	}
+}
+
+void
+env_stop(struct env *env)
+{
+	for (unsigned i = 0; i < ENV_WORKERS; i++) {
+		env_call(env, env->workers[i].thread, end_thread, NULL);
+	}
+	env_call(env, env->app, end_thread, NULL);
+	for (unsigned i = 0; i < env->reactor_count; i++) {
+		wait_threads_gone(env, env->reactors[i]);
+		if (env->real_threads) {
+			reactor_stop(env->reactors[i]);
+			reactor_join(env->reactors[i]);
+		}
+		reactor_free(env->reactors[i]);
+	}
+}
+
+/* ---- Open and close ---- */
+
+struct open_args {
+	struct env *env;
+	const char *name;
+	bool write;
+	int rc;
+};
+
+static void
+event(void *ctx, struct bdev *bdev, enum bdev_event ev)
+{
+	struct env *env = ctx;
+
+	EXPECT(thread_self() == env->app);
+	atomic_fetch_add(ev == BDEV_EVENT_REMOVE ? &env->removes : &env->resizes, 1);
+}
+
+static void
+open_on_app(void *arg)
+{
+	struct open_args *a = arg;
+
+	a->rc = bdev_open(a->name, a->write, event, a->env, &a->env->desc, NULL);
+	if (a->rc == 0) {
+		a->env->bdev = bdev_desc_bdev(a->env->desc);
+	}
+}
+
+static void
+get_channel(void *arg)
+{
+	struct env_worker *w = arg;
+	int rc = 0;
+
+	w->ch = bdev_channel_get(w->env->desc, &rc);
+	EXPECT_SAY(w->ch != NULL, "no channel: %d", rc);
+}
+
+int
+env_open(struct env *env, const char *name, bool write)
+{
+	struct open_args a = {.env = env, .name = name, .write = write};
+
+	atomic_store(&env->removes, 0);
+	atomic_store(&env->resizes, 0);
+	env_call(env, env->app, open_on_app, &a);
+	for (unsigned i = 0; a.rc == 0 && i < ENV_WORKERS; i++) {
+		env_call(env, env->workers[i].thread, get_channel, &env->workers[i]);
+	}
+	return a.rc;
+}
+
+static void
+put_channel(void *arg)
+{
+	struct env_worker *w = arg;
+
+	EXPECT(bdev_channel_inflight(w->ch) == 0);
+	bdev_channel_put(w->ch);
+	w->ch = NULL;
+}
+
+static void
+close_on_app(void *arg)
+{
+	struct env *env = arg;
+
+	bdev_close(env->desc);
+	env->desc = NULL;
+	env->bdev = NULL;
+}
+
+void
+env_close(struct env *env)
+{
+	for (unsigned i = 0; i < ENV_WORKERS; i++) {
+		env_call(env, env->workers[i].thread, put_channel, &env->workers[i]);
+	}
+	env_call(env, env->app, close_on_app, env);
+}
+
+/* ---- Requests ---- */
+
+static atomic_uint completions;
+
+static void
+io_done(struct bdev_io *bio, int status)
+{
+	struct env_io *io;
+
+	memcpy(&io, (uint8_t *)bio + bdev_io_bytes(bio->ch->bdev), sizeof(io));
+	EXPECT(thread_self() == io->worker->thread);
+	EXPECT(!atomic_load(&io->done));
+	io->status = status;
+	io->order = atomic_fetch_add(&completions, 1);
+	atomic_store(&io->done, true);
+}
+
+static void
+submit_on_worker(void *arg)
+{
+	struct env_io *io = arg;
+
+	bdev_io_init(io->io, io->op, io->lba, io->num_blocks, io->iov, io->iovcnt, io_done);
+	io->io->flags = io->flags;
+	bdev_submit(io->worker->ch, io->io);
+	EXPECT_SAY(!atomic_load(&io->done), "completed from inside bdev_submit()");
+}
+
+void
+env_submit(struct env_worker *w, struct env_io *io)
+{
+	size_t bytes = bdev_io_bytes(w->env->bdev);
+
+	io->worker = w;
+	io->io = aligned_alloc(64, bytes + 64);
+	EXPECT(io->io != NULL);
+	memset(io->io, 0xa5, bytes + 64);
+	memcpy((uint8_t *)io->io + bytes, &io, sizeof(io));
+	atomic_store(&io->done, false);
+	env_call(w->env, w->thread, submit_on_worker, io);
+}
+
+int
+env_finish(struct env_io *io)
+{
+	env_wait(io->worker->env, &io->done);
+	free(io->io);
+	io->io = NULL;
+	return io->status;
+}
+
+int
+env_rwv(struct env_worker *w, enum bdev_op op, uint8_t flags, uint64_t lba, uint64_t num_blocks, struct iovec *iov,
+	unsigned iovcnt)
+{
+	struct env_io io = {
+		.op = op, .flags = flags, .lba = lba, .num_blocks = num_blocks, .iov = iov, .iovcnt = iovcnt};
+
+	env_submit(w, &io);
+	return env_finish(&io);
+}
+
+int
+env_rw(struct env_worker *w, enum bdev_op op, uint64_t lba, uint64_t num_blocks, void *buf)
+{
+	struct iovec iov = {.iov_base = buf, .iov_len = num_blocks * bdev_block_size(w->env->bdev)};
+
+	return env_rwv(w, op, 0, lba, num_blocks, buf == NULL ? NULL : &iov, buf != NULL);
+}
+
+/* ---- Statistics ---- */
+
+struct stats_args {
+	struct env *env;
+	struct bdev_stats *stats;
+	atomic_bool done;
+};
+
+static void
+got_stats(void *ctx, const struct bdev_stats *stats)
+{
+	struct stats_args *a = ctx;
+
+	*a->stats = *stats;
+	atomic_store(&a->done, true);
+}
+
+static void
+ask_stats(void *arg)
+{
+	struct stats_args *a = arg;
+
+	EXPECT(bdev_get_stats(a->env->bdev, got_stats, a) == 0);
+}
+
+void
+env_stats(struct env *env, struct bdev_stats *ret_stats)
+{
+	struct stats_args a = {.env = env, .stats = ret_stats};
+
+	env_call(env, env->app, ask_stats, &a);
+	env_wait(env, &a.done);
+}

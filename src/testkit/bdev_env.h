@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A stage for tests of bdevs, so that they can be written as one thing after the other: an app thread and two
+ * I/O threads, on one reactor that is polled by hand while a test waits, or on three reactors with system threads of
+ * their own. A test that fails or waits too long aborts, from whatever thread it notices it on.
+ */
+#ifndef TESTKIT_BDEV_ENV_H
+#define TESTKIT_BDEV_ENV_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "bdev/bdev.h"
+#include "event/reactor.h"
+
+_Noreturn void env_failed(const char *expr, const char *file, int line, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+
+/* Also says in words what was going on. */
+#define EXPECT_SAY(expr, ...) ((expr) ? (void)0 : env_failed(#expr, __FILE__, __LINE__, __VA_ARGS__))
+#define EXPECT(expr) EXPECT_SAY(expr, "%s", "")
+
+#define ENV_WORKERS 2
+#define ENV_TIMEOUT_NS (UINT64_C(60) * 1000000000)
+
+struct env_worker {
+	struct env *env;
+	struct thread *thread;
+	struct bdev_channel *ch; /* the worker's own, while something is open */
+};
+
+struct env {
+	enum reactor_mode mode;
+	bool real_threads;
+	struct reactor *reactors[1 + ENV_WORKERS]; /* by hand: one */
+	unsigned reactor_count;
+	struct thread *app;
+	struct env_worker workers[ENV_WORKERS];
+
+	struct bdev_desc *desc;
+	struct bdev *bdev;
+	atomic_uint removes; /* events of the descriptor */
+	atomic_uint resizes;
+};
+
+void env_start(struct env *env, enum reactor_mode mode, bool real_threads);
+void env_stop(struct env *env);
+
+/* Runs fn(arg) on t and returns when it has. */
+void env_call(struct env *env, struct thread *t, void (*fn)(void *arg), void *arg);
+
+/* Until *flag is true. */
+void env_wait(struct env *env, atomic_bool *flag);
+/* Until *count has reached at_least. */
+void env_wait_count(struct env *env, atomic_uint *count, unsigned at_least);
+/* Lets everything happen that can within so much time. */
+void env_linger(struct env *env, unsigned ms);
+
+/* Opens name on the app thread, with a channel on each worker; 0 or the error of bdev_open(). */
+int env_open(struct env *env, const char *name, bool write);
+/* Puts the channels, then closes. */
+void env_close(struct env *env);
+
+/* A request of a test. */
+struct env_io {
+	struct bdev_io *io; /* allocated when first submitted; its unused fields hold garbage */
+	struct env_worker *worker;
+	enum bdev_op op;
+	uint8_t flags;
+	uint64_t lba;
+	uint64_t num_blocks;
+	struct iovec *iov;
+	unsigned iovcnt;
+	int status;
+	unsigned order; /* counted over all requests of the process: which completed first */
+	atomic_bool done;
+};
+
+/* From anywhere outside of the threads: submits on the worker's thread and returns. */
+void env_submit(struct env_worker *w, struct env_io *io);
+/* Waits, frees, returns the status. */
+int env_finish(struct env_io *io);
+/* Both, for one buffer (NULL: none) or a list. */
+int env_rw(struct env_worker *w, enum bdev_op op, uint64_t lba, uint64_t num_blocks, void *buf);
+int env_rwv(struct env_worker *w, enum bdev_op op, uint8_t flags, uint64_t lba, uint64_t num_blocks,
+	    struct iovec *iov, unsigned iovcnt);
+
+/* Statistics of the open bdev. */
+void env_stats(struct env *env, struct bdev_stats *ret_stats);
+
+#endif
