@@ -5,8 +5,8 @@
  * which costs no system call while it is empty.
  *
  * Invariants
- *  1. queued + inflight <= depth; the waiting list is empty unless they are equal, or the kernel refused for now.
- *  2. Something is queued outside of a turn only while something is in flight: its completion submits again.
+ *  1. queued + inflight <= depth; after a turn the waiting list is empty unless they are equal.
+ *  2. After a turn something is queued only while something is in flight: its completion submits again.
  *  3. The poller may be armed only when every request in flight signals the descriptor.
  */
 #include <errno.h>
@@ -37,6 +37,30 @@ pop_front(struct aio_group *g, unsigned n)
 	memmove(g->queue, g->queue + n, g->queued * sizeof(g->queue[0]));
 }
 
+static void
+enqueue(struct aio_group *g, struct file_request *req)
+{
+	struct iocb *iocb = &CONTAINER_OF(req, struct aio_request, file)->iocb;
+
+	if (g->queued > 0 && request_of(g->queue[g->queued - 1])->disk != req->disk) {
+		g->queue_mixed = true;
+	}
+	g->queue[g->queued++] = iocb;
+}
+
+/* Lets waiting requests into the room there is; true when something is queued then. */
+static bool
+refill(struct aio_group *g)
+{
+	while (UNLIKELY(!list_empty(&g->waiting)) && g->queued + g->inflight < g->depth) {
+		struct file_request *req = LIST_FIRST(&g->waiting, struct file_request, job.link);
+
+		list_remove(&req->job.link);
+		enqueue(g, req);
+	}
+	return g->queued > 0;
+}
+
 /* Nothing of ours is in flight whose end would be a moment to try again: the system as a whole is short. */
 static void
 give_to_workers(struct aio_group *g)
@@ -65,7 +89,8 @@ submitted(struct aio_group *g, unsigned n)
 static void
 submit_queue(struct aio_group *g)
 {
-	while (g->queued > 0) {
+	/* Whatever ends here makes room, and may have been all that others waited for. */
+	while (refill(g)) {
 		int n = io_submit(g->ctx, g->queued, g->queue);
 
 		if (n > 0) {
@@ -104,17 +129,6 @@ want_submit(struct aio_group *g)
 	}
 }
 
-static void
-enqueue(struct aio_group *g, struct file_request *req)
-{
-	struct iocb *iocb = &CONTAINER_OF(req, struct aio_request, file)->iocb;
-
-	if (g->queued > 0 && request_of(g->queue[g->queued - 1])->disk != req->disk) {
-		g->queue_mixed = true;
-	}
-	g->queue[g->queued++] = iocb;
-}
-
 void
 aio_group_submit(struct aio_group *g, struct aio_request *req)
 {
@@ -131,20 +145,6 @@ aio_group_submit(struct aio_group *g, struct aio_request *req)
 	}
 	enqueue(g, &req->file);
 	want_submit(g);
-}
-
-static void
-submit_waiting(struct aio_group *g)
-{
-	while (!list_empty(&g->waiting) && g->queued + g->inflight < g->depth) {
-		struct file_request *req = LIST_FIRST(&g->waiting, struct file_request, job.link);
-
-		list_remove(&req->job.link);
-		enqueue(g, req);
-	}
-	if (g->queued > 0) {
-		want_submit(g);
-	}
 }
 
 /* ---- From the kernel ---- */
@@ -170,8 +170,8 @@ group_poll(struct poller *p)
 	for (int i = 0; i < n; i++) {
 		file_request_answer(request_of(events[i].obj), (int64_t)events[i].res);
 	}
-	if (g->queued > 0 || !list_empty(&g->waiting)) {
-		submit_waiting(g);
+	if (UNLIKELY(refill(g))) {
+		want_submit(g);
 	}
 	return n;
 }

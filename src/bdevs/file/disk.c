@@ -185,21 +185,25 @@ probe_align(const struct file_disk *d)
 	return found;
 }
 
-static uint32_t
-direct_align(const struct file_disk *d)
+/* Alignment of offsets and lengths, and of buffers, in bytes; false where there is no direct I/O. */
+static bool
+direct_align(const struct file_disk *d, uint32_t *ret_align, uint32_t *ret_buffer_align)
 {
+	uint32_t align = 0, buffer_align = 0;
+#ifdef STATX_DIOALIGN
 	struct statx sx;
 
-#ifdef STATX_DIOALIGN
 	if (statx(d->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &sx) == 0 && (sx.stx_mask & STATX_DIOALIGN) != 0) {
-		uint32_t align = MAX(sx.stx_dio_mem_align, sx.stx_dio_offset_align);
-
-		return sx.stx_dio_offset_align != 0 && power_of_two(align) ? align : 0;
-	}
-#else
-	(void)sx;
+		align = sx.stx_dio_offset_align;
+		buffer_align = MAX(sx.stx_dio_mem_align, align);
+	} else
 #endif
-	return probe_align(d);
+	{
+		align = buffer_align = probe_align(d);
+	}
+	*ret_align = align;
+	*ret_buffer_align = buffer_align;
+	return power_of_two(align) && power_of_two(buffer_align) && buffer_align <= BDEV_BUFFER_ALIGN_MAX;
 }
 
 static void
@@ -216,10 +220,9 @@ set_direct(struct file_disk *d, bool on)
 static void
 choose_access(struct file_disk *d, const struct file_options *options)
 {
-	uint32_t align;
+	uint32_t align, buffer_align;
 
 	d->access = FILE_BUFFERED;
-	d->align = 1;
 	if (options->buffered) {
 		return;
 	}
@@ -228,9 +231,9 @@ choose_access(struct file_disk *d, const struct file_options *options)
 		LOG_NOTICE(BDEV, options->name, "%s has no direct I/O: the page cache is used", d->path);
 		return;
 	}
-	align = direct_align(d);
-	if (align != 0 && align <= d->block_size) {
+	if (direct_align(d, &align, &buffer_align) && align <= d->block_size) {
 		d->align = align;
+		d->buffer_align = buffer_align;
 		return;
 	}
 	set_direct(d, false);
@@ -349,7 +352,6 @@ examine(struct file_disk *d, const struct file_options *options, struct err *err
 	}
 	if (memory) {
 		d->access = FILE_MEMORY;
-		d->align = 1;
 	} else {
 		choose_access(d, options);
 	}
@@ -365,7 +367,7 @@ examine(struct file_disk *d, const struct file_options *options, struct err *err
 int
 file_disk_open(struct file_disk *ret_disk, const struct file_options *options, struct err *err)
 {
-	struct file_disk d = {.fd = -1, .readonly = options->readonly};
+	struct file_disk d = {.fd = -1, .readonly = options->readonly, .align = 1, .buffer_align = 1};
 	int rc;
 
 	d.path = strdup(options->filename);

@@ -45,7 +45,8 @@ struct file_disk {
 	uint32_t block_size;
 	uint32_t physical_block_size;
 	uint32_t unmap_granularity; /* bytes */
-	uint32_t align;             /* of buffers, lengths and offsets, bytes; 1 unless FILE_DIRECT */
+	uint32_t align;             /* of lengths and offsets, bytes; 1 unless FILE_DIRECT */
+	uint32_t buffer_align;      /* of buffers; likewise */
 	uint64_t size_bytes;        /* when opened or last rescanned */
 	_Atomic bool no_zero_range; /* the file system cannot zero a range: zeroes are written */
 	_Atomic bool no_nowait[2];  /* reads, writes: RWF_NOWAIT is not known here */
