@@ -207,8 +207,8 @@ config_file_read(const char *path, json_t **ret_calls, struct err *err)
 {
 	struct walk w = {.path = path, .err = err};
 	json_error_t error;
-	char *text;
-	size_t bytes;
+	char *text = NULL;
+	size_t bytes = 0;
 	json_t *root;
 	int rc = read_text(path, &text, &bytes, err);
 
