@@ -254,6 +254,9 @@ start_messages(struct conn *c)
 			snprintf(text, sizeof(text), "the request is nested deeper than %u levels", RPC_DEPTH_MAX);
 			give_up(c, RPC_ERROR_PARSE, text);
 			break;
+		case RPC_SCAN_SCALAR:
+			give_up(c, RPC_ERROR_INVALID_REQUEST, "a request must be an object");
+			break;
 		case RPC_SCAN_BAD:
 			give_up(c, RPC_ERROR_PARSE, "this is no JSON object or array");
 			break;

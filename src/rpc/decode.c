@@ -327,7 +327,10 @@ check_names(const struct decoder *d, const json_t *params)
 		return 0;
 	}
 	if (d->schema->param_count == 0 && !(json_is_object(params) && json_object_size(params) == 0)) {
-		err_set(d->err, -EINVAL, "%s takes no parameters", d->schema->name);
+		void *first = json_is_object(params) ? json_object_iter((json_t *)params) : NULL;
+
+		err_set(d->err, -EINVAL, "%s takes no parameters%s%.64s%s", d->schema->name, first != NULL ? ", not '" : "",
+			first != NULL ? json_object_iter_key(first) : "", first != NULL ? "'" : "");
 		return RPC_ERROR_INVALID_PARAMS;
 	}
 	if (!json_is_object(params)) {

@@ -126,7 +126,7 @@ static const struct {
 	{"bdev_get_iostat", "{\"names\":[\"a\",7]}", -32603, {"'names' is 7", "strings"}},
 	{"bdev_get_iostat", "{\"per_channel\":1}", -32603, {"'per_channel' is 1", "true or false"}},
 	{"bdev_null_delete", "{\"name\":[\"x\"]}", -32603, {"'name' is [\"x\"]", "a string"}},
-	{"framework_wait_init", "{\"x\":1}", -32602, {"framework_wait_init takes no parameters"}},
+	{"framework_wait_init", "{\"x\":1}", -32602, {"framework_wait_init takes no parameters, not 'x'"}},
 	{"framework_wait_init", "[1]", -32602, {"takes no parameters"}},
 	{"bdev_null_delete", "[\"x\"]", -32603, {"must be an object"}},
 	{"vhost_delete_controller", "{}", -32602, {"'ctrlr' (string) is missing"}},

@@ -68,7 +68,7 @@ plain_byte(struct rpc_scan *scan, char c, size_t at)
 	default:
 		/* The parser would let some control characters pass, and count them wrongly. */
 		if (!is_space(c) && (scan->depth == 0 || (unsigned char)c < 0x20)) {
-			return RPC_SCAN_BAD;
+			return c == '"' || c == '-' || (c >= '0' && c <= '9') ? RPC_SCAN_SCALAR : RPC_SCAN_BAD;
 		}
 		scan->in_string = c == '"';
 		return RPC_SCAN_MORE;

@@ -23,6 +23,7 @@ enum rpc_scan_result {
 	RPC_SCAN_MORE,     /* all bytes looked at, no end yet */
 	RPC_SCAN_VALUE,    /* [start, offset) is a value, if it is JSON */
 	RPC_SCAN_BAD,      /* no value can begin or end like this */
+	RPC_SCAN_SCALAR,   /* a number or string begins, where an object or array should */
 	RPC_SCAN_TOO_DEEP, /* more than RPC_DEPTH_MAX brackets */
 };
 

@@ -31,8 +31,8 @@ static const struct {
 	{"[1\x01]", RPC_SCAN_BAD, 0, 0},
 	{"[1,\n2,\t3]", RPC_SCAN_VALUE, 0, 9},
 	{"x", RPC_SCAN_BAD, 0, 0},
-	{"\"a\"", RPC_SCAN_BAD, 0, 0},
-	{"1", RPC_SCAN_BAD, 0, 0},
+	{"\"a\"", RPC_SCAN_SCALAR, 0, 0},
+	{"1", RPC_SCAN_SCALAR, 0, 0},
 	{"GET / HTTP/1.1\r\n", RPC_SCAN_BAD, 0, 0},
 };
 

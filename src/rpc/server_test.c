@@ -426,7 +426,6 @@ test_garbage(void **state)
 {
 	static const char *const texts[] = {
 		"hello\n",
-		"1 ",
 		"]",
 		"{\"method\":}",
 		"{'method':1}",
@@ -449,6 +448,22 @@ test_garbage(void **state)
 		close(fd);
 	}
 	assert_int_equal(f.handled, 0);
+}
+
+/* JSON, but nothing that can be a request: the same, with the code for that. */
+static void
+test_scalar(void **state)
+{
+	static const char *const texts[] = {"7", " -1", "\"spdk_get_version\""};
+
+	for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
+		int fd = client();
+
+		put(fd, texts[i], strlen(texts[i]));
+		assert_non_null(strstr(get(fd, 1), "\"id\":null,\"error\":{\"code\":-32600,"));
+		assert_true(closed(fd));
+		close(fd);
+	}
 }
 
 static void
@@ -649,6 +664,8 @@ test_many_clients(void **state)
 	}
 	turn(10);
 	assert_int_equal(f.handled, 128);
+	/* Those that wait do not keep the reactor busy. */
+	assert_int_equal(reactor_poll_once(f.reactor), 0);
 	for (size_t i = 0; i < 64; i++) {
 		assert_string_equal(get(fds[i], 1), ANSWER("1", "\"v\""));
 		close(fds[i]);
@@ -767,6 +784,7 @@ main(void)
 		TEST(test_pipelined_overtake),
 		TEST(test_bad_requests),
 		TEST(test_garbage),
+		TEST(test_scalar),
 		TEST(test_too_deep),
 		TEST(test_too_long),
 		TEST(test_white_space),
