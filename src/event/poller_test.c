@@ -613,40 +613,22 @@ started_in_anothers_poll(void **state)
 	hand_call(fx.t, stop, &b); /* twice is harmless */
 }
 
-/* Two pollers whose events come in one batch; the first to run stops the second. */
+/* The events of a watch and of a poller come in one batch; the watch's handler frees the poller. */
 static void
-stop_victim(struct source *s)
+freed_while_its_event_is_in_the_batch(void **state)
 {
-	if (s->other->p.state != POLLER_STOPPED) {
-		poller_stop(&s->other->p);
-	}
-	s->in_poll = NULL;
-}
+	struct source *victim = heap_source();
+	struct stopper st = {.victim = victim, .fd = eventfd(0, EFD_CLOEXEC)};
+	int fd = eventfd(0, EFD_CLOEXEC);
 
-static void
-stopped_while_its_event_is_in_the_batch(void **state)
-{
-	struct source s[2] = {{.fd = eventfd(0, EFD_CLOEXEC)}, {.fd = eventfd(0, EFD_CLOEXEC)}};
-	struct stopper st = {.victim = &s[1], .fd = eventfd(0, EFD_CLOEXEC)};
-	int before;
-
-	hand_call(fx.t, start_armed, &s[0]);
+	victim->fd = fd;
+	hand_call(fx.t, start_armed, victim);
 	hand_call(fx.t, start_stopper_watch, &st);
-	hand_call(fx.t, start_armed, &s[1]);
 	let_idle();
-	s[0].in_poll = stop_victim;
-	s[0].other = &s[1];
 	signal_fd(st.fd);
-	signal_fd(s[0].fd);
-	signal_fd(s[1].fd);
-	before = s[1].disarms;
+	signal_fd(fd);
 	hand_run(fx.r);
-	assert_int_equal(s[1].disarms, before);
-	assert_int_equal(s[1].p.state, POLLER_STOPPED);
-	hand_call(fx.t, stop, &s[0]);
-	for (int i = 0; i < 2; i++) {
-		close(s[i].fd);
-	}
+	close(fd);
 	close(st.fd);
 }
 
@@ -674,6 +656,22 @@ period_does_not_drift(void **state)
 	}
 	assert_in_range(s.polls, 999, 1000);
 	assert_int_equal(s.p.run_count, s.polls);
+	hand_call(fx.t, stop, &s);
+}
+
+static void
+late_turn_does_not_delay_the_next(void **state)
+{
+	struct source s = {0};
+
+	hand_call(fx.t, start_timed, &s);
+	clock_set_fake_ns(clock_now_ns() + 130 * NS_PER_US);
+	hand_run(fx.r);
+	assert_int_equal(s.polls, 1);
+	hand_advance(fx.r, 69);
+	assert_int_equal(s.polls, 1);
+	hand_advance(fx.r, 1);
+	assert_int_equal(s.polls, 2);
 	hand_call(fx.t, stop, &s);
 }
 
@@ -738,8 +736,9 @@ main(void)
 		IN_MODES(restart_in_own_poll_does_not_hold_the_turn),
 		IN_MODES(pollers_that_wake_each_other_do_not_hold_the_turn),
 		IN_MODES(started_in_anothers_poll),
-		IN_MODES(stopped_while_its_event_is_in_the_batch),
+		IN_MODES(freed_while_its_event_is_in_the_batch),
 		IN_MODES(period_does_not_drift),
+		IN_MODES(late_turn_does_not_delay_the_next),
 		IN_MODES(missed_periods_are_left_out),
 		IN_MODES(timed_poller_changes_its_period_in_its_poll),
 	};

@@ -221,12 +221,14 @@ stopped_timer_never_fires(void **state)
 static void
 endless_delay_is_never_over(void **state)
 {
-	struct alarm a = {.what = 'a', .delay_us = UINT64_MAX};
+	struct alarm a = {.what = 'a', .delay_us = UINT64_MAX}, b = {.what = 'b', .delay_us = UINT64_MAX / NS_PER_US};
 
 	hand_call(fx.a, set_alarm, &a);
+	hand_call(fx.a, set_alarm, &b);
 	hand_advance(fx.r, UINT64_C(1000000) * 3600);
 	assert_string_equal(trail, "");
 	hand_call(fx.a, stop_alarm, &a);
+	hand_call(fx.a, stop_alarm, &b);
 }
 
 /* ---- Watches ---- */
