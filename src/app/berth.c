@@ -45,6 +45,12 @@ const struct ctl_command ctl_commands[] = {
 		 "  --list               all methods\n"
 		 "  METHOD --help        a method, its parameters and result\n",
 	 .run = ctl_rpc},
+	{.name = "perf",
+	 .arguments = "--bdev BDEV | --socket PATH | --jobs FILE",
+	 .summary = "measures a bdev in this process, or a vhost-user-blk socket",
+	 .help = "",
+	 .own_options = true,
+	 .run = ctl_perf},
 	{.name = "completion",
 	 .arguments = "bash",
 	 .summary = "prints shell completion: source <(berth completion bash)",
