@@ -10,9 +10,11 @@
 #ifndef VHOST_INTERNAL_H
 #define VHOST_INTERNAL_H
 
+#include "base/cpumask.h"
 #include "base/list.h"
 #include "bdev/bdev.h"
 #include "event/thread.h"
+#include "vhost/listen.h"
 #include "vhost/vhost.h"
 #include "virtio/memmap.h"
 #include "virtio/virtq.h"
@@ -44,7 +46,7 @@ struct vhost_controller {
 	char name[VHOST_NAME_BYTES];
 	char *socket_path;
 	const struct vhost_device_ops *ops;
-	uint64_t cpumask; /* of I/O threads by position (not by CPU number) */
+	struct cpumask cpumask; /* lcores whose I/O threads may serve its queues */
 	_Atomic uint32_t delay_base_us; /* coalescing: 0 is off; read by the I/O threads */
 	_Atomic uint32_t iops_threshold;
 	struct list link;
@@ -54,7 +56,14 @@ struct vhost_controller {
 	struct bdev_desc *desc; /* NULL once the bdev was removed */
 	bool readonly;
 
-	void *control; /* listening socket, deletion under way, ...: struct in controller.c */
+	/* controller.c */
+	struct listener listener;
+	struct list hash_link;
+	bool deleting; /* no longer found; waits for its session */
+	bool removed;  /* its bdev is gone, or about to be */
+	void (*deleted)(void *ctx, int status);
+	void *deleted_ctx;
+	struct msg msg;
 };
 
 /* ---- Virtqueues (queue.c) ---- */

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/cpumask.h"
 #include "base/err.h"
 #include "event/thread.h"
 
@@ -66,7 +67,7 @@ struct vhost_session_info {
 struct vhost_info {
 	const char *name;
 	const char *socket_path;
-	char cpumask[80]; /* "0x3" */
+	char cpumask[CPUMASK_TEXT_BYTES]; /* "0x3" */
 	uint32_t delay_base_us;
 	uint32_t iops_threshold;
 	const char *bdev_name; /* "" when it was removed */

@@ -60,7 +60,7 @@ payload_of(enum vhost_msg_way way, const struct message_type *type)
 	if (!is_reply(way)) {
 		return type->request;
 	}
-	return type->reply == ACK ? U64 : type->reply;
+	return type == NULL || type->reply == ACK ? U64 : type->reply;
 }
 
 static uint32_t
@@ -91,7 +91,7 @@ vhost_msg_length(const uint8_t header[VHOST_USER_HEADER_BYTES], struct err *err)
 static int
 wrong_size(const struct message_type *type, size_t size, struct err *err)
 {
-	return err_set(err, -EPROTO, "%s with a payload of %zu bytes", type->name, size);
+	return err_set(err, -EPROTO, "%s with a payload of %zu bytes", type != NULL ? type->name : "a reply", size);
 }
 
 static int
@@ -203,7 +203,7 @@ vhost_msg_decode(enum vhost_msg_way way, const void *buf, size_t len, struct vho
 			       is_reply(way) ? "without the reply flag" : "with the reply flag");
 	}
 	type = find_type(way, ret_msg->type);
-	if (type == NULL) {
+	if (type == NULL && !is_reply(way)) {
 		return err_set(err, -EOPNOTSUPP, "unknown message %u", ret_msg->type);
 	}
 	return decode_payload(way, type, p + VHOST_USER_HEADER_BYTES, len - VHOST_USER_HEADER_BYTES, ret_msg, err);
@@ -260,7 +260,7 @@ vhost_msg_encode(enum vhost_msg_way way, const struct vhost_user_msg *msg, uint8
 	uint32_t header[3] = {msg->type, msg->flags | VHOST_USER_VERSION, 0};
 	size_t size;
 
-	CHECK(type != NULL && ((msg->flags & VHOST_USER_REPLY) != 0) == is_reply(way));
+	CHECK((type != NULL || is_reply(way)) && ((msg->flags & VHOST_USER_REPLY) != 0) == is_reply(way));
 	_Static_assert(sizeof(header) == VHOST_USER_HEADER_BYTES, "three 32-bit fields");
 	size = encode_payload(way, payload_of(way, type), msg, buf + VHOST_USER_HEADER_BYTES);
 	header[2] = (uint32_t)size;

@@ -166,12 +166,12 @@ int vhost_msg_length(const uint8_t header[VHOST_USER_HEADER_BYTES], struct err *
 /*
  * Decodes one whole message of len bytes. 0; -EPROTO (version, reply flag, payload too short or too long for its type, counts past
  * their limits); -EOPNOTSUPP: a type that is unknown or not decoded, *ret_msg then has type and flags.
- * A reply to a request whose reply is an acknowledgement has u64 as payload.
+ * A reply to a request whose reply is an acknowledgement, or that is unknown, has u64 as payload.
  */
 int vhost_msg_decode(enum vhost_msg_way way, const void *buf, size_t len, struct vhost_user_msg *ret_msg,
 		     struct err *err);
 
-/* Writes the message and returns its length. The type must be one that vhost_msg_decode decodes. */
+/* Writes the message and returns its length. The type must be one that vhost_msg_decode decodes; in a reply it may be any. */
 size_t vhost_msg_encode(enum vhost_msg_way way, const struct vhost_user_msg *msg, uint8_t buf[VHOST_USER_MESSAGE_MAX]);
 
 /* Most descriptors that may come with a request; 0 for unknown types. */

@@ -72,6 +72,8 @@ test_round_trips(void **state)
 	round_trip(VHOST_MSG_REPLY, &msg, 20);
 	msg.type = VHOST_USER_BACKEND_CONFIG_CHANGE_MSG;
 	round_trip(VHOST_MSG_BACKEND_REPLY, &msg, 20);
+	msg.type = 4711; /* "no" to what is unknown */
+	round_trip(VHOST_MSG_REPLY, &msg, 20);
 
 	memset(&msg, 0, sizeof(msg));
 	msg.type = VHOST_USER_SET_VRING_ADDR;
