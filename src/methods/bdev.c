@@ -49,6 +49,18 @@ bdev_created(struct rpc_request *req, const struct bdev *bdev)
 	rpc_result(req, text_json(bdev_name(bdev)));
 }
 
+bool
+check_block_size(struct rpc_request *req, uint32_t size)
+{
+	if (size == 0 ||
+	    (size >= BDEV_BLOCK_SIZE_MIN && size <= BDEV_BLOCK_SIZE_MAX && (size & (size - 1)) == 0)) {
+		return true;
+	}
+	rpc_error(req, -EINVAL, "block_size %u is neither 0 nor a power of two from %d to %d", size,
+		  BDEV_BLOCK_SIZE_MIN, BDEV_BLOCK_SIZE_MAX);
+	return false;
+}
+
 /* ---- bdev_get_bdevs ---- */
 
 static json_t *

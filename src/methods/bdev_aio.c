@@ -59,6 +59,9 @@ create(struct rpc_request *req, const void *params)
 	struct bdev *bdev;
 	int rc;
 
+	if (!check_block_size(req, p->block_size)) {
+		return;
+	}
 	uuid_copy(o.uuid, p->uuid);
 	rc = bdev_aio_create(&o, &bdev, &err);
 	if (rc != 0) {

@@ -54,6 +54,9 @@ void delete_done(void *ctx, int status);
 void delete_refused(struct rpc_request *req, int rc, const struct err *err, const char *family, const char *key,
 		    const char *name);
 
+/* Whether a file's block size is 0 (detect it) or possible; else the request has been answered: before the file is touched. */
+bool check_block_size(struct rpc_request *req, uint32_t block_size);
+
 /* ---- Bdev modules, as bdev.c sees them ---- */
 
 struct bdev_kind {
