@@ -3,6 +3,7 @@
  * The berth command as a user runs it, against a real RPC server whose methods are answered here. argv[1] is the command.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -30,8 +31,9 @@ static struct {
 	struct thread *thread;
 	struct rpc_server *server;
 	char output[65536];
-	char calls[1024]; /* names and parameters of the calls that change something */
-} f;
+	pthread_mutex_t lock; /* guards calls: the server runs on a system thread of its own */
+	char calls[1024];     /* names and parameters of the calls that change something */
+} f = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 /* ---- Methods ---- */
 
@@ -39,11 +41,27 @@ static int
 record(void *ctx, const char *method, const json_t *params, struct err *err)
 {
 	char *text = json_dumps(params, JSON_COMPACT);
-	size_t len = strlen(f.calls);
+	size_t len;
 
+	pthread_mutex_lock(&f.lock);
+	len = strlen(f.calls);
 	snprintf(f.calls + len, sizeof(f.calls) - len, "%s %s\n", method, text);
+	pthread_mutex_unlock(&f.lock);
 	free(text);
 	return 0;
+}
+
+/* The calls since the last time; valid until the next. */
+static const char *
+calls(void)
+{
+	static char text[sizeof(f.calls)];
+
+	pthread_mutex_lock(&f.lock);
+	memcpy(text, f.calls, sizeof(text));
+	f.calls[0] = '\0';
+	pthread_mutex_unlock(&f.lock);
+	return text;
 }
 
 static json_t *
@@ -218,7 +236,7 @@ to_startup(void)
 static int
 setup(void **state)
 {
-	f.calls[0] = '\0';
+	calls();
 	strcpy(f.dir, "/tmp/berth-ctl-XXXXXX");
 	assert_non_null(mkdtemp(f.dir));
 	snprintf(f.path, sizeof(f.path), "%s/rpc.sock", f.dir);
@@ -282,10 +300,9 @@ test_disk(void **state)
 {
 	assert_run("disk create d 1G", 0, "d: 1 GiB, aio, on /s/disks/d.img\nvhost-user-blk socket: /s/d\n");
 	assert_non_null(strstr(f.output, "berth: note: io_uring is forbidden here\n"));
-	assert_string_equal(f.calls, "berth_disk_create {\"name\":\"d\",\"size\":1073741824}\n");
-	f.calls[0] = '\0';
+	assert_string_equal(calls(), "berth_disk_create {\"name\":\"d\",\"size\":1073741824}\n");
 	assert_run("disk create --block-size=4K d --backend aio 1M --readonly", 0, "d: 1 MiB");
-	assert_string_equal(f.calls, "berth_disk_create {\"block_size\":4096,\"backend\":\"aio\",\"readonly\":true,"
+	assert_string_equal(calls(), "berth_disk_create {\"block_size\":4096,\"backend\":\"aio\",\"readonly\":true,"
 				     "\"name\":\"d\",\"size\":1048576}\n");
 	assert_run("disk list", 0,
 		   "NAME          SIZE  ALLOCATED  BACKEND  VM         SOCKET\n"
@@ -294,7 +311,7 @@ test_disk(void **state)
 	assert_run("--json disk list", 0, "\"size\": 1610612736,");
 	assert_run("disk list --json x", 0, "\"name\": \"x\",");
 	assert_run("disk delete d --keep-file", 0, "");
-	assert_non_null(strstr(f.calls, "berth_disk_delete {\"name\":\"d\",\"keep_file\":true}"));
+	assert_non_null(strstr(calls(), "berth_disk_delete {\"name\":\"d\",\"keep_file\":true}"));
 }
 
 static void
@@ -357,10 +374,9 @@ static void
 test_rpc(void **state)
 {
 	assert_run("rpc bdev_null_create name=n num_blocks=64K block_size=0x200", 0, "\"n\"\n");
-	assert_string_equal(f.calls, "bdev_null_create {\"name\":\"n\",\"num_blocks\":65536,\"block_size\":512}\n");
-	f.calls[0] = '\0';
+	assert_string_equal(calls(), "bdev_null_create {\"name\":\"n\",\"num_blocks\":65536,\"block_size\":512}\n");
 	assert_run("rpc bdev_null_create - block_size=4096 <<< '{\"name\":\"m\",\"num_blocks\":3,\"block_size\":1}'", 0, "\"m\"\n");
-	assert_string_equal(f.calls, "bdev_null_create {\"name\":\"m\",\"num_blocks\":3,\"block_size\":4096}\n");
+	assert_string_equal(calls(), "bdev_null_create {\"name\":\"m\",\"num_blocks\":3,\"block_size\":4096}\n");
 	assert_run("rpc bdev_null_create - <<< nonsense", 2, "no JSON object");
 	assert_run("rpc construct_null_bdev name=o num_blocks=1 block_size=512", 0, "\"o\"\n");
 	assert_run("rpc rpc_get_methods current=true", 0, "[\n  \"berth_disk_create\",\n");
@@ -393,12 +409,11 @@ test_config(void **state)
 	assert_int_equal(stat(path, &st), 0);
 	/* Past the start-up state bdev_set_options is left out, and said so. */
 	assert_run("config load config.json", 0, "bdev_set_options may only be called before the framework runs; left out");
-	assert_string_equal(f.calls, "bdev_null_create {\"name\":\"n\",\"num_blocks\":8,\"block_size\":512}\n");
-	f.calls[0] = '\0';
+	assert_string_equal(calls(), "bdev_null_create {\"name\":\"n\",\"num_blocks\":8,\"block_size\":512}\n");
 	on_thread(to_startup);
 	assert_run("config load config.json", 0, "");
 	assert_string_equal(f.output, "");
-	assert_string_equal(f.calls, "bdev_set_options {\"bdev_auto_examine\":true}\n"
+	assert_string_equal(calls(), "bdev_set_options {\"bdev_auto_examine\":true}\n"
 				     "bdev_null_create {\"name\":\"n\",\"num_blocks\":8,\"block_size\":512}\n");
 	assert_run("config save /nowhere/config.json", 4, "/nowhere/config.json");
 }
@@ -410,9 +425,9 @@ test_config_faults(void **state)
 		     "{\"name\":\"n\",\"num_blocks\":8,\"block_size\":512}}," call "]}]}'"
 	assert_run("config load - <<< " CONFIG("{\"method\":\"nothing\"}"), 2, "there is no method nothing");
 	/* Nothing was done before that was found. */
-	assert_string_equal(f.calls, "");
+	assert_string_equal(calls(), "");
 	assert_run("config load --skip-unknown - <<< " CONFIG("{\"method\":\"nothing\"}"), 0, "left out");
-	assert_string_not_equal(f.calls, "");
+	assert_string_not_equal(calls(), "");
 	assert_run("config load - <<< " CONFIG("{\"method\":\"bdev_null_create\",\"params\":{\"name\":1}}"), 1, "call 2");
 }
 
