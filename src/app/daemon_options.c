@@ -16,7 +16,7 @@ const char daemon_help[] =
 	"\n"
 	"Serves block devices to virtual machines over vhost-user sockets; see berthd(8).\n"
 	"\n"
-	"  -c, --config FILE      JSON configuration, as `berth save` and SPDK's save_config write it\n"
+	"  -c, --config FILE      JSON configuration, as `berth config save` and SPDK's save_config write it\n"
 	"  -r, --rpc-socket PATH  JSON-RPC socket (default " DAEMON_RPC_SOCKET ")\n"
 	"  -m, --cpumask MASK     one reactor on each of these CPUs, pinned: 0x3, [0,2-3]\n"
 	"                         (default: one for each CPU this process may run on, not pinned)\n"
