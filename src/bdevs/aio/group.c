@@ -10,6 +10,8 @@
  *  3. The poller may be armed only when every request in flight signals the descriptor.
  */
 #include <errno.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -205,6 +207,37 @@ setup(struct aio_group *g)
 		    rc == -EAGAIN ? " (the limit fs.aio-max-nr)" : "");
 }
 
+static void *
+destroy_main(void *ctx)
+{
+	io_destroy(ctx);
+	return NULL;
+}
+
+/* The kernel takes some 30 ms for it, sleeping; a reactor has none to spare. */
+static void
+destroy_context(io_context_t ctx)
+{
+	pthread_attr_t attr;
+	sigset_t all, old;
+	pthread_t thread;
+	int rc;
+
+	if (ctx == NULL) {
+		return;
+	}
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	rc = pthread_create(&thread, &attr, destroy_main, ctx);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_attr_destroy(&attr);
+	if (rc != 0) {
+		io_destroy(ctx);
+	}
+}
+
 static int
 group_create(struct device *dev, struct channel *ch)
 {
@@ -220,9 +253,7 @@ group_create(struct device *dev, struct channel *ch)
 	g->signalled = reactor_get_mode(thread_reactor(thread_self())) != REACTOR_POLL;
 	rc = poller_start(&g->poller, &group_poller, g->event_fd);
 	if (rc != 0) {
-		if (g->ctx != NULL) {
-			io_destroy(g->ctx);
-		}
+		destroy_context(g->ctx);
 		close(g->event_fd);
 	}
 	return rc;
@@ -235,9 +266,7 @@ group_destroy(struct device *dev, struct channel *ch)
 
 	CHECK(g->inflight == 0 && g->queued == 0 && list_empty(&g->waiting) && !g->batch_waiting);
 	poller_stop(&g->poller);
-	if (g->ctx != NULL) {
-		io_destroy(g->ctx);
-	}
+	destroy_context(g->ctx);
 	close(g->event_fd);
 }
 

@@ -23,6 +23,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "testkit/bdev_battery.h"
 #include "testkit/hand.h"
 
 #define WAIT_MS 20000
@@ -608,9 +609,86 @@ test_idle(void **state)
 	assert_true(slept);
 }
 
-/* ---- The table ---- */
+/* ---- What every bdev must do ---- */
+
+struct battery_file {
+	const struct harness_module *module;
+	struct harness_variant variant;
+	char path[256];
+};
+
+static int
+battery_create(const struct battery *b, struct err *err)
+{
+	const struct battery_file *f = b->ctx;
+	struct file_options options = {
+		.name = b->name,
+		.filename = f->path,
+		.block_size = f->variant.block_size,
+		.buffered = f->variant.place == HARNESS_CACHED,
+	};
+
+	CHECK(truncate(f->path, HARNESS_FILE_BYTES) == 0);
+	return f->module->create(&options, err);
+}
+
+static int
+battery_remove(const struct battery *b, void (*done)(void *ctx, int status), void *ctx, struct err *err)
+{
+	const struct battery_file *f = b->ctx;
+
+	return f->module->delete(b->name, done, ctx, err);
+}
+
+static int
+battery_resize(const struct battery *b, uint64_t num_blocks, struct err *err)
+{
+	const struct battery_file *f = b->ctx;
+	off_t bytes = (off_t)(num_blocks * f->variant.block_size);
+	struct stat st;
+
+	/* To make the file smaller is to lose what is in it, whatever the bdev says: see test_rescan. */
+	if (stat(f->path, &st) != 0 || bytes < st.st_size || truncate(f->path, bytes) != 0) {
+		return -EBUSY;
+	}
+	return f->module->rescan(b->name, err);
+}
 
 static const struct harness_module *the_module;
+
+static void
+test_battery(void **state)
+{
+	const struct harness_variant *variant = *state;
+	const char *base = base_folder(variant->place);
+	struct battery_file f = {.module = the_module, .variant = *variant};
+	struct battery battery = {
+		.name = "battery",
+		.ctx = &f,
+		.create = battery_create,
+		.remove = battery_remove,
+		.resize = battery_resize,
+		.unmap_zeroes = true,
+		.requests = 300,
+	};
+	int fd;
+
+	if (base == NULL) {
+		skip();
+	}
+	snprintf(f.path, sizeof(f.path), "%s/berth-battery-XXXXXX", base);
+	fd = mkstemp(f.path);
+	assert_true(fd >= 0);
+	close(fd);
+	if (variant->mode == REACTOR_POLL) {
+		bdev_battery_run_all(&battery);
+	} else {
+		bdev_battery_run(&battery, variant->mode, true);
+	}
+	unlink(f.path);
+}
+
+/* ---- The table ---- */
 
 static int
 setup(void **state)
@@ -655,14 +733,16 @@ static const struct {
 };
 
 #define VARIANTS (3 * 2 * 3)
+/* With both sizes of blocks one mode a place will do, as the first does all modes. */
+#define BATTERIES 6
 
 int
 harness_main(const struct harness_module *module, const struct CMUnitTest *own, size_t own_count)
 {
 	static const char *const places[] = {"disk", "cached", "memory"};
 	static struct harness_variant variants[VARIANTS];
-	static struct CMUnitTest tests[VARIANTS * ARRAY_SIZE(common)];
-	static char names[VARIANTS * ARRAY_SIZE(common)][64];
+	static struct CMUnitTest tests[VARIANTS * ARRAY_SIZE(common) + BATTERIES];
+	static char names[ARRAY_SIZE(tests)][64];
 	size_t n = 0;
 	int failed;
 
@@ -678,6 +758,17 @@ harness_main(const struct harness_module *module, const struct CMUnitTest *own, 
 				 variants[v].block_size, reactor_mode_name(variants[v].mode));
 			tests[n] = (struct CMUnitTest){names[n], common[i].fn, setup, teardown, &variants[v]};
 		}
+	}
+	for (unsigned i = 0; i < BATTERIES; i++, n++) {
+		static struct harness_variant chosen[BATTERIES];
+
+		chosen[i] = (struct harness_variant){
+			.place = (enum harness_place)(i % 3),
+			.block_size = i < 3 ? 512 : 4096,
+			.mode = i < 3 ? REACTOR_POLL : REACTOR_ADAPTIVE,
+		};
+		snprintf(names[n], sizeof(names[n]), "battery %s %u", places[i % 3], chosen[i].block_size);
+		tests[n] = (struct CMUnitTest){names[n], test_battery, NULL, NULL, &chosen[i]};
 	}
 	failed = _cmocka_run_group_tests(module->name, own, own_count, NULL, NULL);
 	return failed + _cmocka_run_group_tests(module->name, tests, n, NULL, NULL);
