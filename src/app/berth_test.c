@@ -321,6 +321,8 @@ test_refused(void **state)
 	assert_run("--json disk create taken 1G 2>/dev/null", 1, "{\n  \"error\": {\n    \"code\": -17,");
 	assert_run("disk create x 1000", 1, "'size' is 1000");
 	assert_run("disk create x 1M --backend tape", 1, "\"tape\"");
+	assert_run("rpc bdev_null_create name=n num_blocks=0 block_size=512", 1,
+		   "berth: bdev_null_create: parameter 'num_blocks' is 0, but must be at least 1 (code -22)\n");
 	assert_run("rpc nothing", 2, "there is no method 'nothing' (code -32601)");
 }
 
@@ -375,7 +377,8 @@ test_rpc(void **state)
 {
 	assert_run("rpc bdev_null_create name=n num_blocks=64K block_size=0x200", 0, "\"n\"\n");
 	assert_string_equal(calls(), "bdev_null_create {\"name\":\"n\",\"num_blocks\":65536,\"block_size\":512}\n");
-	assert_run("rpc bdev_null_create - block_size=4096 <<< '{\"name\":\"m\",\"num_blocks\":3,\"block_size\":1}'", 0, "\"m\"\n");
+	assert_run("rpc bdev_null_create - block_size=4096 <<< "
+		   "'{\"name\":\"m\",\"num_blocks\":3,\"block_size\":1}'", 0, "\"m\"\n");
 	assert_string_equal(calls(), "bdev_null_create {\"name\":\"m\",\"num_blocks\":3,\"block_size\":4096}\n");
 	assert_run("rpc bdev_null_create - <<< nonsense", 2, "no JSON object");
 	assert_run("rpc construct_null_bdev name=o num_blocks=1 block_size=512", 0, "\"o\"\n");

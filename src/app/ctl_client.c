@@ -181,9 +181,11 @@ int
 ctl_refused(const struct ctl *ctl, const char *context, const json_t *error)
 {
 	const char *message = json_string_value(json_object_get(error, "message"));
+	bool says_context = message != NULL && strncmp(message, context, strlen(context)) == 0;
 
-	fprintf(stderr, "berth: %s: %s (code %" JSON_INTEGER_FORMAT ")\n", context,
-		message != NULL ? message : "refused", json_integer_value(json_object_get(error, "code")));
+	fprintf(stderr, "berth: %s%s%s (code %" JSON_INTEGER_FORMAT ")\n", says_context ? "" : context,
+		says_context ? "" : ": ", message != NULL ? message : "refused",
+		json_integer_value(json_object_get(error, "code")));
 	if (ctl->json) {
 		json_t *wrapped = json_pack("{s:O}", "error", error);
 

@@ -99,8 +99,10 @@ config_save(struct ctl *ctl, int argc, char **argv)
 	if (rc == CTL_OK && strcmp(path, "-") == 0) {
 		ctl_print_json(root);
 	} else if (rc == CTL_OK) {
-		text = json_dumps(root, JSON_INDENT(2));
-		rc = text != NULL ? write_file(path, text) : -ENOMEM;
+		char *json = json_dumps(root, JSON_INDENT(2));
+
+		rc = json != NULL && asprintf(&text, "%s\n", json) >= 0 ? write_file(path, text) : -ENOMEM;
+		free(json);
 		if (rc != 0) {
 			fprintf(stderr, "berth config save: cannot write %s: %s\n", path, strerror(-rc));
 			rc = CTL_BROKEN;
