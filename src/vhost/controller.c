@@ -262,7 +262,7 @@ start_delete(struct vhost_controller *ctrlr, void (*done)(void *ctx, int status)
 	ctrlr->deleted_ctx = ctx;
 	listener_stop(&ctrlr->listener);
 	if (ctrlr->session != NULL) {
-		session_end(ctrlr->session, "its controller was deleted");
+		session_end(ctrlr->session, NULL);
 	} else {
 		thread_send(thread_self(), &ctrlr->msg, delete_controller);
 	}
