@@ -167,7 +167,7 @@ open_bdev(struct perf_target *t, const char *name, struct err *err)
 	}
 	t->block_size = bdev_block_size(bdev);
 	t->num_blocks = bdev_num_blocks(bdev);
-	t->buffer_align = MAX(bdev_buffer_align(bdev), BUFFER_ALIGN);
+	t->buffer_align = MAX(bdev_buffer_align(bdev), (uint32_t)BUFFER_ALIGN);
 	t->readonly = bdev_readonly(bdev);
 	for (unsigned op = 0; op < BDEV_OP_COUNT; op++) {
 		t->ops_mask |= (uint32_t)bdev_supports(bdev, (enum bdev_op)op) << op;

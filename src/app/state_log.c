@@ -441,7 +441,7 @@ state_log_new_begin(struct state_log *log)
 int
 state_log_new_write(struct state_log *log, const char *text, size_t bytes)
 {
-	int fd;
+	int fd = -1;
 	int rc = write_new_file(log, text, bytes, &fd);
 
 	if (rc != 0) {

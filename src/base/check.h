@@ -37,8 +37,19 @@ _Noreturn void check_failed(const char *expr, const char *file, int line);
 	})
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
+/* Each argument is evaluated once: it may be a value that another thread changes. */
+#define MIN(a, b) \
+	({ \
+		__auto_type min_a_ = (a); \
+		__auto_type min_b_ = (b); \
+		min_a_ < min_b_ ? min_a_ : min_b_; \
+	})
+#define MAX(a, b) \
+	({ \
+		__auto_type max_a_ = (a); \
+		__auto_type max_b_ = (b); \
+		max_a_ > max_b_ ? max_a_ : max_b_; \
+	})
 
 /*
  * An object that travels through a `void *` starts with a magic number, checked where it is cast

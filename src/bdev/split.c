@@ -131,7 +131,7 @@ gather(const struct core_channel *c, const struct bdev_io *request, struct part 
 {
 	const struct bdev *bdev = c->pub.bdev;
 	uint64_t len_mask = c->pub.buffer_mask & (bdev->block_size - 1), offset = request->iov_offset, bytes = 0, tail;
-	unsigned max = MIN(bdev->max_iovcnt, PART_IOV_MAX), n = 0;
+	unsigned max = MIN(bdev->max_iovcnt, (uint32_t)PART_IOV_MAX), n = 0;
 
 	*ret_bad = false;
 	for (unsigned i = request->iov_index; bytes < want && n < max; i++, offset = 0) {

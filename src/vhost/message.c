@@ -450,7 +450,8 @@ static int
 set_vring_kick(struct vhost_session *s)
 {
 	struct ring *r;
-	int fd, rc = take_vring_fd(s, &r, &fd);
+	int fd = -1;
+	int rc = take_vring_fd(s, &r, &fd);
 
 	if (rc != 0) {
 		return rc;
@@ -469,7 +470,8 @@ static int
 set_vring_call(struct vhost_session *s)
 {
 	struct ring *r;
-	int fd, rc = take_vring_fd(s, &r, &fd);
+	int fd = -1;
+	int rc = take_vring_fd(s, &r, &fd);
 
 	if (rc != 0) {
 		return rc;
@@ -489,7 +491,8 @@ static int
 set_vring_err(struct vhost_session *s)
 {
 	struct ring *r;
-	int fd, rc = take_vring_fd(s, &r, &fd);
+	int fd = -1;
+	int rc = take_vring_fd(s, &r, &fd);
 
 	if (rc == 0 && fd >= 0) {
 		close(fd);

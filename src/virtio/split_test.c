@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "base/iov.h"
+#include "virtio/guest.h"
 #include "virtio/virtq.h"
 
 #define SIZE 8u
@@ -371,7 +372,7 @@ test_kicks(void **state)
 	g->vq.event_idx = true;
 	g->vq.last_avail = 1;
 	assert_false(virtq_enable_kick(&g->vq));
-	assert_int_equal(*(uint16_t *)(void *)&g->used->ring[SIZE], 1);
+	assert_int_equal(guest_read_u16(&g->used->ring[SIZE]), 1);
 }
 
 int
