@@ -32,7 +32,7 @@ version_json(void)
 	const char *suffix;
 
 	sscanf(BERTH_VERSION, "%d.%d.%d%n", &major, &minor, &patch, &n);
-	suffix = BERTH_VERSION + n;
+	suffix = &BERTH_VERSION[n];
 	return json_pack("{s:s, s:{s:i, s:i, s:i, s:s, s:s}}", "version", "berth v" BERTH_VERSION, "fields", "major",
 			 major, "minor", minor, "patch", patch, "suffix", suffix, "commit", "");
 }

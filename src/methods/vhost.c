@@ -82,11 +82,11 @@ session_json(const struct vhost_info *info)
 {
 	const struct vhost_session_info *s = &info->session;
 
-	return json_pack("{s:I, s:I, s:s, s:b, s:i, s:i, s:i, s:i, s:I, s:I}", "vid", (json_int_t)s->id, "id",
+	return json_pack("{s:I, s:I, s:s, s:b, s:i, s:i, s:i, s:I, s:I}", "vid", (json_int_t)s->id, "id",
 			 (json_int_t)s->id, "name", info->name, "started", s->started, "max_queues",
-			 (int)s->max_queues, "inflight_task_cnt", 0, "queues_started", (int)s->queues_started,
-			 "memory_regions", (int)s->memory_regions, "negotiated_features",
-			 (json_int_t)s->negotiated_features, "protocol_features", (json_int_t)s->protocol_features);
+			 (int)s->max_queues, "queues_started", (int)s->queues_started, "memory_regions",
+			 (int)s->memory_regions, "negotiated_features", (json_int_t)s->negotiated_features,
+			 "protocol_features", (json_int_t)s->protocol_features);
 }
 
 static json_t *
