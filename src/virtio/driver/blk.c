@@ -158,7 +158,8 @@ status_errno(uint8_t status)
 int
 driver_blk_poll(struct driver_blk_queue *q, struct driver_blk_request **done, unsigned max)
 {
-	unsigned count = MIN(driver_ring_pending(q->ring), max);
+	unsigned pending = driver_ring_pending(q->ring); /* once: it grows */
+	unsigned count = MIN(pending, max);
 
 	for (unsigned i = 0; i < count; i++) {
 		struct vring_used_elem e = driver_ring_take(q->ring);
