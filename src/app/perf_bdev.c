@@ -19,7 +19,7 @@
 #include "bdevs/uring/uring.h"
 
 #define DEFAULT_BLOCK_BYTES 512
-#define BUFFER_ALIGN 4096
+#define BUFFER_ALIGN 4096u
 
 /* ---- Specifications ---- */
 

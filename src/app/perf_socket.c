@@ -10,7 +10,7 @@
 #define SPINS 64
 #define QUEUE_SIZE_MIN 128
 #define DESCS_PER_REQUEST 4
-#define BUFFER_ALIGN 4096
+#define BUFFER_ALIGN 4096u
 
 static unsigned
 queue_size(const struct perf_target *t)
