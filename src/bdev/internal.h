@@ -64,8 +64,10 @@ struct bdev_core {
 	bool resizing;
 	bool resize_again;
 
+	bool resetting;
 	struct list resets_waiting;
 	struct list resets_running;
+	struct bdev_io *reset_asked; /* the one of them that the module has */
 	struct visit reset_visit;
 	struct msg drained_msg;
 	atomic_uint undrained; /* any thread: channels that still have requests, and who is counting them */

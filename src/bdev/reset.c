@@ -62,6 +62,7 @@ thawed_everywhere(struct bdev_core *core, void *ctx)
 		io->status = status;
 		thread_send(io->ch->channel.thread, &io->msg, answer);
 	}
+	core->resetting = false;
 	if (!list_empty(&core->resets_waiting)) {
 		start(core);
 	}
@@ -72,6 +73,10 @@ drained(struct msg *msg)
 {
 	struct bdev_core *core = CONTAINER_OF(msg, struct bdev_core, drained_msg);
 
+	if (core->reset_asked != NULL) {
+		list_prepend(&core->resets_running, &core->reset_asked->link);
+		core->reset_asked = NULL;
+	}
 	atomic_store(&core->frozen, false);
 	visit_start(&core->reset_visit, core, thaw_channel, thawed_everywhere, NULL);
 }
@@ -118,6 +123,9 @@ frozen_everywhere(struct bdev_core *core, void *ctx)
 	struct bdev_io *io = LIST_FIRST(&core->resets_running, struct bdev_io, link);
 
 	if (bdev_supports_natively(core->bdev, BDEV_RESET)) {
+		/* Its link may be needed: the module can refuse it for now. */
+		list_remove(&io->link);
+		core->reset_asked = io;
 		atomic_fetch_add(&core->undrained, 1);
 		thread_send(io->ch->channel.thread, &io->msg, ask_module);
 	}
@@ -142,6 +150,7 @@ freeze_channel(struct bdev_core *core, struct bdev_channel *ch, void *ctx)
 static void
 start(struct bdev_core *core)
 {
+	core->resetting = true;
 	list_splice(&core->resets_running, &core->resets_waiting);
 	atomic_store(&core->undrained, 1);
 	atomic_store(&core->frozen, true);
@@ -153,10 +162,9 @@ arrived(struct msg *msg)
 {
 	struct bdev_io *io = CONTAINER_OF(msg, struct bdev_io, msg);
 	struct bdev_core *core = io->ch->bdev->core;
-	bool idle = list_empty(&core->resets_running) && list_empty(&core->resets_waiting);
 
 	list_append(&core->resets_waiting, &io->link);
-	if (idle) {
+	if (!core->resetting) {
 		start(core);
 	}
 }
