@@ -23,6 +23,7 @@ if mount -t ext4 /dev/vda /mnt 2>/dev/null && [ -f /mnt/flag ]; then
 	sums
 	verify libaio /mnt/a read --verify_only
 	rm /mnt/a /mnt/b /mnt/big
+	sync # what was removed is free once the journal says so
 	fstrim /mnt
 	umount /mnt
 	fsck.ext4 -fn /dev/vda >/tmp/fsck 2>&1 || { cat /tmp/fsck; exit 1; }

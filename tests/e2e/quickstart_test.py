@@ -8,6 +8,8 @@ from harness import check, contains
 
 
 def test_twice(t):
+    if harness.BUILD != os.path.join(harness.ROOT, "build"):
+        raise harness.Skip("quickstart builds in build/, this is the test of another folder")
     env = {**os.environ, "BERTH_STATE_DIR": t.path("state")}
     for expected in ("made an ext4 file system", "its data is as it was written"):
         out = t.run([os.path.join(harness.ROOT, "quickstart")], env=env, timeout=240)
