@@ -449,7 +449,7 @@ set_flags(struct ring *r, uint16_t flags, bool on)
 static int
 set_vring_kick(struct vhost_session *s)
 {
-	struct ring *r;
+	struct ring *r = NULL;
 	int fd = -1;
 	int rc = take_vring_fd(s, &r, &fd);
 
@@ -469,7 +469,7 @@ set_vring_kick(struct vhost_session *s)
 static int
 set_vring_call(struct vhost_session *s)
 {
-	struct ring *r;
+	struct ring *r = NULL;
 	int fd = -1;
 	int rc = take_vring_fd(s, &r, &fd);
 
@@ -490,7 +490,7 @@ set_vring_call(struct vhost_session *s)
 static int
 set_vring_err(struct vhost_session *s)
 {
-	struct ring *r;
+	struct ring *r = NULL;
 	int fd = -1;
 	int rc = take_vring_fd(s, &r, &fd);
 
