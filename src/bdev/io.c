@@ -22,13 +22,14 @@
 static inline void
 account(struct core_channel *c, const struct bdev_io *io, int status)
 {
-	struct bdev_op_stats *s = &c->stats.op[io->op];
 	uint64_t ns = reactor_now_ns() - io->submit_ns;
+	struct bdev_op_stats *s;
 
 	if (UNLIKELY(status != 0)) {
-		c->stats.errors++;
+		c->stats.errors++; /* of an operation that does not exist, perhaps */
 		return;
 	}
+	s = &c->stats.op[io->op];
 	s->ops++;
 	s->bytes += io->num_blocks << c->pub.block_size_shift;
 	s->latency_ns += ns;
