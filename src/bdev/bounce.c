@@ -16,7 +16,7 @@
 /* At most so many at once in the whole process: 64 MiB. */
 #define BOUNCE_BUFFERS 1024
 
-static struct mem_pool bounce_pool = MEM_POOL_INIT(BOUNCE_BYTES, BDEV_BUFFER_ALIGN_MAX, BOUNCE_BUFFERS);
+struct mem_pool bounce_pool = MEM_POOL_INIT(BOUNCE_BYTES, BDEV_BUFFER_ALIGN_MAX, BOUNCE_BUFFERS);
 
 int
 bounce_init(struct core_channel *c)

@@ -191,6 +191,8 @@ void split_remove(struct core_channel *c);
 
 /* ---- bounce.c ---- */
 
+extern struct mem_pool bounce_pool;
+
 int bounce_init(struct core_channel *c);
 void bounce_release(struct core_channel *c);
 /* Gives part a buffer for up to bytes and copies a write's data into it. Bytes, 0: none is to be had now. */

@@ -299,7 +299,8 @@ split_start(struct core_channel *c, struct bdev_io *io)
 	advance(c, io);
 }
 
-/* Each that can get on does; the first that cannot goes to the end, so that long requests take turns. */
+/* Each that can get on does. One that got on a little goes to the end, so that long requests take turns; the first
+ * that could not at all keeps its place. */
 static void
 feed_starved(struct core_channel *c)
 {
@@ -307,10 +308,15 @@ feed_starved(struct core_channel *c)
 
 	while (fed && !list_empty(&c->starved)) {
 		struct bdev_io *request = LIST_FIRST(&c->starved, struct bdev_io, link);
+		uint64_t before = request->issued_blocks;
 
 		list_remove(&request->link);
 		advance(c, request);
 		fed = !list_linked(&request->link);
+		if (!fed && request->issued_blocks == before) {
+			list_remove(&request->link);
+			list_prepend(&c->starved, &request->link);
+		}
 	}
 }
 

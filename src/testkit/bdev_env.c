@@ -12,6 +12,8 @@
 #include "base/clock.h"
 #include "bdev/module.h"
 
+#define LINGER_ROUNDS 50
+
 _Noreturn void
 env_failed(const char *expr, const char *file, int line, const char *fmt, ...)
 {
@@ -32,7 +34,7 @@ static void
 step(struct env *env)
 {
 	if (env->real_threads) {
-		usleep(200);
+		usleep(50);
 	} else {
 		reactor_poll_wait(env->reactors[0], 1000);
 	}
@@ -67,6 +69,10 @@ env_linger(struct env *env, unsigned ms)
 
 	while (clock_now_ns() < end_ns) {
 		step(env);
+	}
+	/* On a busy machine that may have been one round only. */
+	for (int i = 0; i < LINGER_ROUNDS && !env->real_threads; i++) {
+		reactor_poll_wait(env->reactors[0], 0);
 	}
 }
 

@@ -307,10 +307,66 @@ scripted_bdev_release(struct scripted_bdev *s)
 	free(s->bdev.name);
 }
 
+/* ---- On a stage ---- */
+
+static void
+add_on_app(void *arg)
+{
+	struct err err = ERR_NONE;
+
+	EXPECT_SAY(scripted_bdev_add(arg, &err) == 0, "%s", err_text(&err));
+}
+
+static void
+remove_on_app(void *arg)
+{
+	scripted_bdev_remove(arg, NULL, NULL);
+}
+
 void
 scripted_channel_kick(struct bdev_channel *ch)
 {
 	struct scripted_channel *sc = ch->module_ctx;
 
 	poller_wake(&sc->poller);
+}
+
+static void
+kick(void *arg)
+{
+	scripted_channel_kick(arg);
+}
+
+void
+scripted_open(struct scripted_bdev *s, struct env *env)
+{
+	env_call(env, env->app, add_on_app, s);
+	EXPECT(env_open(env, s->bdev.name, true) == 0);
+}
+
+void
+scripted_remove(struct scripted_bdev *s, struct env *env)
+{
+	s->removing = true;
+	env_call(env, env->app, remove_on_app, s);
+}
+
+void
+scripted_close(struct scripted_bdev *s, struct env *env)
+{
+	env_close(env);
+	if (!s->removing) {
+		scripted_remove(s, env);
+	}
+	env_wait(env, &s->destructed);
+	scripted_bdev_release(s);
+}
+
+void
+scripted_let_go(struct scripted_bdev *s, struct env *env)
+{
+	atomic_store(&s->hold, false);
+	for (unsigned i = 0; i < ENV_WORKERS; i++) {
+		env_call(env, env->workers[i].thread, kick, env->workers[i].ch);
+	}
 }

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 
 #include "bdev/module.h"
+#include "testkit/bdev_env.h"
 
 #define SCRIPTED_LOG 256
 
@@ -42,6 +43,7 @@ struct scripted_bdev {
 	atomic_uint log_count;
 	struct scripted_entry log[SCRIPTED_LOG]; /* the first so many, refused ones not */
 	atomic_bool destructed;
+	bool removing;
 };
 
 /* Fills s with what all take: a disk of so many blocks, all operations but reset native, no limits. */
@@ -56,5 +58,13 @@ void scripted_bdev_release(struct scripted_bdev *s);
 
 /* The channel's thread: looks at what is held again, after the script was changed. */
 void scripted_channel_kick(struct bdev_channel *ch);
+
+/* From outside of the threads: registers s, opens it for writing with channels on both workers; and the reverse, which
+ * ends with scripted_bdev_release(). scripted_close() removes it unless scripted_remove() did. */
+void scripted_open(struct scripted_bdev *s, struct env *env);
+void scripted_close(struct scripted_bdev *s, struct env *env);
+void scripted_remove(struct scripted_bdev *s, struct env *env);
+/* Ends `hold` and lets both channels go on. */
+void scripted_let_go(struct scripted_bdev *s, struct env *env);
 
 #endif
