@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The daemon's main(). Exit codes: 0 ended in good order, 1 could not start or go on, 2 wrong use. */
+/* The daemon's main(). Exit codes: 0 ended in good order, 1 could not start or go on, 2 wrong
+ * use. */
 #include <stdio.h>
 
 #include "app/daemon.h"

@@ -28,13 +28,16 @@ read_text(const char *path, char **ret_text, size_t *ret_bytes, struct err *err)
 		if (fd >= 0) {
 			close(fd);
 		}
-		return err_set(err, rc, "cannot read the configuration %s: %s", path, strerror(-rc));
+		return err_set(err, rc, "cannot read the configuration %s: %s", path,
+			       strerror(-rc));
 	}
 	for (;;) {
 		ssize_t n;
 
 		if (bytes == room) {
-			char *grown = room < CONFIG_BYTES_MAX ? realloc(text, room == 0 ? 65536 : 2 * room) : NULL;
+			char *grown = room < CONFIG_BYTES_MAX
+					      ? realloc(text, room == 0 ? 65536 : 2 * room)
+					      : NULL;
 
 			if (grown == NULL) {
 				rc = room < CONFIG_BYTES_MAX ? -ENOMEM : -EFBIG;
@@ -53,7 +56,8 @@ read_text(const char *path, char **ret_text, size_t *ret_bytes, struct err *err)
 	close(fd);
 	if (rc != 0) {
 		free(text);
-		return err_set(err, rc, "cannot read the configuration %s: %s", path, strerror(-rc));
+		return err_set(err, rc, "cannot read the configuration %s: %s", path,
+			       strerror(-rc));
 	}
 	*ret_text = text;
 	*ret_bytes = bytes;
@@ -106,7 +110,8 @@ struct walk {
 static int
 take_call(struct walk *w, json_t *call)
 {
-	json_t *method = json_object_get(call, "method"), *params = json_object_get(call, "params"), *entry;
+	json_t *method = json_object_get(call, "method"), *params = json_object_get(call, "params"),
+	       *entry;
 	char where[192];
 	const char *key;
 	json_t *value;
@@ -114,22 +119,26 @@ take_call(struct walk *w, json_t *call)
 	w->call++;
 	snprintf(where, sizeof(where), "%s, call %zu", w->where, w->call);
 	if (!json_is_object(call) || !json_is_string(method)) {
-		return err_set(w->err, -EINVAL, "%s: %s: not an object with a method", w->path, where);
+		return err_set(w->err, -EINVAL, "%s: %s: not an object with a method", w->path,
+			       where);
 	}
-	json_object_foreach(call, key, value)
-	{
+	json_object_foreach (call, key, value) {
 		if (strcmp(key, "method") != 0 && strcmp(key, "params") != 0) {
-			return err_set(w->err, -EINVAL, "%s: %s (%.64s): '%.64s' belongs to no call", w->path, where,
+			return err_set(w->err, -EINVAL,
+				       "%s: %s (%.64s): '%.64s' belongs to no call", w->path, where,
 				       json_string_value(method), key);
 		}
 	}
 	if (params != NULL && !json_is_object(params)) {
-		return err_set(w->err, -EINVAL, "%s: %s (%.64s): params is not an object", w->path, where,
-			       json_string_value(method));
+		return err_set(w->err, -EINVAL, "%s: %s (%.64s): params is not an object", w->path,
+			       where, json_string_value(method));
 	}
-	entry = params != NULL ? json_pack("{s:O, s:O, s:s}", "method", method, "params", params, "where", where) :
-				 json_pack("{s:O, s:s}", "method", method, "where", where);
-	return json_array_append_new(w->calls, entry) == 0 ? 0 : err_set(w->err, -ENOMEM, "%s: out of memory", w->path);
+	entry = params != NULL ? json_pack("{s:O, s:O, s:s}", "method", method, "params", params,
+					   "where", where)
+			       : json_pack("{s:O, s:s}", "method", method, "where", where);
+	return json_array_append_new(w->calls, entry) == 0
+		       ? 0
+		       : err_set(w->err, -ENOMEM, "%s: out of memory", w->path);
 }
 
 /* A call, or a group of calls that may be made at the same time. */
@@ -142,8 +151,7 @@ take_element(struct walk *w, json_t *element)
 	if (!json_is_array(element)) {
 		return take_call(w, element);
 	}
-	json_array_foreach(element, i, call)
-	{
+	json_array_foreach (element, i, call) {
 		int rc = take_call(w, call);
 
 		if (rc != 0) {
@@ -162,17 +170,19 @@ take_subsystem(struct walk *w, json_t *subsystem, size_t index)
 
 	w->call = 0;
 	if (name == NULL) {
-		return err_set(w->err, -EINVAL, "%s: subsystems[%zu]: not an object with a subsystem", w->path, index);
+		return err_set(w->err, -EINVAL,
+			       "%s: subsystems[%zu]: not an object with a subsystem", w->path,
+			       index);
 	}
 	snprintf(w->where, sizeof(w->where), "subsystems[%zu] (%.64s)", index, name);
 	if (config == NULL || json_is_null(config)) {
 		return 0;
 	}
 	if (!json_is_array(config)) {
-		return err_set(w->err, -EINVAL, "%s: %s: config is neither an array nor null", w->path, w->where);
+		return err_set(w->err, -EINVAL, "%s: %s: config is neither an array nor null",
+			       w->path, w->where);
 	}
-	json_array_foreach(config, i, element)
-	{
+	json_array_foreach (config, i, element) {
 		int rc = take_element(w, element);
 
 		if (rc != 0) {
@@ -189,10 +199,10 @@ walk(struct walk *w, json_t *root)
 	size_t i;
 
 	if (!json_is_array(subsystems)) {
-		return err_set(w->err, -EINVAL, "%s: not an object with an array of subsystems", w->path);
+		return err_set(w->err, -EINVAL, "%s: not an object with an array of subsystems",
+			       w->path);
 	}
-	json_array_foreach(subsystems, i, subsystem)
-	{
+	json_array_foreach (subsystems, i, subsystem) {
 		int rc = take_subsystem(w, subsystem, i);
 
 		if (rc != 0) {
@@ -219,7 +229,8 @@ config_file_read(const char *path, json_t **ret_calls, struct err *err)
 	root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
 	free(text);
 	if (root == NULL) {
-		return err_set(err, -EINVAL, "%s: line %d, column %d: %s", path, error.line, error.column, error.text);
+		return err_set(err, -EINVAL, "%s: line %d, column %d: %s", path, error.line,
+			       error.column, error.text);
 	}
 	w.calls = json_array();
 	rc = w.calls != NULL ? walk(&w, root) : err_set(err, -ENOMEM, "%s: out of memory", path);

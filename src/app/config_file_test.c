@@ -41,11 +41,14 @@ test_good(void **state)
 		"  {\"subsystem\": \"scheduler\", \"config\": null},\n"
 		"  {\"subsystem\": \"none\"},\n"
 		"  {\"subsystem\": \"bdev\", \"config\": [\n"
-		"    {\"method\": \"a\", \"params\": {\"path\": \"http://x/*no comment*/\\\" // nor this\"}},\n"
+		"    {\"method\": \"a\", \"params\": {\"path\": \"http://x/*no comment*/\\\" // "
+		"nor this\"}},\n"
 		"    [{\"method\": \"b\"}, {\"method\": \"c\", \"params\": {}}],\n"
 		"    {\"method\": \"d\"}]}]}\n";
 	static const char *const wheres[] = {
-		"subsystems[2] (bdev), call 1", "subsystems[2] (bdev), call 2", "subsystems[2] (bdev), call 3",
+		"subsystems[2] (bdev), call 1",
+		"subsystems[2] (bdev), call 2",
+		"subsystems[2] (bdev), call 3",
 		"subsystems[2] (bdev), call 4",
 	};
 	struct err err = ERR_NONE;
@@ -87,9 +90,11 @@ test_bad(void **state)
 		 "subsystems[0] (bdev), call 2: not an object with a method"},
 		{"{\"subsystems\":[{\"subsystem\":\"bdev\",\"config\":[[{\"method\":1}]]}]}",
 		 "subsystems[0] (bdev), call 1: not an object with a method"},
-		{"{\"subsystems\":[{\"subsystem\":\"bdev\",\"config\":[{\"method\":\"m\",\"params\":[]}]}]}",
+		{"{\"subsystems\":[{\"subsystem\":\"bdev\",\"config\":[{\"method\":\"m\","
+		 "\"params\":[]}]}]}",
 		 "call 1 (m): params is not an object"},
-		{"{\"subsystems\":[{\"subsystem\":\"bdev\",\"config\":[{\"method\":\"m\",\"parms\":{}}]}]}",
+		{"{\"subsystems\":[{\"subsystem\":\"bdev\",\"config\":[{\"method\":\"m\",\"parms\":"
+		 "{}}]}]}",
 		 "call 1 (m): 'parms' belongs to no call"},
 	};
 

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The daemon's life, as one table of steps: start-up runs it forwards, shutdown undoes it backwards, and so does a start that fails
- * half-way. All of it on the app thread, which lives on the first reactor; that reactor is the main system thread's.
+ * The daemon's life, as one table of steps: start-up runs it forwards, shutdown undoes it
+ * backwards, and so does a start that fails half-way. All of it on the app thread, which lives on
+ * the first reactor; that reactor is the main system thread's.
  *
  * Invariants
- *  1. Nothing outside this process is touched before the RPC socket's lock is held: a second instance disturbs nobody.
- *  2. A controller's socket appears after the bdev it serves (calls are replayed in order), and the RPC socket after all of them.
- *  3. Shutdown takes no new requests first, then ends controllers (what is in flight is answered), then bdevs, then the state.
+ *  1. Nothing outside this process is touched before the RPC socket's lock is held: a second
+ *     instance disturbs nobody.
+ *  2. A controller's socket appears after the bdev it serves (calls are replayed in order), and the
+ *     RPC socket after all of them.
+ *  3. Shutdown takes no new requests first, then ends controllers (what is in flight is answered),
+ *     then bdevs, then the state.
  */
 #include "app/daemon.h"
 
@@ -42,7 +46,8 @@ static struct {
 	const struct daemon_options *options;
 	struct reactor *reactors[DAEMON_REACTORS_MAX];
 	unsigned reactor_count;
-	struct thread *threads[1 + DAEMON_REACTORS_MAX]; /* the app thread, then an I/O thread for each reactor */
+	struct thread *threads
+		[1 + DAEMON_REACTORS_MAX]; /* the app thread, then an I/O thread for each reactor */
 	struct msg start_msg;
 	struct msg exit_msgs[DAEMON_REACTORS_MAX];
 	struct steps steps;
@@ -120,7 +125,8 @@ unwatch_signals(struct steps *s)
 
 /* ---- One instance a socket ---- */
 
-/* The lock, on the file that has the name now: its last owner may have removed it between our open and our lock. */
+/* The lock, on the file that has the name now: its last owner may have removed it between our
+ * open and our lock. */
 static int
 lock_file(struct err *err)
 {
@@ -131,17 +137,19 @@ lock_file(struct err *err)
 	for (;;) {
 		d.lock_fd = open(d.lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 		if (d.lock_fd < 0) {
-			return err_set(err, -errno, "cannot make %s: %s", d.lock_path, strerror(errno));
+			return err_set(err, -errno, "cannot make %s: %s", d.lock_path,
+				       strerror(errno));
 		}
 		if (flock(d.lock_fd, LOCK_EX | LOCK_NB) != 0) {
 			n = pread(d.lock_fd, pid, sizeof(pid) - 1, 0);
 			pid[n > 0 ? n : 0] = '\0';
 			close(d.lock_fd);
-			return err_set(err, -EADDRINUSE, "another berthd (process %.*s) answers at %s",
+			return err_set(err, -EADDRINUSE,
+				       "another berthd (process %.*s) answers at %s",
 				       (int)strcspn(pid, "\n"), pid, d.options->rpc_socket);
 		}
-		if (fstat(d.lock_fd, &ours) == 0 && stat(d.lock_path, &named) == 0 && ours.st_ino == named.st_ino &&
-		    ours.st_dev == named.st_dev) {
+		if (fstat(d.lock_fd, &ours) == 0 && stat(d.lock_path, &named) == 0 &&
+		    ours.st_ino == named.st_ino && ours.st_dev == named.st_dev) {
 			return 0;
 		}
 		close(d.lock_fd);
@@ -164,14 +172,16 @@ claim_socket(struct steps *s)
 	}
 	snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
 	if (ftruncate(d.lock_fd, 0) != 0 || pwrite(d.lock_fd, pid, strlen(pid), 0) < 0) {
-		LOG_WARNING(APP, d.lock_path, "cannot write the process number: %s", strerror(errno));
+		LOG_WARNING(APP, d.lock_path, "cannot write the process number: %s",
+			    strerror(errno));
 	}
 	fd = unix_connect(d.options->rpc_socket, NULL);
 	if (fd >= 0) {
 		close(fd);
 		close(d.lock_fd);
 		free(d.lock_path);
-		return err_set(&s->err, -EADDRINUSE, "another program answers at %s", d.options->rpc_socket);
+		return err_set(&s->err, -EADDRINUSE, "another program answers at %s",
+			       d.options->rpc_socket);
 	}
 	return 0;
 }
@@ -204,7 +214,8 @@ stop_worker(struct steps *s)
 static int
 open_state(struct steps *s)
 {
-	struct state_options options = {.dir = d.options->state_dir, .worker = d.worker, .live = methods_state};
+	struct state_options options = {
+		.dir = d.options->state_dir, .worker = d.worker, .live = methods_state};
 	int rc;
 
 	if (options.dir == NULL) {
@@ -245,7 +256,8 @@ make_socket_dir(struct steps *s)
 	if (dir != NULL) {
 		d.socket_dir = path_absolute(dir);
 	} else {
-		d.socket_dir = d.state_dir != NULL ? path_join(d.state_dir, "sockets") : strdup(DAEMON_SOCKET_DIR);
+		d.socket_dir = d.state_dir != NULL ? path_join(d.state_dir, "sockets")
+						   : strdup(DAEMON_SOCKET_DIR);
 	}
 	return d.socket_dir != NULL ? path_make_dirs(d.socket_dir, 0755, &s->err) : -ENOMEM;
 }
@@ -266,7 +278,9 @@ read_config(struct steps *s)
 		return 0;
 	}
 	if (d.state != NULL && !state_empty(d.state)) {
-		LOG_NOTICE(APP, file, "not read: it fills an empty state directory only, and %s has a state", d.state_dir);
+		LOG_NOTICE(APP, file,
+			   "not read: it fills an empty state directory only, and %s has a state",
+			   d.state_dir);
 		return 0;
 	}
 	return config_file_read(file, &d.config, &s->err);
@@ -376,7 +390,8 @@ stop_methods(struct steps *s)
 	return 0;
 }
 
-/* SPDK's files tune parts that are not here (iobuf, sock, accel, ...): not needed is no error, not made is. */
+/* SPDK's files tune parts that are not here (iobuf, sock, accel, ...): not needed is no error,
+ * not made is. */
 static bool
 only_tunes(const char *method)
 {
@@ -395,10 +410,12 @@ call_failed(struct replay *r, size_t index, const char *why)
 		return 0;
 	}
 	if (only_tunes(method)) {
-		LOG_WARNING(APP, d.options->config_file, "%s: %s is not needed here, skipped", where, method);
+		LOG_WARNING(APP, d.options->config_file, "%s: %s is not needed here, skipped",
+			    where, method);
 		return 0;
 	}
-	return err_set(&d.steps.err, -EINVAL, "%s: %s (%.64s): %s", d.options->config_file, where, method, why);
+	return err_set(&d.steps.err, -EINVAL, "%s: %s (%.64s): %s", d.options->config_file, where,
+		       method, why);
 }
 
 static void
@@ -454,7 +471,8 @@ state_settled(void *ctx, int status)
 	steps_continue(&d.steps, status);
 }
 
-/* What came from the configuration file is in the state whole or not at all; else the log may catch up later. */
+/* What came from the configuration file is in the state whole or not at all; else the log may
+ * catch up later. */
 static int
 settle_state(struct steps *s)
 {
@@ -512,8 +530,9 @@ static int
 get_ready(struct steps *s)
 {
 	methods_ready(0);
-	LOG_NOTICE(APP, "", "berthd " BERTH_VERSION " is ready: %u reactor%s, %s; RPC at %s", d.reactor_count,
-		   d.reactor_count == 1 ? "" : "s", reactor_mode_name(d.options->mode), d.options->rpc_socket);
+	LOG_NOTICE(APP, "", "berthd " BERTH_VERSION " is ready: %u reactor%s, %s; RPC at %s",
+		   d.reactor_count, d.reactor_count == 1 ? "" : "s",
+		   reactor_mode_name(d.options->mode), d.options->rpc_socket);
 	sd_notify(0, "READY=1");
 	return 0;
 }
@@ -582,10 +601,9 @@ create_reactors(struct err *err)
 {
 	unsigned cpu;
 
-	CPUMASK_FOREACH(cpu, &d.options->cpus)
-	{
-		struct reactor *r =
-			reactor_create(cpu, d.options->pinned ? (int)cpu : -1, d.options->mode, err);
+	CPUMASK_FOREACH (cpu, &d.options->cpus) {
+		struct reactor *r = reactor_create(cpu, d.options->pinned ? (int)cpu : -1,
+						   d.options->mode, err);
 		char name[THREAD_NAME_BYTES];
 
 		if (r == NULL) {
@@ -604,7 +622,8 @@ create_reactors(struct err *err)
 	return 0;
 }
 
-/* Signals are blocked before the first thread is made, so that all inherit it and only the signalfd gets them. */
+/* Signals are blocked before the first thread is made, so that all inherit it and only the
+ * signalfd gets them. */
 static void
 set_up_process(void)
 {

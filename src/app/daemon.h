@@ -4,7 +4,8 @@
 
 #include "app/daemon_options.h"
 
-/* Runs until a signal ends it; the calling system thread becomes the first reactor. The process's exit code. Once a process. */
+/* Runs until a signal ends it; the calling system thread becomes the first reactor. The
+ * process's exit code. Once a process. */
 int daemon_run(const struct daemon_options *options);
 
 #endif

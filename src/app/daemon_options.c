@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * One table says all about the options: letter, long name, whether it takes a value, and what to do with it. getopt_long is not used:
- * it prints by itself, and takes abbreviations that a later option makes ambiguous.
+ * One table says all about the options: letter, long name, whether it takes a value, and what to do
+ * with it. getopt_long is not used: it prints by itself, and takes abbreviations that a later
+ * option makes ambiguous.
  */
 #include "app/daemon_options.h"
 
@@ -16,14 +17,17 @@ const char daemon_help[] =
 	"\n"
 	"Serves block devices to virtual machines over vhost-user sockets; see berthd(8).\n"
 	"\n"
-	"  -c, --config FILE      JSON configuration, as `berth config save` and SPDK's save_config write it\n"
+	"  -c, --config FILE      JSON configuration, as `berth config save` and SPDK's "
+	"save_config write it\n"
 	"  -r, --rpc-socket PATH  JSON-RPC socket (default " DAEMON_RPC_SOCKET ")\n"
 	"  -m, --cpumask MASK     one reactor on each of these CPUs, pinned: 0x3, [0,2-3]\n"
 	"                         (default: one for each CPU this process may run on, not pinned)\n"
 	"  -S, --socket-dir DIR   sockets of controllers; made if missing\n"
-	"                         (default " DAEMON_SOCKET_DIR "; with --state-dir its folder sockets)\n"
+	"                         (default " DAEMON_SOCKET_DIR
+	"; with --state-dir its folder sockets)\n"
 	"      --mode MODE        how reactors wait for work: poll, interrupt, adaptive (default)\n"
-	"      --state-dir DIR    remembers what is made by RPC and restores it at start; made if missing\n"
+	"      --state-dir DIR    remembers what is made by RPC and restores it at start; made if "
+	"missing\n"
 	"      --wait-for-rpc     starts when framework_start_init is called\n"
 	"      --version          prints the version\n"
 	"  -h, --help             prints this\n";
@@ -78,19 +82,20 @@ set_cpumask(struct daemon_options *o, const char *value, struct err *err)
 		return rc;
 	}
 	allowed_cpus(&allowed);
-	CPUMASK_FOREACH(cpu, &o->cpus)
-	{
+	CPUMASK_FOREACH (cpu, &o->cpus) {
 		if (!cpumask_test(&allowed, cpu)) {
 			char text[CPUMASK_TEXT_BYTES];
 
 			cpumask_format(&allowed, true, text);
-			return err_set(err, -EINVAL, "CPU %u of mask %.64s is not one this process may run on (%.64s)",
-				       cpu, value, text);
+			return err_set(
+				err, -EINVAL,
+				"CPU %u of mask %.64s is not one this process may run on (%.64s)",
+				cpu, value, text);
 		}
 	}
 	if (cpumask_count(&o->cpus) > DAEMON_REACTORS_MAX) {
-		return err_set(err, -EINVAL, "mask %.64s has %u CPUs, at most %d are possible", value,
-			       cpumask_count(&o->cpus), DAEMON_REACTORS_MAX);
+		return err_set(err, -EINVAL, "mask %.64s has %u CPUs, at most %d are possible",
+			       value, cpumask_count(&o->cpus), DAEMON_REACTORS_MAX);
 	}
 	o->pinned = true;
 	return 0;
@@ -107,7 +112,8 @@ static int
 set_mode(struct daemon_options *o, const char *value, struct err *err)
 {
 	if (reactor_mode_parse(value, &o->mode) != 0) {
-		return err_set(err, -EINVAL, "'%.64s' is not one of poll, interrupt, adaptive", value);
+		return err_set(err, -EINVAL, "'%.64s' is not one of poll, interrupt, adaptive",
+			       value);
 	}
 	return 0;
 }
@@ -152,7 +158,8 @@ static const struct option options[] = {
 	{'h', "help", false, set_help},
 };
 
-/* arg is "-x", "-xVALUE", "--name" or "--name=VALUE"; *ret_value is what is glued to it, NULL for nothing. */
+/* arg is "-x", "-xVALUE", "--name" or "--name=VALUE"; *ret_value is what is glued to it, NULL
+ * for nothing. */
 static const struct option *
 find(const char *arg, const char **ret_value)
 {
@@ -163,7 +170,8 @@ find(const char *arg, const char **ret_value)
 		const struct option *option = &options[i];
 		size_t len = strlen(option->name);
 
-		if (is_long && strncmp(arg + 2, option->name, len) == 0 && (arg[2 + len] == '\0' || arg[2 + len] == '=')) {
+		if (is_long && strncmp(arg + 2, option->name, len) == 0 &&
+		    (arg[2 + len] == '\0' || arg[2 + len] == '=')) {
 			*ret_value = arg[2 + len] == '=' ? arg + 3 + len : NULL;
 			return option;
 		}
@@ -182,8 +190,7 @@ default_cpus(struct daemon_options *o)
 	unsigned cpu, count = 0;
 
 	allowed_cpus(&allowed);
-	CPUMASK_FOREACH(cpu, &allowed)
-	{
+	CPUMASK_FOREACH (cpu, &allowed) {
 		if (count++ < DAEMON_REACTORS_DEFAULT_MAX) {
 			cpumask_set(&o->cpus, cpu);
 		}
@@ -198,8 +205,11 @@ take(struct daemon_options *o, int argc, char *const argv[], int *i, struct err 
 	int rc;
 
 	if (option == NULL) {
-		return arg[0] == '-' ? err_set(err, -EINVAL, "unknown option %.128s", arg) :
-				       err_set(err, -EINVAL, "'%.128s' is not an option; berthd takes options only", arg);
+		return arg[0] == '-'
+			       ? err_set(err, -EINVAL, "unknown option %.128s", arg)
+			       : err_set(err, -EINVAL,
+					 "'%.128s' is not an option; berthd takes options only",
+					 arg);
 	}
 	if (option->has_value && value == NULL) {
 		if (*i + 1 >= argc) {
@@ -221,7 +231,8 @@ take(struct daemon_options *o, int argc, char *const argv[], int *i, struct err 
 }
 
 int
-daemon_options_parse(int argc, char *const argv[], struct daemon_options *ret_options, struct err *err)
+daemon_options_parse(int argc, char *const argv[], struct daemon_options *ret_options,
+		     struct err *err)
 {
 	struct daemon_options o = {.rpc_socket = DAEMON_RPC_SOCKET, .mode = REACTOR_ADAPTIVE};
 

@@ -32,7 +32,8 @@ struct daemon_options {
 };
 
 /* 0 or -EINVAL, with err naming the option. */
-int daemon_options_parse(int argc, char *const argv[], struct daemon_options *ret_options, struct err *err);
+int daemon_options_parse(int argc, char *const argv[], struct daemon_options *ret_options,
+			 struct err *err);
 
 extern const char daemon_help[];
 

@@ -53,9 +53,11 @@ test_all(void **state)
 	char mask[16];
 
 	snprintf(mask, sizeof(mask), "[%u]", cpu);
-	assert_int_equal(parse(&o, NULL, (const char *const[]){
-		"-c", "f.json", "-r/run/b.sock", "-m", mask, "--socket-dir=/run/s", "--mode", "poll", "--state-dir", "d",
-		"--wait-for-rpc", NULL}), 0);
+	assert_int_equal(parse(&o, NULL,
+			       (const char *const[]){"-c", "f.json", "-r/run/b.sock", "-m", mask,
+						     "--socket-dir=/run/s", "--mode", "poll",
+						     "--state-dir", "d", "--wait-for-rpc", NULL}),
+			 0);
 	assert_string_equal(o.config_file, "f.json");
 	assert_string_equal(o.rpc_socket, "/run/b.sock");
 	assert_string_equal(o.socket_dir, "/run/s");

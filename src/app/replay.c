@@ -12,7 +12,8 @@
 static bool
 in_pass(const struct replay *r, const json_t *call)
 {
-	const struct rpc_schema *schema = rpc_schema_find(json_string_value(json_object_get(call, "method")));
+	const struct rpc_schema *schema =
+		rpc_schema_find(json_string_value(json_object_get(call, "method")));
 	bool startup = schema != NULL && (schema->states & RPC_STARTUP) != 0;
 
 	return startup == (r->pass == REPLAY_STARTUP);
@@ -53,8 +54,8 @@ go(struct replay *r)
 		}
 		r->inside = true;
 		r->answered = false;
-		rpc_call(json_string_value(json_object_get(call, "method")), json_object_get(call, "params"), false,
-			 answered, r);
+		rpc_call(json_string_value(json_object_get(call, "method")),
+			 json_object_get(call, "params"), false, answered, r);
 		r->inside = false;
 		if (!r->answered) {
 			return;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Makes a list of calls through rpc_call(), one after another: the configuration file's, or the state directory's. App thread.
- * Calls that SPDK allows before initialisation only or also then (bdev_set_options, log_set_level, ...) are made in a pass of
- * their own, before all others.
+ * Makes a list of calls through rpc_call(), one after another: the configuration file's, or the
+ * state directory's. App thread. Calls that SPDK allows before initialisation only or also then
+ * (bdev_set_options, log_set_level, ...) are made in a pass of their own, before all others.
  */
 #ifndef APP_REPLAY_H
 #define APP_REPLAY_H
@@ -15,7 +15,8 @@ enum replay_pass { REPLAY_STARTUP, REPLAY_RUNTIME };
 
 /* Owned by the caller. */
 struct replay {
-	/* Call number `index` was answered with an error, in words. 0: go on; a negative errno: stop. */
+	/* Call number `index` was answered with an error, in words. 0: go on; a negative errno:
+	 * stop. */
 	int (*failed)(struct replay *r, size_t index, const char *why);
 	void (*done)(struct replay *r, int status);
 	json_t *calls; /* array of {"method","params"}; borrowed until done */

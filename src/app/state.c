@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Invariants
- *  1. At most one job is with the worker (`phase`), so the log's descriptors change only while none is.
- *  2. Lines appended and not handed to a sync are `dirty`; then the timer is running or a job is under way, at whose end it is looked at.
- *     Nothing runs while nothing is dirty: an idle berthd makes no wake-ups.
+ *  1. At most one job is with the worker (`phase`), so the log's descriptors change only while none
+ *     is.
+ *  2. Lines appended and not handed to a sync are `dirty`; then the timer is running or a job is
+ *     under way, at whose end it is looked at. Nothing runs while nothing is dirty: an idle berthd
+ *     makes no wake-ups.
  *  3. The log always says: the live configuration and the lost entries.
  *
- * Rejected: fsync before each answer (a second of delay is what was promised; a burst of calls would take seconds).
+ * Rejected: fsync before each answer (a second of delay is what was promised; a burst of calls
+ * would take seconds).
  */
 #include "app/state.h"
 
@@ -45,7 +48,6 @@ struct state {
 	json_t *calls;
 	struct list lost;
 	size_t needed_lines; /* when the log was written anew last */
-	bool differs;        /* the log holds lines that are not needed */
 
 	enum phase phase;
 	struct worker_job job;
@@ -67,8 +69,8 @@ static const struct family {
 	const char *prefix;
 	const char *key;
 } families[] = {
-	{"bdev_null_", "name"}, {"bdev_malloc_", "name"}, {"bdev_aio_", "name"}, {"bdev_uring_", "name"},
-	{"vhost_", "ctrlr"}, {"berth_disk_", "name"},
+	{"bdev_null_", "name"},  {"bdev_malloc_", "name"}, {"bdev_aio_", "name"},
+	{"bdev_uring_", "name"}, {"vhost_", "ctrlr"},      {"berth_disk_", "name"},
 };
 
 /* ---- Lost entries ---- */
@@ -77,7 +79,8 @@ static bool
 call_is(const json_t *call, const char *family, const char *key, const char *name)
 {
 	const char *method = json_string_value(json_object_get(call, "method"));
-	const char *value = json_string_value(json_object_get(json_object_get(call, "params"), key));
+	const char *value =
+		json_string_value(json_object_get(json_object_get(call, "params"), key));
 
 	return method != NULL && value != NULL && strncmp(method, family, strlen(family)) == 0 &&
 	       strcmp(value, name) == 0;
@@ -97,15 +100,17 @@ lost_free(struct lost *lost)
 static char *
 call_line(const char *method, const json_t *params)
 {
-	json_t *call = params != NULL ? json_pack("{s:s, s:O}", "method", method, "params", (json_t *)params) :
-					json_pack("{s:s}", "method", method);
+	json_t *call = params != NULL ? json_pack("{s:s, s:O}", "method", method, "params",
+						  (json_t *)params)
+				      : json_pack("{s:s}", "method", method);
 	char *line = call != NULL ? json_dumps(call, JSON_COMPACT) : NULL;
 
 	json_decref(call);
 	return line;
 }
 
-/* Takes line. An entry is never dropped in silence: out of memory ends the process before the log is written anew. */
+/* Takes line. An entry is never dropped in silence: out of memory ends the process before the
+ * log is written anew. */
 static void
 add_lost(struct state *s, json_t *call, char *line, const char *where, const char *why)
 {
@@ -126,8 +131,7 @@ state_forget(struct state *s, const char *family, const char *key, const char *n
 	struct lost *lost, *next;
 	bool found = false;
 
-	LIST_FOREACH_SAFE(lost, next, &s->lost, link)
-	{
+	LIST_FOREACH_SAFE (lost, next, &s->lost, link) {
 		if (lost->call != NULL && call_is(lost->call, family, key, name)) {
 			LOG_NOTICE(STATE, lost->where, "forgotten: %s", lost->line);
 			lost_free(lost);
@@ -148,7 +152,8 @@ read_line(struct state *s, const char *line, size_t bytes, unsigned number)
 	char where[64];
 
 	snprintf(where, sizeof(where), "%s line %u", STATE_LOG_FILE, number);
-	if (!json_is_string(json_object_get(call, "method")) || (params != NULL && !json_is_object(params))) {
+	if (!json_is_string(json_object_get(call, "method")) ||
+	    (params != NULL && !json_is_object(params))) {
 		add_lost(s, NULL, strndup(line, bytes), where,
 			 call == NULL ? error.text : "not an object with method and params");
 		json_decref(call);
@@ -159,43 +164,87 @@ read_line(struct state *s, const char *line, size_t bytes, unsigned number)
 }
 
 static const struct family *
-deleted_family(const char *method)
+family_of(const char *method)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(families); i++) {
-		if (strncmp(method, families[i].prefix, strlen(families[i].prefix)) == 0 &&
-		    strstr(method, "_delete") != NULL) {
+		if (strncmp(method, families[i].prefix, strlen(families[i].prefix)) == 0) {
 			return &families[i];
 		}
 	}
 	return NULL;
 }
 
-/* A delete and all calls on its object before it; a delete that has none of these stays: what made its object is of another family. */
-static void
-leave_out_deleted(struct state *s)
+static bool
+is_delete(const char *method)
 {
-	for (size_t i = 0; i < json_array_size(s->calls); i++) {
-		const json_t *call = json_array_get(s->calls, i);
-		const struct family *family = deleted_family(json_string_value(json_object_get(call, "method")));
-		const char *name;
-		bool found = false;
+	return family_of(method) != NULL && strstr(method, "_delete") != NULL;
+}
 
-		if (family == NULL) {
-			continue;
-		}
-		name = json_string_value(json_object_get(json_object_get(call, "params"), family->key));
-		for (size_t k = i; name != NULL && k-- > 0;) {
-			if (call_is(json_array_get(s->calls, k), family->prefix, family->key, name)) {
-				json_array_remove(s->calls, k);
-				found = true;
-				i--;
-			}
-		}
-		if (found) {
-			json_array_remove(s->calls, i--);
-			s->differs = true;
+static bool
+is_create(const char *method)
+{
+	return family_of(method) != NULL && strstr(method, "_create") != NULL;
+}
+
+/* What a create takes the place of: bdevs of all kinds share their names. */
+static const char *
+rival_prefix(const struct family *family)
+{
+	return strncmp(family->prefix, "bdev_", strlen("bdev_")) == 0 ? "bdev_" : family->prefix;
+}
+
+/* Removes the calls before *index that are about the same object; how many there were. */
+static size_t
+remove_earlier(struct state *s, size_t *index, const char *prefix, const char *key,
+	       const char *name)
+{
+	size_t removed = 0;
+
+	for (size_t k = *index; k-- > 0;) {
+		if (call_is(json_array_get(s->calls, k), prefix, key, name)) {
+			json_array_remove(s->calls, k);
+			removed++;
 		}
 	}
+	*index -= removed;
+	return removed;
+}
+
+/*
+ * Leaves out a delete and the calls before it on its object; a delete that has none of these stays:
+ * what made its object is of another family. A second create means that the first had failed, or
+ * its object was lost: the first is left out.
+ */
+static void
+leave_out_superseded(struct state *s)
+{
+	json_t *seen = json_object(); /* objects that were made: most creates need no search */
+
+	for (size_t i = 0; i < json_array_size(s->calls); i++) {
+		const json_t *call = json_array_get(s->calls, i);
+		const char *method = json_string_value(json_object_get(call, "method"));
+		const struct family *family = family_of(method);
+		const char *name = family == NULL
+					   ? NULL
+					   : json_string_value(json_object_get(
+						     json_object_get(call, "params"), family->key));
+		char object[512];
+
+		if (name == NULL) {
+			continue;
+		}
+		snprintf(object, sizeof(object), "%s%s", rival_prefix(family), name);
+		if (is_create(method)) {
+			if (json_object_get(seen, object) != NULL) {
+				remove_earlier(s, &i, rival_prefix(family), family->key, name);
+			}
+			json_object_set_new(seen, object, json_true());
+		} else if (is_delete(method) && json_object_get(seen, object) != NULL &&
+			   remove_earlier(s, &i, family->prefix, family->key, name) > 0) {
+			json_array_remove(s->calls, i--);
+		}
+	}
+	json_decref(seen);
 }
 
 static void
@@ -214,7 +263,7 @@ read_lines(struct state *s)
 		read_line(s, text, (size_t)(newline - text), number++);
 		text = newline + 1;
 	}
-	leave_out_deleted(s);
+	leave_out_superseded(s);
 }
 
 int
@@ -244,7 +293,8 @@ state_open(const struct state_options *options, struct state **ret_state, struct
 		return rc;
 	}
 	if (cut > 0) {
-		LOG_WARNING(STATE, s->dir, "cut %zu bytes of an unfinished line off the end of %s", cut, STATE_LOG_FILE);
+		LOG_WARNING(STATE, s->dir, "cut %zu bytes of an unfinished line off the end of %s",
+			    cut, STATE_LOG_FILE);
 	}
 	read_lines(s);
 	*ret_state = s;
@@ -263,35 +313,20 @@ state_calls(struct state *s)
 	return s->calls;
 }
 
-/* The log may say twice that an object was made, when it was written anew between the making and the recording. */
-static bool
-said_before(const struct state *s, size_t index)
-{
-	const json_t *call = json_array_get(s->calls, index);
-
-	for (size_t i = 0; i < index; i++) {
-		const json_t *other = json_array_get(s->calls, i);
-
-		if (json_equal(json_object_get(other, "method"), json_object_get(call, "method")) &&
-		    json_equal(json_object_get(other, "params"), json_object_get(call, "params"))) {
-			return true;
-		}
-	}
-	return false;
-}
-
 void
 state_call_failed(struct state *s, size_t index, const char *why)
 {
 	json_t *call = json_array_get(s->calls, index);
 
 	/* What was to be deleted is not there: fine. */
-	if (said_before(s, index) || deleted_family(json_string_value(json_object_get(call, "method"))) != NULL) {
-		LOG_INFO(STATE, json_string_value(json_object_get(call, "where")), "left out: %s", why);
+	if (is_delete(json_string_value(json_object_get(call, "method")))) {
+		LOG_INFO(STATE, json_string_value(json_object_get(call, "where")), "left out: %s",
+			 why);
 		return;
 	}
 	add_lost(s, call,
-		 call_line(json_string_value(json_object_get(call, "method")), json_object_get(call, "params")),
+		 call_line(json_string_value(json_object_get(call, "method")),
+			   json_object_get(call, "params")),
 		 json_string_value(json_object_get(call, "where")), why);
 }
 
@@ -342,16 +377,14 @@ needed_text(struct state *s, struct text *ret_text)
 	size_t i;
 
 	t.failed = live == NULL;
-	json_array_foreach(live, i, call)
-	{
+	json_array_foreach (live, i, call) {
 		char *line = call_line(json_string_value(json_object_get(call, "method")),
 				       json_object_get(call, "params"));
 
 		text_add(&t, line);
 		free(line);
 	}
-	LIST_FOREACH(lost, &s->lost, link)
-	{
+	LIST_FOREACH (lost, &s->lost, link) {
 		text_add(&t, lost->line);
 	}
 	json_decref(live);
@@ -386,7 +419,8 @@ submit(struct state *s, enum phase phase)
 {
 	CHECK(s->phase == IDLE || s->job_status == 0);
 	s->phase = phase;
-	worker_submit(s->worker, &s->job, phase == WRITING_NEW ? write_new_job : sync_job, job_done);
+	worker_submit(s->worker, &s->job, phase == WRITING_NEW ? write_new_job : sync_job,
+		      job_done);
 }
 
 static void
@@ -423,7 +457,8 @@ set_dirty(struct state *s)
 {
 	if (!s->dirty) {
 		s->dirty = true;
-		if (s->phase == IDLE && timer_start(&s->timer, STATE_SYNC_DELAY_US, on_timer) != 0) {
+		if (s->phase == IDLE &&
+		    timer_start(&s->timer, STATE_SYNC_DELAY_US, on_timer) != 0) {
 			start_sync(s);
 		}
 	}
@@ -445,7 +480,8 @@ new_failed(struct state *s, int status)
 {
 	state_log_new_abort(s->log);
 	if (status != -ECANCELED) {
-		LOG_ERROR(STATE, s->dir, "cannot write %s: %s", STATE_LOG_NEW_FILE, strerror(-status));
+		LOG_ERROR(STATE, s->dir, "cannot write %s: %s", STATE_LOG_NEW_FILE,
+			  strerror(-status));
 	}
 	finish_restored(s, status);
 }
@@ -457,8 +493,7 @@ release(struct state *s)
 	void *ctx = s->closed_ctx;
 	struct lost *lost, *next;
 
-	LIST_FOREACH_SAFE(lost, next, &s->lost, link)
-	{
+	LIST_FOREACH_SAFE (lost, next, &s->lost, link) {
 		lost_free(lost);
 	}
 	timer_stop(&s->timer);
@@ -519,7 +554,8 @@ job_done(struct worker_job *job)
 		return;
 	default:
 		if (rc != 0 && !s->sync_failed) {
-			LOG_ERROR(STATE, s->dir, "cannot sync %s: %s", STATE_LOG_FILE, strerror(-rc));
+			LOG_ERROR(STATE, s->dir, "cannot sync %s: %s", STATE_LOG_FILE,
+				  strerror(-rc));
 		}
 		s->sync_failed = rc != 0;
 		finish_restored(s, rc);
@@ -537,8 +573,7 @@ state_restored(struct state *s, void (*done)(void *ctx, int status), void *ctx)
 	const char *text = state_log_text(s->log, &bytes);
 	int rc;
 
-	LIST_FOREACH(lost, &s->lost, link)
-	{
+	LIST_FOREACH (lost, &s->lost, link) {
 		LOG_ERROR(STATE, lost->where, "%s; kept: %.300s", lost->why, lost->line);
 	}
 	s->restored = done;
@@ -567,11 +602,27 @@ maybe_write_anew(struct state *s)
 	size_t lines = state_log_lines(s->log);
 	struct text t;
 
-	if (s->phase != IDLE || lines < s->needed_lines * STATE_GROWTH || lines < s->needed_lines + STATE_GROWTH_LINES) {
+	if (s->phase != IDLE || lines < s->needed_lines * STATE_GROWTH ||
+	    lines < s->needed_lines + STATE_GROWTH_LINES) {
 		return;
 	}
 	if (needed_text(s, &t) == 0) {
 		start_new(s, &t);
+	}
+}
+
+/* An object that could not be restored has been made anew. */
+static void
+forget_rivals(struct state *s, const char *method, const json_t *params)
+{
+	const struct family *family = family_of(method);
+	const char *name;
+
+	if (family != NULL && is_create(method) && !list_empty(&s->lost)) {
+		name = json_string_value(json_object_get(params, family->key));
+		if (name != NULL) {
+			state_forget(s, rival_prefix(family), family->key, name);
+		}
 	}
 }
 
@@ -590,6 +641,7 @@ state_record(void *ctx, const char *method, const json_t *params, struct err *er
 	if (rc != 0) {
 		return rc;
 	}
+	forget_rivals(s, method, params);
 	set_dirty(s);
 	maybe_write_anew(s);
 	return 0;

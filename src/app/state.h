@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What berthd remembers: every successful call that changes something, one JSON line {"method","params"} each in the state
- * directory's log, written before the call is answered and synced at most a second later. App thread.
+ * What berthd remembers: every successful call that changes something, one JSON line
+ * {"method","params"} each in the state directory's log, written before the call is answered and
+ * synced at most a second later. App thread.
  *
- * An entry that cannot be carried out at start (its file is missing, say) and a line that cannot be read are lost entries: reported by
- * name at every start, and kept in the log until the object is deleted or made anew by a call.
+ * An entry that cannot be carried out at start (its file is missing, say) and a line that cannot be
+ * read are lost entries: reported by name at every start, and kept in the log until the object is
+ * deleted or made anew by a call.
  */
 #ifndef APP_STATE_H
 #define APP_STATE_H
@@ -20,8 +22,8 @@ struct state;
 struct state_options {
 	const char *dir;
 	struct worker *worker;
-	/* The calls that make what there is now: an array of {"method","params"}, new reference. Called when the log has grown enough
-	 * to be written anew. NULL: memory is out. */
+	/* The calls that make what there is now: an array of {"method","params"}, new reference.
+	 * Called when the log has grown enough to be written anew. NULL: memory is out. */
 	json_t *(*live)(void);
 };
 
@@ -32,24 +34,28 @@ int state_open(const struct state_options *options, struct state **ret_state, st
 bool state_empty(const struct state *state);
 
 /*
- * The calls to make at start, in order: an array of {"method","params","where"}, borrowed until state_restored(). Calls on objects that
- * were deleted later are left out: nobody may reach a controller that is about to go away again.
+ * The calls to make at start, in order: an array of {"method","params","where"}, borrowed until
+ * state_restored(). Calls on objects that were deleted later are left out: nobody may reach a
+ * controller that is about to go away again.
  */
 json_t *state_calls(struct state *state);
 
-/* Call number `index` of state_calls() failed; it becomes a lost entry unless a later call forgets it. */
+/* Call number `index` of state_calls() failed; it becomes a lost entry unless a later call
+ * forgets it. */
 void state_call_failed(struct state *state, size_t index, const char *why);
 
 /*
- * All calls have been made: reports lost entries; writes the log anew where it is not what it should be, then done(ctx, 0 or an errno).
- * done may be NULL, and may come at once.
+ * All calls have been made: reports lost entries; writes the log anew where it is not what it
+ * should be, then done(ctx, 0 or an errno). done may be NULL, and may come at once.
  */
 void state_restored(struct state *state, void (*done)(void *ctx, int status), void *ctx);
 
-/* Of rpc_record_fn's type; ctx is the state. Writes, and returns when the line is safe from the death of this process. */
+/* Of rpc_record_fn's type; ctx is the state. Writes, and returns when the line is safe from the
+ * death of this process. */
 int state_record(void *ctx, const char *method, const json_t *params, struct err *err);
 
-/* Drops lost entries whose method begins with family and whose parameter key is name. Whether there were any. */
+/* Drops lost entries whose method begins with family and whose parameter key is name. Whether
+ * there were any. */
 bool state_forget(struct state *state, const char *family, const char *key, const char *name);
 
 /* Syncs what is left and gives up the lock; then done(ctx). state is gone then. Accepts NULL. */

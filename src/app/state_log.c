@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Invariants
- *  1. state.log always is a whole log: it is only ever appended to by whole lines, or replaced by rename. A line that was written in
- *     part is taken back before the next (`bytes` is the length of what is whole).
- *  2. A line is acknowledged only after write(2) took all of it, newline included; so a tail without newline was never acknowledged by a
- *     process whose machine kept running, and cutting it off loses nothing.
+ *  1. state.log always is a whole log: it is only ever appended to by whole lines, or replaced by
+ *     rename. A line that was written in part is taken back before the next (`bytes` is the length
+ *     of what is whole).
+ *  2. A line is acknowledged only after write(2) took all of it, newline included; so a tail
+ *     without newline was never acknowledged by a process whose machine kept running, and cutting
+ *     it off loses nothing.
  *  3. Before state.log.new is renamed, it holds, synced, every line that the old log held synced.
  */
 #include "app/state_log.h"
@@ -27,17 +29,17 @@ struct state_log {
 	int dir_fd;
 	int lock_fd;
 	int fd;
-	int new_fd;          /* -1: none */
-	size_t bytes;        /* of whole lines in fd */
-	size_t new_bytes;    /* of whole lines in new_fd */
+	int new_fd;       /* -1: none */
+	size_t bytes;     /* of whole lines in fd */
+	size_t new_bytes; /* of whole lines in new_fd */
 	size_t lines, new_lines;
-	char *text;          /* what was read at open */
+	char *text; /* what was read at open */
 	size_t text_bytes;
-	char *kept;          /* lines appended since state_log_new_begin() */
+	char *kept; /* lines appended since state_log_new_begin() */
 	size_t kept_bytes, kept_lines;
-	bool keeping;        /* between new_begin and new_follow */
-	bool following;      /* between new_follow and new_commit */
-	bool dir_dirty;      /* a rename is not synced yet */
+	bool keeping;   /* between new_begin and new_follow */
+	bool following; /* between new_follow and new_commit */
+	bool dir_dirty; /* a rename is not synced yet */
 };
 
 /* ---- Plain file helpers ---- */
@@ -118,7 +120,8 @@ count_lines(const char *text, size_t bytes)
 static int
 write_new_file(struct state_log *log, const char *text, size_t bytes, int *ret_fd)
 {
-	int fd = openat(log->dir_fd, STATE_LOG_NEW_FILE, O_RDWR | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
+	int fd = openat(log->dir_fd, STATE_LOG_NEW_FILE,
+			O_RDWR | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
 	int rc;
 
 	if (fd < 0) {
@@ -145,7 +148,8 @@ make_file(struct state_log *log)
 {
 	int rc = write_new_file(log, "", 0, &log->fd);
 
-	if (rc == 0 && renameat(log->dir_fd, STATE_LOG_NEW_FILE, log->dir_fd, STATE_LOG_FILE) != 0) {
+	if (rc == 0 &&
+	    renameat(log->dir_fd, STATE_LOG_NEW_FILE, log->dir_fd, STATE_LOG_FILE) != 0) {
 		rc = -errno;
 	}
 	if (rc == 0 && fsync(log->dir_fd) != 0) {
@@ -161,22 +165,26 @@ lock(struct state_log *log, struct err *err)
 
 	log->lock_fd = openat(log->dir_fd, STATE_LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (log->lock_fd < 0) {
-		return err_set(err, -errno, "cannot open %s/%s: %s", log->dir, STATE_LOCK_FILE, strerror(errno));
+		return err_set(err, -errno, "cannot open %s/%s: %s", log->dir, STATE_LOCK_FILE,
+			       strerror(errno));
 	}
 	if (flock(log->lock_fd, LOCK_EX | LOCK_NB) != 0) {
 		ssize_t n;
 
 		if (errno != EWOULDBLOCK) {
-			return err_set(err, -errno, "cannot lock %s/%s: %s", log->dir, STATE_LOCK_FILE, strerror(errno));
+			return err_set(err, -errno, "cannot lock %s/%s: %s", log->dir,
+				       STATE_LOCK_FILE, strerror(errno));
 		}
 		n = pread(log->lock_fd, pid, sizeof(pid) - 1, 0);
 		pid[n > 0 ? strcspn(pid, "\n") : 0] = '\0';
-		return err_set(err, -EBUSY, "another berthd (process %s) uses the state directory %s",
+		return err_set(err, -EBUSY,
+			       "another berthd (process %s) uses the state directory %s",
 			       pid[0] != '\0' ? pid : "unknown", log->dir);
 	}
 	snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
 	if (ftruncate(log->lock_fd, 0) != 0 || pwrite(log->lock_fd, pid, strlen(pid), 0) < 0) {
-		return err_set(err, -errno, "cannot write %s/%s: %s", log->dir, STATE_LOCK_FILE, strerror(errno));
+		return err_set(err, -errno, "cannot write %s/%s: %s", log->dir, STATE_LOCK_FILE,
+			       strerror(errno));
 	}
 	return 0;
 }
@@ -187,14 +195,16 @@ check_header(struct state_log *log, struct err *err)
 	const char *end = memchr(log->text, '\n', log->text_bytes);
 	static const char key[] = "{\"berth_state\":";
 
-	if (end != NULL && strncmp(log->text, STATE_LOG_HEADER "\n", strlen(STATE_LOG_HEADER "\n")) == 0) {
+	if (end != NULL &&
+	    strncmp(log->text, STATE_LOG_HEADER "\n", strlen(STATE_LOG_HEADER "\n")) == 0) {
 		return 0;
 	}
 	if (strncmp(log->text, key, strlen(key)) == 0) {
-		return err_set(err, -EPROTO, "%s/%s was written by a later version of berth", log->dir, STATE_LOG_FILE);
+		return err_set(err, -EPROTO, "%s/%s was written by a later version of berth",
+			       log->dir, STATE_LOG_FILE);
 	}
-	return err_set(err, -EPROTO, "%s/%s does not begin with %s: not a log of berthd", log->dir, STATE_LOG_FILE,
-		       STATE_LOG_HEADER);
+	return err_set(err, -EPROTO, "%s/%s does not begin with %s: not a log of berthd", log->dir,
+		       STATE_LOG_FILE, STATE_LOG_HEADER);
 }
 
 static int
@@ -207,7 +217,8 @@ cut_tail(struct state_log *log, size_t *ret_cut_bytes, struct err *err)
 	}
 	*ret_cut_bytes = log->text_bytes - whole;
 	if (whole != log->text_bytes && ftruncate(log->fd, (off_t)whole) != 0) {
-		return err_set(err, -errno, "cannot cut %s/%s: %s", log->dir, STATE_LOG_FILE, strerror(errno));
+		return err_set(err, -errno, "cannot cut %s/%s: %s", log->dir, STATE_LOG_FILE,
+			       strerror(errno));
 	}
 	log->text_bytes = whole;
 	log->text[whole] = '\0';
@@ -238,7 +249,8 @@ read_file(struct state_log *log, size_t *ret_cut_bytes, struct err *err)
 		}
 	}
 	if (rc != 0) {
-		return err_set(err, rc, "cannot read %s/%s: %s", log->dir, STATE_LOG_FILE, strerror(-rc));
+		return err_set(err, rc, "cannot read %s/%s: %s", log->dir, STATE_LOG_FILE,
+			       strerror(-rc));
 	}
 	rc = check_header(log, err);
 	if (rc == 0) {
@@ -266,7 +278,8 @@ state_log_open(const char *dir, struct state_log **ret_log, size_t *ret_cut_byte
 	log->dir = strdup(dir);
 	log->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (log->dir == NULL || log->dir_fd < 0) {
-		rc = err_set(err, -errno, "cannot open the state directory %s: %s", dir, strerror(errno));
+		rc = err_set(err, -errno, "cannot open the state directory %s: %s", dir,
+			     strerror(errno));
 	}
 	if (rc == 0) {
 		rc = lock(log, err);
@@ -335,7 +348,8 @@ state_log_dir_fd(const struct state_log *log)
 
 /* ---- Appending ---- */
 
-/* Line and newline in one write; what was written in part is taken back, at the latest before the next line. */
+/* Line and newline in one write; what was written in part is taken back, at the latest before
+ * the next line. */
 static int
 append_to(int fd, size_t *bytes, const char *text, size_t len)
 {
@@ -373,8 +387,8 @@ keep(struct state_log *log, const char *text, size_t len)
 	return 0;
 }
 
-/* A new log that cannot have the line is given up: the old one has it. Its descriptor may be in use by a sync just now, so
- * closing it is left to state_log_new_abort(). */
+/* A new log that cannot have the line is given up: the old one has it. Its descriptor may be in
+ * use by a sync just now, so closing it is left to state_log_new_abort(). */
 static void
 append_new(struct state_log *log, const char *text, size_t len)
 {
@@ -404,7 +418,9 @@ state_log_append(struct state_log *log, const char *line, size_t bytes, struct e
 		append_new(log, text, bytes + 1);
 	}
 	free(text);
-	return rc == 0 ? 0 : err_set(err, rc, "cannot write %s/%s: %s", log->dir, STATE_LOG_FILE, strerror(-rc));
+	return rc == 0 ? 0
+		       : err_set(err, rc, "cannot write %s/%s: %s", log->dir, STATE_LOG_FILE,
+				 strerror(-rc));
 }
 
 int

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What is acknowledged is there after a crash at any byte: the file is cut at every length, and a rewrite is left at every
- * point, and each time what is read is a prefix of whole lines that has every line acknowledged before.
+ * What is acknowledged is there after a crash at any byte: the file is cut at every length, and a
+ * rewrite is left at every point, and each time what is read is a prefix of whole lines that has
+ * every line acknowledged before.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -161,7 +162,8 @@ test_cut_anywhere(void **state)
 			keep--;
 		}
 		log = open_log(&cut);
-		snprintf(expected, sizeof(expected), "%.*s", keep > header ? (int)(keep - header) : 0, whole + header);
+		snprintf(expected, sizeof(expected), "%.*s",
+			 keep > header ? (int)(keep - header) : 0, whole + header);
 		expect_text(log, expected);
 		assert_int_equal(cut, len < header ? 0 : len - keep);
 		append(log, "last");
@@ -174,7 +176,8 @@ test_cut_anywhere(void **state)
 	}
 }
 
-/* A crash after each phase of a rewrite, and one that goes through; a line is acknowledged in each phase. */
+/* A crash after each phase of a rewrite, and one that goes through; a line is acknowledged in
+ * each phase. */
 static void
 rewrite_until(int phase, const char *expected)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What is replayed after which log, what is kept of what could not be, and when the log is written anew and synced. */
+/* What is replayed after which log, what is kept of what could not be, and when the log is
+ * written anew and synced. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -230,8 +231,7 @@ expect_calls(const char *expected)
 	json_t *call;
 	size_t i;
 
-	json_array_foreach(state_calls(state_now), i, call)
-	{
+	json_array_foreach (state_calls(state_now), i, call) {
 		json_t *params = json_object_get(call, "params");
 		const char *name = json_string_value(json_object_get(params, "name"));
 
@@ -239,15 +239,18 @@ expect_calls(const char *expected)
 			name = json_string_value(json_object_get(params, "ctrlr"));
 		}
 		snprintf(found + strlen(found), sizeof(found) - strlen(found), "%s %s;",
-			 json_string_value(json_object_get(call, "method")), name != NULL ? name : "-");
+			 json_string_value(json_object_get(call, "method")),
+			 name != NULL ? name : "-");
 	}
 	assert_string_equal(found, expected);
 }
 
 #define NULL_CREATE(name) "{\"method\":\"bdev_null_create\",\"params\":{\"name\":\"" name "\"}}\n"
 #define NULL_DELETE(name) "{\"method\":\"bdev_null_delete\",\"params\":{\"name\":\"" name "\"}}\n"
-#define VHOST_CREATE(name) "{\"method\":\"vhost_create_blk_controller\",\"params\":{\"ctrlr\":\"" name "\"}}\n"
-#define VHOST_DELETE(name) "{\"method\":\"vhost_delete_controller\",\"params\":{\"ctrlr\":\"" name "\"}}\n"
+#define VHOST_CREATE(name) \
+	"{\"method\":\"vhost_create_blk_controller\",\"params\":{\"ctrlr\":\"" name "\"}}\n"
+#define VHOST_DELETE(name) \
+	"{\"method\":\"vhost_delete_controller\",\"params\":{\"ctrlr\":\"" name "\"}}\n"
 
 static void
 add_live(const char *line)
@@ -284,10 +287,11 @@ test_empty_and_back(void **state)
 static void
 test_deleted_are_left_out(void **state)
 {
-	write_log(NULL_CREATE("a") VHOST_CREATE("c") VHOST_DELETE("c") NULL_DELETE("a") NULL_CREATE("b")
-		  NULL_CREATE("a") VHOST_CREATE("c") NULL_DELETE("x") VHOST_DELETE("d"));
+	write_log(NULL_CREATE("a") VHOST_CREATE("c") VHOST_DELETE("c") NULL_DELETE("a") NULL_CREATE(
+		"b") NULL_CREATE("a") VHOST_CREATE("c") NULL_DELETE("x") VHOST_DELETE("d"));
 	on_thread(open_task, NULL);
-	expect_calls("bdev_null_create b;bdev_null_create a;vhost_create_blk_controller c;bdev_null_delete x;"
+	expect_calls("bdev_null_create b;bdev_null_create a;vhost_create_blk_controller "
+		     "c;bdev_null_delete x;"
 		     "vhost_delete_controller d;");
 	/* A delete that finds nothing is no loss. */
 	for (size_t i = 3; i < 5; i++) {
@@ -312,7 +316,36 @@ forget_task(void *ctx)
 	assert_false(state_forget(state_now, "bdev_null_", "name", "gone"));
 }
 
-/* What cannot be read or made is kept behind what is there, over any number of starts, until it is deleted by name. */
+static void
+not_lost_task(void *ctx)
+{
+	assert_false(state_forget(state_now, "bdev_aio_", "name", "a"));
+}
+
+/* What was lost and made anew since is not lost any more, be it found at start or while running. */
+static void
+test_made_anew(void **state)
+{
+	size_t first = 0;
+
+	write_log("{\"method\":\"bdev_aio_create\",\"params\":{\"name\":\"a\"}}\n" VHOST_CREATE("a")
+			  NULL_CREATE("a"));
+	on_thread(open_task, NULL);
+	expect_calls("vhost_create_blk_controller a;bdev_null_create a;");
+	close_state();
+	write_log(
+		"{\"method\":\"bdev_aio_create\",\"params\":{\"name\":\"a\"}}\n" VHOST_CREATE("a"));
+	on_thread(open_task, NULL);
+	on_thread(fail_task, &first);
+	on_thread(restored_task, NULL);
+	wait_for(&restored_flag);
+	on_thread(record_task, (void *)"a");
+	on_thread(not_lost_task, NULL);
+	close_state();
+}
+
+/* What cannot be read or made is kept behind what is there, over any number of starts, until it
+ * is deleted by name. */
 static void
 test_lost_entries_are_kept(void **state)
 {
@@ -338,7 +371,8 @@ test_lost_entries_are_kept(void **state)
 			on_thread(forget_task, NULL);
 		}
 		close_state();
-		snprintf(expected, sizeof(expected), "%s%s%s", NULL_CREATE("a"), broken, NULL_CREATE("gone"));
+		snprintf(expected, sizeof(expected), "%s%s%s", NULL_CREATE("a"), broken,
+			 NULL_CREATE("gone"));
 		expect_log(expected);
 	}
 }
@@ -382,9 +416,12 @@ test_growth(void **state)
 		json_t *calls = state_calls(state_now);
 		json_t *last = json_array_get(calls, json_array_size(calls) - 1);
 
-		assert_string_equal(json_string_value(json_object_get(json_object_get(last, "params"), "name")), "last");
 		assert_string_equal(
-			json_string_value(json_object_get(json_object_get(json_array_get(calls, 0), "params"), "name")),
+			json_string_value(json_object_get(json_object_get(last, "params"), "name")),
+			"last");
+		assert_string_equal(
+			json_string_value(json_object_get(
+				json_object_get(json_array_get(calls, 0), "params"), "name")),
 			"one");
 	}
 	close_state();
@@ -422,6 +459,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_empty_and_back, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_deleted_are_left_out, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_lost_entries_are_kept, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_made_anew, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_torn_line, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_growth, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_quiet_when_clean, set_up, tear_down),

@@ -137,7 +137,8 @@ cpumask_parse(const char *text, struct cpumask *ret_mask, struct err *err)
 
 	if (!ok) {
 		return err_set(err, -EINVAL,
-			       "CPU mask '%.64s' is neither hexadecimal (0x3) nor a list ([0,2-3]) of CPUs below %d",
+			       "CPU mask '%.64s' is neither hexadecimal (0x3) nor a list ([0,2-3]) "
+			       "of CPUs below %d",
 			       text, CPUMASK_CPUS);
 	}
 	if (cpumask_count(&mask) == 0) {

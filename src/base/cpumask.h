@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Sets of CPUs as users write them: hexadecimal ("0x3", "3") or a list in brackets ("[0,2-3]"), as SPDK takes
- * them. Pure; any thread.
+ * Sets of CPUs as users write them: hexadecimal ("0x3", "3") or a list in brackets ("[0,2-3]"), as
+ * SPDK takes them. Pure; any thread.
  */
 #ifndef BASE_CPUMASK_H
 #define BASE_CPUMASK_H

@@ -19,9 +19,18 @@ test_good(void **state)
 		const char *text;
 		uint64_t low;
 	} cases[] = {
-		{"0x3", 0x3}, {"3", 0x3}, {"0X1f", 0x1f}, {"F", 0xf}, {"000000000000000000001", 1},
-		{"[0]", 1}, {"[0,1]", 3}, {"[1-3]", 0xe}, {"[0,2-3,5]", 0x2d}, {"[ 0 , 2 - 3 ]", 0xd},
-		{"[63]", UINT64_C(1) << 63}, {"0xffffffffffffffff", UINT64_MAX},
+		{"0x3", 0x3},
+		{"3", 0x3},
+		{"0X1f", 0x1f},
+		{"F", 0xf},
+		{"000000000000000000001", 1},
+		{"[0]", 1},
+		{"[0,1]", 3},
+		{"[1-3]", 0xe},
+		{"[0,2-3,5]", 0x2d},
+		{"[ 0 , 2 - 3 ]", 0xd},
+		{"[63]", UINT64_C(1) << 63},
+		{"0xffffffffffffffff", UINT64_MAX},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -38,8 +47,10 @@ static void
 test_bad(void **state)
 {
 	static const char *const cases[] = {
-		"", "0x", "0", "0x0", "x", "0xg", "3 ", "-1", "[]", "[0", "0]", "[0]x", "[,]", "[0,]", "[3-1]", "[0,3-1]",
-		"[1024]", "[99999999999999999999]", "[0-]", "[0;1]", "0,1", "[a]",
+		"",     "0x",    "0",     "0x0",     "x",      "0xg",
+		"3 ",   "-1",    "[]",    "[0",      "0]",     "[0]x",
+		"[,]",  "[0,]",  "[3-1]", "[0,3-1]", "[1024]", "[99999999999999999999]",
+		"[0-]", "[0;1]", "0,1",   "[a]",
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -86,8 +97,7 @@ test_format(void **state)
 	assert_string_equal(text, "0x2d");
 	cpumask_format(&mask, false, text);
 	assert_string_equal(text, "2d");
-	CPUMASK_FOREACH(cpu, &mask)
-	{
+	CPUMASK_FOREACH (cpu, &mask) {
 		seen |= 1u << cpu;
 	}
 	assert_int_equal(seen, 0x2d);

@@ -45,7 +45,8 @@ path_make_dirs(const char *path, mode_t mode, struct err *err)
 			struct stat st;
 
 			*p = '\0';
-			/* A parent may be one that we must not write to; only a missing one is our business. */
+			/* A parent may be one that we must not write to; only a missing one is
+			 * our business. */
 			if (stat(copy, &st) != 0) {
 				rc = make_one(copy, 0755, err);
 			}

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Invariants
- *  1. Forward, table[next] is the step under way; backward, the one being undone is table[next], and those below it have run.
- *  2. done is called once for each steps_run() that was not undone half-way, and once for each steps_undo() that did something.
- *  3. A step may answer from inside its own function (steps_continue before it returns STEPS_WAIT): no recursion, the
- *     loop in go() picks the answer up.
+ *  1. Forward, table[next] is the step under way; backward, the one being undone is table[next],
+ *     and those below it have run.
+ *  2. done is called once for each steps_run() that was not undone half-way, and once for each
+ *     steps_undo() that did something.
+ *  3. A step may answer from inside its own function (steps_continue before it returns STEPS_WAIT):
+ *     no recursion, the loop in go() picks the answer up.
  */
 #include "event/steps.h"
 
@@ -76,7 +78,8 @@ go(struct steps *s)
 }
 
 void
-steps_run(struct steps *s, const struct step *table, unsigned count, void (*done)(struct steps *s, int status))
+steps_run(struct steps *s, const struct step *table, unsigned count,
+	  void (*done)(struct steps *s, int status))
 {
 	*s = (struct steps){.table = table, .count = count, .done = done};
 	go(s);

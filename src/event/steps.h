@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Procedures of several asynchronous steps, written as a table {name, run, undo}. The runner owns the order, errors and undoing:
- * when a step fails, those before it are undone, last first. A procedure that has run whole may be undone later (start-up and
- * shutdown are one table).
+ * Procedures of several asynchronous steps, written as a table {name, run, undo}. The runner owns
+ * the order, errors and undoing: when a step fails, those before it are undone, last first. A
+ * procedure that has run whole may be undone later (start-up and shutdown are one table).
  */
 #ifndef EVENT_STEPS_H
 #define EVENT_STEPS_H
@@ -18,9 +18,11 @@ struct steps;
 
 struct step {
 	const char *name;
-	/* 0, a negative errno (nothing is left to undo in this step), or STEPS_WAIT. May put words into s->err. */
+	/* 0, a negative errno (nothing is left to undo in this step), or STEPS_WAIT. May put
+	 * words into s->err. */
 	int (*run)(struct steps *s);
-	/* Takes back what run did; NULL: nothing to take back. 0 or STEPS_WAIT: undoing never fails. */
+	/* Takes back what run did; NULL: nothing to take back. 0 or STEPS_WAIT: undoing never
+	 * fails. */
 	int (*undo)(struct steps *s);
 };
 
@@ -42,17 +44,19 @@ struct steps {
 };
 
 /*
- * Runs the table from its start; done(s, 0) when all steps have run, done(s, status of the failed step) when all that had run
- * is undone. done may come before steps_run returns, and may free s.
+ * Runs the table from its start; done(s, 0) when all steps have run, done(s, status of the failed
+ * step) when all that had run is undone. done may come before steps_run returns, and may free s.
  */
-void steps_run(struct steps *s, const struct step *table, unsigned count, void (*done)(struct steps *s, int status));
+void steps_run(struct steps *s, const struct step *table, unsigned count,
+	       void (*done)(struct steps *s, int status));
 
 /* The waiting step ended with status (of an undo: 0). */
 void steps_continue(struct steps *s, int status);
 
 /*
- * Undoes everything: of a procedure that has run whole, or of one under way as soon as the waiting step has ended. Then done(s, status)
- * with this status (or that of a step that failed first). Does nothing when s is being undone already.
+ * Undoes everything: of a procedure that has run whole, or of one under way as soon as the waiting
+ * step has ended. Then done(s, status) with this status (or that of a step that failed first). Does
+ * nothing when s is being undone already.
  */
 void steps_undo(struct steps *s, int status);
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Every combination of: which step fails or is interrupted, and which steps answer at once, inside, or later. */
+/* Every combination of: which step fails or is interrupted, and which steps answer at once,
+ * inside, or later. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -59,11 +60,31 @@ run(struct steps *s, int i)
 	return answer(s, i, 'r', 0);
 }
 
-static int run0(struct steps *s) { return run(s, 0); }
-static int run1(struct steps *s) { return run(s, 1); }
-static int run2(struct steps *s) { return run(s, 2); }
-static int undo0(struct steps *s) { return answer(s, 0, 'u', 0); }
-static int undo2(struct steps *s) { return answer(s, 2, 'u', 0); }
+static int
+run0(struct steps *s)
+{
+	return run(s, 0);
+}
+static int
+run1(struct steps *s)
+{
+	return run(s, 1);
+}
+static int
+run2(struct steps *s)
+{
+	return run(s, 2);
+}
+static int
+undo0(struct steps *s)
+{
+	return answer(s, 0, 'u', 0);
+}
+static int
+undo2(struct steps *s)
+{
+	return answer(s, 2, 'u', 0);
+}
 
 static const struct step table[STEPS] = {
 	{"zero", run0, undo0},
@@ -121,7 +142,9 @@ fail_each(void)
 {
 	static const char *const traces[] = {"r0", "r0r1u0", "r0r1r2u0"};
 	static const char *const words[] = {
-		"zero: thing 0 is broken", "one: thing 1 is broken", "two: thing 2 is broken",
+		"zero: thing 0 is broken",
+		"one: thing 1 is broken",
+		"two: thing 2 is broken",
 	};
 	enum style style[STEPS];
 
@@ -163,7 +186,9 @@ interrupt(void)
 	finish_waits();
 	assert_int_equal(f.done_calls, 1);
 	assert_int_equal(f.done_status, -EINTR);
-	assert_string_equal(f.trace, f.style[0] == LATER ? "r0u0" : f.style[1] == LATER ? "r0r1u0" : "r0r1r2u2u0");
+	assert_string_equal(f.trace, f.style[0] == LATER   ? "r0u0"
+				     : f.style[1] == LATER ? "r0r1u0"
+							   : "r0r1r2u2u0");
 }
 
 static void

@@ -18,7 +18,10 @@
 /* ---- Kinds ---- */
 
 static const struct bdev_kind *const kinds[] = {
-	&bdev_null_kind, &bdev_malloc_kind, &bdev_aio_kind, &bdev_uring_kind,
+	&bdev_null_kind,
+	&bdev_malloc_kind,
+	&bdev_aio_kind,
+	&bdev_uring_kind,
 };
 
 const struct bdev_kind *
@@ -52,8 +55,8 @@ bdev_created(struct rpc_request *req, const struct bdev *bdev)
 bool
 check_block_size(struct rpc_request *req, uint32_t size)
 {
-	if (size == 0 ||
-	    (size >= BDEV_BLOCK_SIZE_MIN && size <= BDEV_BLOCK_SIZE_MAX && (size & (size - 1)) == 0)) {
+	if (size == 0 || (size >= BDEV_BLOCK_SIZE_MIN && size <= BDEV_BLOCK_SIZE_MAX &&
+			  (size & (size - 1)) == 0)) {
 		return true;
 	}
 	rpc_error(req, -EINVAL, "block_size %u is neither 0 nor a power of two from %d to %d", size,
@@ -70,11 +73,28 @@ supported_io_types(const struct bdev *b)
 		const char *name;
 		int op; /* -1: never */
 	} types[] = {
-		{"read", BDEV_READ}, {"write", BDEV_WRITE}, {"unmap", BDEV_UNMAP}, {"flush", BDEV_FLUSH},
-		{"reset", BDEV_RESET}, {"nvme_admin", -1}, {"nvme_io", -1}, {"nvme_io_md", -1},
-		{"write_zeroes", BDEV_WRITE_ZEROES}, {"zcopy", -1}, {"get_zone_info", -1}, {"zone_management", -1},
-		{"zone_append", -1}, {"compare", -1}, {"compare_and_write", -1}, {"abort", -1}, {"seek_hole", -1},
-		{"seek_data", -1}, {"copy", -1}, {"nvme_iov_md", -1}, {"nvme_nssr", -1}, {"write_uncorrectable", -1},
+		{"read", BDEV_READ},
+		{"write", BDEV_WRITE},
+		{"unmap", BDEV_UNMAP},
+		{"flush", BDEV_FLUSH},
+		{"reset", BDEV_RESET},
+		{"nvme_admin", -1},
+		{"nvme_io", -1},
+		{"nvme_io_md", -1},
+		{"write_zeroes", BDEV_WRITE_ZEROES},
+		{"zcopy", -1},
+		{"get_zone_info", -1},
+		{"zone_management", -1},
+		{"zone_append", -1},
+		{"compare", -1},
+		{"compare_and_write", -1},
+		{"abort", -1},
+		{"seek_hole", -1},
+		{"seek_data", -1},
+		{"copy", -1},
+		{"nvme_iov_md", -1},
+		{"nvme_nssr", -1},
+		{"write_uncorrectable", -1},
 	};
 	json_t *object = json_object();
 
@@ -125,8 +145,9 @@ bdev_json(const struct bdev *b)
 		json_object_set_new(object, "numa_id", json_integer(-1));
 	}
 	json_object_set_new(object, "assigned_rate_limits",
-			    json_pack("{s:i, s:i, s:i, s:i}", "rw_ios_per_sec", 0, "rw_mbytes_per_sec", 0,
-				      "r_mbytes_per_sec", 0, "w_mbytes_per_sec", 0));
+			    json_pack("{s:i, s:i, s:i, s:i}", "rw_ios_per_sec", 0,
+				      "rw_mbytes_per_sec", 0, "r_mbytes_per_sec", 0,
+				      "w_mbytes_per_sec", 0));
 	json_object_set_new(object, "claimed", json_boolean(bdev_claimed(b)));
 	json_object_set_new(object, "zoned", json_false());
 	json_object_set_new(object, "supported_io_types", supported_io_types(b));
@@ -180,8 +201,7 @@ bdev_waiters_check(const char *name)
 {
 	struct waiter *w, *next;
 
-	LIST_FOREACH_SAFE(w, next, &waiters, link)
-	{
+	LIST_FOREACH_SAFE (w, next, &waiters, link) {
 		if (bdev_find(w->name) != NULL) {
 			waiter_end(w);
 		}
@@ -201,7 +221,9 @@ wait_for(struct rpc_request *req, const char *name, uint64_t timeout_ms)
 {
 	struct waiter *w = calloc(1, sizeof(*w));
 
-	if (w == NULL || timer_start(&w->timer, MIN(timeout_ms, WAIT_MAX_MS) * (NS_PER_MS / NS_PER_US), waiter_late) != 0) {
+	if (w == NULL ||
+	    timer_start(&w->timer, MIN(timeout_ms, WAIT_MAX_MS) * (NS_PER_MS / NS_PER_US),
+			waiter_late) != 0) {
 		free(w);
 		rpc_error(req, -ENOMEM, "out of memory");
 		return;
@@ -240,10 +262,11 @@ options_json(void)
 	struct bdev_options o;
 
 	bdev_get_options(&o);
-	return json_pack("{s:I, s:I, s:b, s:I, s:I}", "bdev_io_pool_size", (json_int_t)o.io_pool_size,
-			 "bdev_io_cache_size", (json_int_t)o.io_cache_size, "bdev_auto_examine", o.auto_examine,
-			 "iobuf_small_cache_size", (json_int_t)o.iobuf_small_cache_size, "iobuf_large_cache_size",
-			 (json_int_t)o.iobuf_large_cache_size);
+	return json_pack("{s:I, s:I, s:b, s:I, s:I}", "bdev_io_pool_size",
+			 (json_int_t)o.io_pool_size, "bdev_io_cache_size",
+			 (json_int_t)o.io_cache_size, "bdev_auto_examine", o.auto_examine,
+			 "iobuf_small_cache_size", (json_int_t)o.iobuf_small_cache_size,
+			 "iobuf_large_cache_size", (json_int_t)o.iobuf_large_cache_size);
 }
 
 static void
@@ -258,8 +281,10 @@ set_options(struct rpc_request *req, const void *params)
 	o.io_pool_size = p->has_bdev_io_pool_size ? p->bdev_io_pool_size : o.io_pool_size;
 	o.io_cache_size = p->has_bdev_io_cache_size ? p->bdev_io_cache_size : o.io_cache_size;
 	o.auto_examine = p->has_bdev_auto_examine ? p->bdev_auto_examine : o.auto_examine;
-	o.iobuf_small_cache_size = p->has_iobuf_small_cache_size ? p->iobuf_small_cache_size : o.iobuf_small_cache_size;
-	o.iobuf_large_cache_size = p->has_iobuf_large_cache_size ? p->iobuf_large_cache_size : o.iobuf_large_cache_size;
+	o.iobuf_small_cache_size = p->has_iobuf_small_cache_size ? p->iobuf_small_cache_size
+								 : o.iobuf_small_cache_size;
+	o.iobuf_large_cache_size = p->has_iobuf_large_cache_size ? p->iobuf_large_cache_size
+								 : o.iobuf_large_cache_size;
 	rc = bdev_set_options(&o, &err);
 	if (rc != 0) {
 		rpc_error_from(req, rc, &err);
@@ -278,7 +303,8 @@ examine(struct rpc_request *req, const void *params)
 
 	bdev_get_options(&o);
 	if (o.auto_examine) {
-		rpc_error(req, -EINVAL, "bdevs are examined as they appear (bdev_auto_examine is on)");
+		rpc_error(req, -EINVAL,
+			  "bdevs are examined as they appear (bdev_auto_examine is on)");
 	} else if (bdev_find(p->name) == NULL) {
 		rpc_error(req, -ENODEV, "there is no bdev '%.128s'", p->name);
 	} else {
@@ -300,8 +326,9 @@ default_options(const json_t *options)
 	static json_t *first;
 
 	if (first == NULL) {
-		first = json_pack("{s:i, s:i, s:b, s:i, s:i}", "bdev_io_pool_size", 65535, "bdev_io_cache_size", 256,
-				  "bdev_auto_examine", 1, "iobuf_small_cache_size", 128, "iobuf_large_cache_size", 16);
+		first = json_pack("{s:i, s:i, s:b, s:i, s:i}", "bdev_io_pool_size", 65535,
+				  "bdev_io_cache_size", 256, "bdev_auto_examine", 1,
+				  "iobuf_small_cache_size", 128, "iobuf_large_cache_size", 16);
 	}
 	return json_equal(first, options);
 }

@@ -19,9 +19,10 @@ params_json(const struct bdev *bdev)
 		return NULL;
 	}
 	bdev_uuid(bdev, uuid);
-	params = json_pack("{s:o, s:I, s:b, s:b, s:o, s:b}", "name", text_json(bdev_name(bdev)), "block_size",
-			   (json_int_t)bdev_block_size(bdev), "readonly", info.readonly, "fallocate", info.fallocate,
-			   "uuid", uuid_json(uuid), "nowait", info.nowait);
+	params = json_pack("{s:o, s:I, s:b, s:b, s:o, s:b}", "name", text_json(bdev_name(bdev)),
+			   "block_size", (json_int_t)bdev_block_size(bdev), "readonly",
+			   info.readonly, "fallocate", info.fallocate, "uuid", uuid_json(uuid),
+			   "nowait", info.nowait);
 	/* The daemon that reads this may run in another folder. */
 	set_path(params, "filename", info.filename);
 	return params;
@@ -34,9 +35,10 @@ driver_specific(const struct bdev *bdev, json_t *object)
 
 	if (bdev_aio_info(bdev, &info)) {
 		json_object_set_new(object, "aio",
-				    json_pack("{s:o, s:b, s:b, s:b, s:b, s:s}", "filename", text_json(info.filename),
-					      "block_size_override", info.block_size_override, "readonly",
-					      info.readonly, "fallocate", info.fallocate, "nowait", info.nowait,
+				    json_pack("{s:o, s:b, s:b, s:b, s:b, s:s}", "filename",
+					      text_json(info.filename), "block_size_override",
+					      info.block_size_override, "readonly", info.readonly,
+					      "fallocate", info.fallocate, "nowait", info.nowait,
 					      "access", info.access));
 	}
 }
@@ -84,8 +86,7 @@ rescan(struct rpc_request *req, const void *params)
 	}
 }
 
-static void
-delete(struct rpc_request *req, const void *params)
+static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_aio_delete_params *p = params;
 	struct err err = ERR_NONE;

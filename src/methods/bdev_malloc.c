@@ -16,11 +16,12 @@ params_json(const struct bdev *bdev)
 	if (!bdev_malloc_get_options(bdev, &o)) {
 		return NULL;
 	}
-	return json_pack("{s:o, s:I, s:I, s:I, s:o, s:I, s:i, s:i, s:b, s:i, s:i}", "name", text_json(o.name),
-			 "num_blocks", (json_int_t)o.num_blocks, "block_size", (json_int_t)o.block_size,
-			 "physical_block_size", (json_int_t)o.physical_block_size, "uuid", uuid_json(o.uuid),
-			 "optimal_io_boundary", (json_int_t)o.optimal_io_boundary, "md_size", 0, "dif_type", 0,
-			 "dif_is_head_of_md", 0, "dif_pi_format", 0, "numa_id", -1);
+	return json_pack("{s:o, s:I, s:I, s:I, s:o, s:I, s:i, s:i, s:b, s:i, s:i}", "name",
+			 text_json(o.name), "num_blocks", (json_int_t)o.num_blocks, "block_size",
+			 (json_int_t)o.block_size, "physical_block_size",
+			 (json_int_t)o.physical_block_size, "uuid", uuid_json(o.uuid),
+			 "optimal_io_boundary", (json_int_t)o.optimal_io_boundary, "md_size", 0,
+			 "dif_type", 0, "dif_is_head_of_md", 0, "dif_pi_format", 0, "numa_id", -1);
 }
 
 const struct bdev_kind bdev_malloc_kind = {"bdev_malloc_create", params_json, NULL, true};
@@ -65,8 +66,7 @@ create(struct rpc_request *req, const void *params)
 	}
 }
 
-static void
-delete(struct rpc_request *req, const void *params)
+static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_malloc_delete_params *p = params;
 	struct err err = ERR_NONE;

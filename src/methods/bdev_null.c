@@ -18,10 +18,11 @@ params_json(const struct bdev *bdev)
 	if (!bdev_null_get_options(bdev, &o)) {
 		return NULL;
 	}
-	params = json_pack("{s:o, s:I, s:I, s:I, s:i, s:i, s:b, s:i, s:o}", "name", text_json(o.name), "num_blocks",
-			   (json_int_t)o.num_blocks, "block_size", (json_int_t)o.block_size, "physical_block_size",
-			   (json_int_t)o.physical_block_size, "md_size", 0, "dif_type", 0, "dif_is_head_of_md", 0,
-			   "dif_pi_format", 0, "uuid", uuid_json(o.uuid));
+	params = json_pack("{s:o, s:I, s:I, s:I, s:i, s:i, s:b, s:i, s:o}", "name",
+			   text_json(o.name), "num_blocks", (json_int_t)o.num_blocks, "block_size",
+			   (json_int_t)o.block_size, "physical_block_size",
+			   (json_int_t)o.physical_block_size, "md_size", 0, "dif_type", 0,
+			   "dif_is_head_of_md", 0, "dif_pi_format", 0, "uuid", uuid_json(o.uuid));
 	json_object_set_new(params, "preferred_write_granularity", json_integer(0));
 	json_object_set_new(params, "preferred_write_alignment", json_integer(0));
 	json_object_set_new(params, "optimal_write_size", json_integer(0));
@@ -55,8 +56,7 @@ create(struct rpc_request *req, const void *params)
 	}
 }
 
-static void
-delete(struct rpc_request *req, const void *params)
+static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_null_delete_params *p = params;
 	struct err err = ERR_NONE;

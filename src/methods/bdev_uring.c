@@ -32,8 +32,9 @@ driver_specific(const struct bdev *bdev, json_t *object)
 	struct uring_bdev_info info;
 
 	if (bdev_uring_info(bdev, &info)) {
-		json_object_set_new(object, "uring", json_pack("{s:o, s:s}", "filename", text_json(info.filename),
-							       "access", info.access));
+		json_object_set_new(object, "uring",
+				    json_pack("{s:o, s:s}", "filename", text_json(info.filename),
+					      "access", info.access));
 	}
 }
 
@@ -43,7 +44,8 @@ static void
 create(struct rpc_request *req, const void *params)
 {
 	const struct bdev_uring_create_params *p = params;
-	struct uring_bdev_options o = {.name = p->name, .filename = p->filename, .block_size = p->block_size};
+	struct uring_bdev_options o = {
+		.name = p->name, .filename = p->filename, .block_size = p->block_size};
 	struct err err = ERR_NONE;
 	struct bdev *bdev;
 	int rc;
@@ -73,8 +75,7 @@ rescan(struct rpc_request *req, const void *params)
 	}
 }
 
-static void
-delete(struct rpc_request *req, const void *params)
+static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_uring_delete_params *p = params;
 	struct err err = ERR_NONE;

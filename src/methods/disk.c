@@ -3,10 +3,13 @@
  * Disks: a sparse file in the state directory, a bdev on it and a controller, all of one name.
  *
  * Invariants
- *  1. A disk is in `disks` from the success of its creation until its bdev goes away, however that happens.
- *  2. Creation is undone whole when a step fails; a file is removed only if this creation made it, or it held no data.
- *  3. A file is removed only after its bdev is gone. What goes to the state log never makes or removes a file when it is replayed:
- *     creations are recorded with existing, deletions with keep_file.
+ *  1. A disk is in `disks` from the success of its creation until its bdev goes away, however that
+ *     happens.
+ *  2. Creation is undone whole when a step fails; a file is removed only if this creation made it,
+ *     or it held no data.
+ *  3. A file is removed only after its bdev is gone. What goes to the state log never makes or
+ *     removes a file when it is replayed: creations are recorded with existing, deletions with
+ *     keep_file.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -37,8 +40,8 @@ struct disk {
 	struct list link; /* in order of name */
 	char *name;
 	char *file;
-	char *backend;   /* as asked for: "auto", "uring", "aio" */
-	bool readonly;   /* the controller */
+	char *backend; /* as asked for: "auto", "uring", "aio" */
+	bool readonly; /* the controller */
 };
 
 static struct list disks = {&disks, &disks};
@@ -50,8 +53,7 @@ find(const char *name)
 {
 	struct disk *d;
 
-	LIST_FOREACH(d, &disks, link)
-	{
+	LIST_FOREACH (d, &disks, link) {
 		if (strcmp(d->name, name) == 0) {
 			return d;
 		}
@@ -76,8 +78,7 @@ insert(struct disk *disk)
 {
 	struct disk *d;
 
-	LIST_FOREACH(d, &disks, link)
-	{
+	LIST_FOREACH (d, &disks, link) {
 		if (strcmp(d->name, disk->name) > 0) {
 			list_insert_before(&d->link, &disk->link);
 			return;
@@ -103,8 +104,8 @@ disk_has_controller(const struct vhost_info *info)
 {
 	const struct disk *d = find(info->name);
 
-	return d != NULL && strcmp(info->bdev_name, d->name) == 0 && info->readonly == d->readonly &&
-	       mask_is_all(info->cpumask);
+	return d != NULL && strcmp(info->bdev_name, d->name) == 0 &&
+	       info->readonly == d->readonly && mask_is_all(info->cpumask);
 }
 
 size_t
@@ -113,8 +114,7 @@ disk_count(void)
 	struct disk *d;
 	size_t count = 0;
 
-	LIST_FOREACH(d, &disks, link)
-	{
+	LIST_FOREACH (d, &disks, link) {
 		count++;
 	}
 	return count;
@@ -133,8 +133,8 @@ params_json(const struct disk *d)
 	bdev_uuid(b, uuid);
 	return json_pack("{s:s, s:I, s:I, s:s, s:b, s:b, s:o}", "name", d->name, "size",
 			 (json_int_t)(bdev_num_blocks(b) * bdev_block_size(b)), "block_size",
-			 (json_int_t)bdev_block_size(b), "backend", d->backend, "readonly", d->readonly, "existing", 1,
-			 "uuid", uuid_json(uuid));
+			 (json_int_t)bdev_block_size(b), "backend", d->backend, "readonly",
+			 d->readonly, "existing", 1, "uuid", uuid_json(uuid));
 }
 
 static json_t *
@@ -155,13 +155,14 @@ disk_json(const struct disk *d)
 	if (stat(d->file, &st) != 0) {
 		st.st_blocks = 0;
 	}
-	return json_pack("{s:s, s:I, s:I, s:I, s:s, s:b, s:o, s:o, s:o, s:b}", "name", d->name, "size",
-			 (json_int_t)(bdev_num_blocks(b) * bdev_block_size(b)), "allocated",
-			 (json_int_t)st.st_blocks * 512, "block_size", (json_int_t)bdev_block_size(b), "backend",
-			 bdev_aio_info(b, &aio) ? "aio" : "uring", "readonly", d->readonly, "uuid", uuid_json(uuid),
-			 "file", text_json(d->file), "socket",
-			 info.socket_path != NULL ? text_json(info.socket_path) : json_null(), "connected",
-			 info.has_session);
+	return json_pack("{s:s, s:I, s:I, s:I, s:s, s:b, s:o, s:o, s:o, s:b}", "name", d->name,
+			 "size", (json_int_t)(bdev_num_blocks(b) * bdev_block_size(b)), "allocated",
+			 (json_int_t)st.st_blocks * 512, "block_size",
+			 (json_int_t)bdev_block_size(b), "backend",
+			 bdev_aio_info(b, &aio) ? "aio" : "uring", "readonly", d->readonly, "uuid",
+			 uuid_json(uuid), "file", text_json(d->file), "socket",
+			 info.socket_path != NULL ? text_json(info.socket_path) : json_null(),
+			 "connected", info.has_session);
 }
 
 void
@@ -169,8 +170,7 @@ disk_config(json_t *calls)
 {
 	struct disk *d;
 
-	LIST_FOREACH(d, &disks, link)
-	{
+	LIST_FOREACH (d, &disks, link) {
 		const struct vhost_controller *ctrlr = vhost_find(d->name);
 		struct vhost_info info;
 
@@ -180,8 +180,9 @@ disk_config(json_t *calls)
 		}
 		/* Its controller was deleted, or made anew in another way. */
 		if (ctrlr == NULL || !disk_has_controller(&info)) {
-			json_array_append_new(calls, call_json("vhost_delete_controller",
-							       json_pack("{s:s}", "ctrlr", d->name)));
+			json_array_append_new(calls,
+					      call_json("vhost_delete_controller",
+							json_pack("{s:s}", "ctrlr", d->name)));
 		}
 	}
 }
@@ -209,7 +210,8 @@ struct job {
 	bool keep_file;
 };
 
-/* A name is worked on by one request at a time: in the middle of its life a disk's file looks like one that nobody wants. */
+/* A name is worked on by one request at a time: in the middle of its life a disk's file looks
+ * like one that nobody wants. */
 static struct list jobs = {&jobs, &jobs};
 
 static bool
@@ -217,8 +219,7 @@ busy(const char *name)
 {
 	struct job *job;
 
-	LIST_FOREACH(job, &jobs, link)
-	{
+	LIST_FOREACH (job, &jobs, link) {
 		if (strcmp(job->name, name) == 0) {
 			return true;
 		}
@@ -267,7 +268,8 @@ file_path(const char *name)
 {
 	char *path;
 
-	return asprintf(&path, "%s/%s/%s.img", methods->state_dir, DISK_DIR, name) >= 0 ? path : NULL;
+	return asprintf(&path, "%s/%s/%s.img", methods->state_dir, DISK_DIR, name) >= 0 ? path
+											: NULL;
 }
 
 static struct job *
@@ -289,7 +291,8 @@ job_create(struct rpc_request *req, const char *name, const char *backend)
 	disk->name = strdup(name);
 	disk->file = file_path(name);
 	disk->backend = strdup(backend);
-	if (job->name == NULL || disk->name == NULL || disk->file == NULL || disk->backend == NULL) {
+	if (job->name == NULL || disk->name == NULL || disk->file == NULL ||
+	    disk->backend == NULL) {
 		job_free(job);
 		rpc_error(req, -ENOMEM, "out of memory");
 		return NULL;
@@ -303,11 +306,14 @@ static bool
 check_request(struct rpc_request *req, const char *name)
 {
 	if (methods->state_dir == NULL) {
-		rpc_error(req, -ENOTSUP, "disks need a state directory: start berthd with --state-dir DIR");
+		rpc_error(req, -ENOTSUP,
+			  "disks need a state directory: start berthd with --state-dir DIR");
 		return false;
 	}
 	if (!path_name_ok(name, DISK_NAME_MAX)) {
-		rpc_error(req, -EINVAL, "'%.*s' cannot be a disk's name: 1 to %d bytes, no slash, no control characters",
+		rpc_error(req, -EINVAL,
+			  "'%.*s' cannot be a disk's name: 1 to %d bytes, no slash, no control "
+			  "characters",
 			  DISK_NAME_MAX, name, DISK_NAME_MAX);
 		return false;
 	}
@@ -320,7 +326,8 @@ check_request(struct rpc_request *req, const char *name)
 
 /* ---- berth_disk_create ---- */
 
-/* A file without a single block allocated that nobody has locked holds no data: what a creation left that was cut short. */
+/* A file without a single block allocated that nobody has locked holds no data: what a creation
+ * left that was cut short. */
 static bool
 is_leftover(struct job *job, const char *base)
 {
@@ -357,10 +364,13 @@ file_error(struct job *job)
 	int rc = -errno;
 
 	return err_set(&job->steps.err, rc, "%s: %s%s", job->disk->file, strerror(-rc),
-		       rc == -EEXIST ? " and belongs to no disk: remove it, or take it with existing" : "");
+		       rc == -EEXIST
+			       ? " and belongs to no disk: remove it, or take it with existing"
+			       : "");
 }
 
-/* On the worker: blocks. Synced, so that a power cut cannot leave a disk in the log whose file is not there. */
+/* On the worker: blocks. Synced, so that a power cut cannot leave a disk in the log whose file
+ * is not there. */
 static void
 make_file(struct worker_job *work)
 {
@@ -389,7 +399,9 @@ open_dir(struct job *job, struct err *err)
 
 	if (rc == 0) {
 		job->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		rc = job->dir_fd >= 0 ? 0 : err_set(err, -errno, "cannot open %s: %s", dir, strerror(errno));
+		rc = job->dir_fd >= 0
+			     ? 0
+			     : err_set(err, -errno, "cannot open %s: %s", dir, strerror(errno));
 	}
 	free(dir);
 	return rc;
@@ -423,8 +435,8 @@ existing_file(struct job *job, struct err *err)
 		return err_set(err, -errno, "%s: %s", job->disk->file, strerror(errno));
 	}
 	if (S_ISREG(st.st_mode) && (uint64_t)st.st_size != job->size) {
-		return err_set(err, -EINVAL, "%s has %lld bytes, not %llu", job->disk->file, (long long)st.st_size,
-			       (unsigned long long)job->size);
+		return err_set(err, -EINVAL, "%s has %lld bytes, not %llu", job->disk->file,
+			       (long long)st.st_size, (unsigned long long)job->size);
 	}
 	return 0;
 }
@@ -457,7 +469,9 @@ static int
 create_uring(struct job *job, struct err *err)
 {
 	struct uring_bdev_options o = {
-		.name = job->disk->name, .filename = job->disk->file, .block_size = job->block_size,
+		.name = job->disk->name,
+		.filename = job->disk->file,
+		.block_size = job->block_size,
 	};
 
 	uuid_copy(o.uuid, job->uuid);
@@ -469,7 +483,9 @@ static int
 create_aio(struct job *job, struct err *err)
 {
 	struct aio_bdev_options o = {
-		.name = job->disk->name, .filename = job->disk->file, .block_size = job->block_size,
+		.name = job->disk->name,
+		.filename = job->disk->file,
+		.block_size = job->block_size,
 	};
 
 	uuid_copy(o.uuid, job->uuid);
@@ -483,7 +499,8 @@ bdev_step(struct steps *s)
 	struct job *job = CONTAINER_OF(s, struct job, steps);
 	const char *backend = job->disk->backend;
 
-	if (strcmp(backend, "aio") == 0 || (strcmp(backend, "auto") == 0 && !uring_available(&job->note))) {
+	if (strcmp(backend, "aio") == 0 ||
+	    (strcmp(backend, "auto") == 0 && !uring_available(&job->note))) {
 		return create_aio(job, &s->err);
 	}
 	return create_uring(job, &s->err);
@@ -502,7 +519,9 @@ controller_step(struct steps *s)
 {
 	struct job *job = CONTAINER_OF(s, struct job, steps);
 	struct vhost_blk_options o = {
-		.name = job->disk->name, .bdev_name = job->disk->name, .readonly = job->disk->readonly,
+		.name = job->disk->name,
+		.bdev_name = job->disk->name,
+		.readonly = job->disk->readonly,
 	};
 	struct vhost_controller *ctrlr;
 
@@ -631,14 +650,14 @@ delete_all_done(struct steps *s, int status)
 	if (status != 0) {
 		answer_error(job, status);
 	} else {
-		rpc_set_recorded_params(job->req, json_pack("{s:s, s:b}", "name", job->disk->name, "keep_file", 1));
+		rpc_set_recorded_params(
+			job->req, json_pack("{s:s, s:b}", "name", job->disk->name, "keep_file", 1));
 		rpc_true(job->req);
 	}
 	job_free(job);
 }
 
-static void
-delete(struct rpc_request *req, const void *params)
+static void delete (struct rpc_request *req, const void *params)
 {
 	const struct berth_disk_delete_params *p = params;
 	struct job *job;
@@ -648,17 +667,21 @@ delete(struct rpc_request *req, const void *params)
 		return;
 	}
 	exists = find(p->name) != NULL;
-	if (!exists && !(methods->forget != NULL && methods->forget(methods->ctx, FAMILY, "name", p->name))) {
+	if (!exists &&
+	    !(methods->forget != NULL && methods->forget(methods->ctx, FAMILY, "name", p->name))) {
 		rpc_error(req, -ENODEV, "there is no disk '%s'", p->name);
 		return;
 	}
 	job = job_create(req, p->name, "");
 	if (job != NULL) {
-		/* One that could not be restored has a file perhaps, and nothing else: the last step. */
-		const struct step *first = exists ? delete_steps : &delete_steps[ARRAY_SIZE(delete_steps) - 1];
+		/* One that could not be restored has a file perhaps, and nothing else: the last
+		 * step. */
+		const struct step *first =
+			exists ? delete_steps : &delete_steps[ARRAY_SIZE(delete_steps) - 1];
 
 		job->keep_file = p->keep_file;
-		steps_run(&job->steps, first, (unsigned)(delete_steps + ARRAY_SIZE(delete_steps) - first),
+		steps_run(&job->steps, first,
+			  (unsigned)(delete_steps + ARRAY_SIZE(delete_steps) - first),
 			  delete_all_done);
 	}
 }
@@ -677,8 +700,7 @@ list_disks(struct rpc_request *req, const void *params)
 		return;
 	}
 	array = json_array();
-	LIST_FOREACH(d, &disks, link)
-	{
+	LIST_FOREACH (d, &disks, link) {
 		if (p->name == NULL || strcmp(d->name, p->name) == 0) {
 			json_array_append_new(array, disk_json(d));
 		}

@@ -102,7 +102,8 @@ read_cpu_times(unsigned cpu, struct cpu_times *ret)
 		unsigned long long usr, nice, sys, idle, iowait, irq;
 		unsigned n;
 
-		if (sscanf(line, "cpu%u %llu %llu %llu %llu %llu %llu", &n, &usr, &nice, &sys, &idle, &iowait, &irq) == 7 &&
+		if (sscanf(line, "cpu%u %llu %llu %llu %llu %llu %llu", &n, &usr, &nice, &sys,
+			   &idle, &iowait, &irq) == 7 &&
 		    n == cpu) {
 			*ret = (struct cpu_times){usr, sys, irq};
 			break;
@@ -123,10 +124,10 @@ add_lw_thread(void *ctx, struct thread *t)
 {
 	struct lw_threads *l = ctx;
 
-	json_array_append_new(l->array,
-			      json_pack("{s:s, s:I, s:o, s:I}", "name", thread_name(t), "id", (json_int_t)thread_id(t),
-					"cpumask", lcore_mask_json(l->lcore, false), "elapsed",
-					(json_int_t)(clock_now_ns() - methods_start_ns)));
+	json_array_append_new(l->array, json_pack("{s:s, s:I, s:o, s:I}", "name", thread_name(t),
+						  "id", (json_int_t)thread_id(t), "cpumask",
+						  lcore_mask_json(l->lcore, false), "elapsed",
+						  (json_int_t)(clock_now_ns() - methods_start_ns)));
 }
 
 static json_t *
@@ -140,12 +141,14 @@ reactor_json(const struct reactor *r)
 	read_cpu_times(stats.lcore, &times);
 	threads.lcore = stats.lcore;
 	reactor_for_each_thread((struct reactor *)r, add_lw_thread, &threads);
-	return json_pack("{s:i, s:i, s:i, s:I, s:I, s:b, s:I, s:I, s:I, s:s, s:i, s:I, s:o}", "lcore", (int)stats.lcore,
-			 "numa_id", numa_node_of(stats.lcore), "tid", (int)stats.tid, "busy", (json_int_t)stats.busy_ns,
-			 "idle", (json_int_t)stats.idle_ns, "in_interrupt", stats.mode != REACTOR_POLL, "irq",
-			 (json_int_t)times.irq, "sys", (json_int_t)times.sys, "usr", (json_int_t)times.usr, "mode",
-			 reactor_mode_name(stats.mode), "cpu", stats.cpu, "wakeups", (json_int_t)stats.wakeups,
-			 "lw_threads", threads.array);
+	return json_pack("{s:i, s:i, s:i, s:I, s:I, s:b, s:I, s:I, s:I, s:s, s:i, s:I, s:o}",
+			 "lcore", (int)stats.lcore, "numa_id", numa_node_of(stats.lcore), "tid",
+			 (int)stats.tid, "busy", (json_int_t)stats.busy_ns, "idle",
+			 (json_int_t)stats.idle_ns, "in_interrupt", stats.mode != REACTOR_POLL,
+			 "irq", (json_int_t)times.irq, "sys", (json_int_t)times.sys, "usr",
+			 (json_int_t)times.usr, "mode", reactor_mode_name(stats.mode), "cpu",
+			 stats.cpu, "wakeups", (json_int_t)stats.wakeups, "lw_threads",
+			 threads.array);
 }
 
 static void
@@ -156,16 +159,17 @@ get_reactors(struct rpc_request *req, const void *params)
 	for (unsigned i = 0; i < methods->reactor_count; i++) {
 		json_array_append_new(reactors, reactor_json(methods->reactors[i]));
 	}
-	rpc_result(req, json_pack("{s:I, s:i, s:o}", "tick_rate", (json_int_t)CLOCK_TICKS_PER_SECOND, "pid",
-				  (int)getpid(), "reactors", reactors));
+	rpc_result(req,
+		   json_pack("{s:I, s:i, s:o}", "tick_rate", (json_int_t)CLOCK_TICKS_PER_SECOND,
+			     "pid", (int)getpid(), "reactors", reactors));
 }
 
 static void
 get_scheduler(struct rpc_request *req, const void *params)
 {
-	rpc_result(req, json_pack("{s:s, s:i, s:s, s:i}", "scheduler_name", "static", "scheduler_period", 0,
-				  "isolated_core_mask", "0", "scheduling_core",
-				  (int)reactor_lcore(methods->reactors[0])));
+	rpc_result(req, json_pack("{s:s, s:i, s:s, s:i}", "scheduler_name", "static",
+				  "scheduler_period", 0, "isolated_core_mask", "0",
+				  "scheduling_core", (int)reactor_lcore(methods->reactors[0])));
 }
 
 /* ---- Configuration ---- */
@@ -173,11 +177,14 @@ get_scheduler(struct rpc_request *req, const void *params)
 static void
 get_subsystems(struct rpc_request *req, const void *params)
 {
-	rpc_result(req, json_pack("[{s:s, s:[]}, {s:s, s:[s]}]", "subsystem", METHODS_SUBSYSTEM_BDEV, "depends_on",
-				  "subsystem", METHODS_SUBSYSTEM_VHOST_BLK, "depends_on", METHODS_SUBSYSTEM_BDEV));
+	rpc_result(req,
+		   json_pack("[{s:s, s:[]}, {s:s, s:[s]}]", "subsystem", METHODS_SUBSYSTEM_BDEV,
+			     "depends_on", "subsystem", METHODS_SUBSYSTEM_VHOST_BLK, "depends_on",
+			     METHODS_SUBSYSTEM_BDEV));
 }
 
-/* Calls that make objects and stand side by side do not depend on each other: they become one array. */
+/* Calls that make objects and stand side by side do not depend on each other: they become one
+ * array. */
 static json_t *
 batches(json_t *calls)
 {
@@ -185,8 +192,7 @@ batches(json_t *calls)
 	const char *last = "";
 	size_t i;
 
-	json_array_foreach(calls, i, call)
-	{
+	json_array_foreach (calls, i, call) {
 		const char *method = json_string_value(json_object_get(call, "method"));
 
 		if (strstr(method, "_create") == NULL) {

@@ -50,18 +50,21 @@ void set_path(json_t *object, const char *key, const char *path);
 
 /* Done callback of a module's delete whose ctx is the request: true, or its error. */
 void delete_done(void *ctx, int status);
-/* A module's delete was refused with rc: true when the state directory knew it and has forgotten it, else the error. */
-void delete_refused(struct rpc_request *req, int rc, const struct err *err, const char *family, const char *key,
-		    const char *name);
+/* A module's delete was refused with rc: true when the state directory knew it and has forgotten
+ * it, else the error. */
+void delete_refused(struct rpc_request *req, int rc, const struct err *err, const char *family,
+		    const char *key, const char *name);
 
-/* Whether a file's block size is 0 (detect it) or possible; else the request has been answered: before the file is touched. */
+/* Whether a file's block size is 0 (detect it) or possible; else the request has been answered:
+ * before the file is touched. */
 bool check_block_size(struct rpc_request *req, uint32_t block_size);
 
 /* ---- Bdev modules, as bdev.c sees them ---- */
 
 struct bdev_kind {
 	const char *create_method;
-	/* The parameters of create_method that make bdev again; NULL when bdev is of another kind. */
+	/* The parameters of create_method that make bdev again; NULL when bdev is of another
+	 * kind. */
 	json_t *(*params)(const struct bdev *bdev);
 	/* Adds to bdev_get_bdevs' driver_specific; may be NULL. */
 	void (*driver_specific)(const struct bdev *bdev, json_t *object);
@@ -73,10 +76,12 @@ extern const struct bdev_kind bdev_malloc_kind;
 extern const struct bdev_kind bdev_aio_kind;
 extern const struct bdev_kind bdev_uring_kind;
 
-/* The kind of bdev and the parameters that make it again (new reference; may be NULL for ret). NULL: none of ours. */
+/* The kind of bdev and the parameters that make it again (new reference; may be NULL for ret).
+ * NULL: none of ours. */
 const struct bdev_kind *bdev_kind_find(const struct bdev *bdev, json_t **ret_params);
 
-/* Answers a create: the recorded parameters are those that make the very same bdev, the result is its name. */
+/* Answers a create: the recorded parameters are those that make the very same bdev, the result
+ * is its name. */
 void bdev_created(struct rpc_request *req, const struct bdev *bdev);
 
 /* ---- Who watches bdevs (notify.c keeps the log; bdev.c and disk.c look too) ---- */
@@ -113,6 +118,7 @@ struct gather {
 	void (*done)(struct gather *g);
 };
 
-void gather_start(struct gather *g, void (*visit)(struct gather *g), void (*done)(struct gather *g));
+void gather_start(struct gather *g, void (*visit)(struct gather *g),
+		  void (*done)(struct gather *g));
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What bdevs have done so far. A bdev's numbers are gathered from its channels by messages, so bdevs are asked one after another. */
+/* What bdevs have done so far. A bdev's numbers are gathered from its channels by messages, so
+ * bdevs are asked one after another. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +26,9 @@ struct job {
 static enum reset
 reset_of(const char *mode)
 {
-	return strcmp(mode, "all") == 0 ? RESET_ALL : strcmp(mode, "maxmin") == 0 ? RESET_EXTREMES : RESET_NONE;
+	return strcmp(mode, "all") == 0      ? RESET_ALL
+	       : strcmp(mode, "maxmin") == 0 ? RESET_EXTREMES
+					     : RESET_NONE;
 }
 
 static void
@@ -105,7 +108,8 @@ set_latency(json_t *object, const char *name, const struct bdev_op_stats *op)
 	snprintf(key, sizeof(key), "max_%s_latency_ticks", name);
 	json_object_set_new(object, key, json_integer((json_int_t)op->max_ns));
 	snprintf(key, sizeof(key), "min_%s_latency_ticks", name);
-	json_object_set_new(object, key, json_integer(op->min_ns != UINT64_MAX ? (json_int_t)op->min_ns : 0));
+	json_object_set_new(object, key,
+			    json_integer(op->min_ns != UINT64_MAX ? (json_int_t)op->min_ns : 0));
 }
 
 static void
@@ -129,8 +133,9 @@ set_stats(json_t *object, const struct bdev_stats *stats)
 		set_latency(object, rows[i].name, rows[i].op);
 	}
 	json_object_set_new(object, "io_error",
-			    stats->errors == 0 ? json_object() :
-						 json_pack("{s:I}", "failed", (json_int_t)stats->errors));
+			    stats->errors == 0
+				    ? json_object()
+				    : json_pack("{s:I}", "failed", (json_int_t)stats->errors));
 }
 
 /* ---- The way through the list ---- */
@@ -178,7 +183,8 @@ finish(struct job *job)
 	struct rpc_request *req = job->req;
 
 	if (job->read) {
-		rpc_result(req, json_pack("{s:I, s:I, s:O}", "tick_rate", (json_int_t)CLOCK_TICKS_PER_SECOND, "ticks",
+		rpc_result(req, json_pack("{s:I, s:I, s:O}", "tick_rate",
+					  (json_int_t)CLOCK_TICKS_PER_SECOND, "ticks",
 					  (json_int_t)clock_now_ns(), "bdevs", job->stats));
 	} else {
 		rpc_true(req);
@@ -222,9 +228,10 @@ channels_done(void *ctx)
 {
 	struct job *job = ctx;
 
-	rpc_result(job->req, json_pack("{s:I, s:I, s:o, s:O}", "tick_rate", (json_int_t)CLOCK_TICKS_PER_SECOND, "ticks",
-				       (json_int_t)clock_now_ns(), "name", text_json(job->names[0]), "channels",
-				       job->stats));
+	rpc_result(job->req, json_pack("{s:I, s:I, s:o, s:O}", "tick_rate",
+				       (json_int_t)CLOCK_TICKS_PER_SECOND, "ticks",
+				       (json_int_t)clock_now_ns(), "name", text_json(job->names[0]),
+				       "channels", job->stats));
 	job_free(job);
 }
 
@@ -233,7 +240,8 @@ get_channels(struct job *job)
 {
 	struct rpc_request *req = job->req;
 
-	if (bdev_for_each_channel_stats(bdev_find(job->names[0]), add_channel, channels_done, job) != 0) {
+	if (bdev_for_each_channel_stats(bdev_find(job->names[0]), add_channel, channels_done,
+					job) != 0) {
 		job_free(job);
 		rpc_error(req, -ENOMEM, "out of memory");
 	}

@@ -46,7 +46,8 @@ static void
 switch_flag(struct rpc_request *req, const char *flag, bool on)
 {
 	if (log_set_flag(flag, on) != 0) {
-		rpc_error(req, RPC_ERROR_INVALID_PARAMS, "invalid log flag '%.64s': log_get_flags lists them", flag);
+		rpc_error(req, RPC_ERROR_INVALID_PARAMS,
+			  "invalid log flag '%.64s': log_get_flags lists them", flag);
 	} else {
 		rpc_true(req);
 	}
@@ -70,7 +71,8 @@ get_flags(struct rpc_request *req, const void *params)
 	json_t *flags = json_object();
 
 	for (int i = 0; i < LOG_FLAG_COUNT; i++) {
-		json_object_set_new(flags, log_flag_name((enum log_flag)i), json_boolean(log_get_flag((enum log_flag)i)));
+		json_object_set_new(flags, log_flag_name((enum log_flag)i),
+				    json_boolean(log_get_flag((enum log_flag)i)));
 	}
 	rpc_result(req, flags);
 }

@@ -19,9 +19,10 @@ void
 methods_init(const struct methods_options *options)
 {
 	static const struct rpc_method *const tables[] = {
-		process_methods, framework_methods, thread_methods, log_methods, notify_methods,
-		bdev_methods, iostat_methods, bdev_null_methods, bdev_malloc_methods, bdev_aio_methods,
-		bdev_uring_methods, vhost_methods, disk_methods,
+		process_methods,     framework_methods, thread_methods,     log_methods,
+		notify_methods,      bdev_methods,      iostat_methods,     bdev_null_methods,
+		bdev_malloc_methods, bdev_aio_methods,  bdev_uring_methods, vhost_methods,
+		disk_methods,
 	};
 
 	CHECK(methods == NULL);
@@ -126,10 +127,11 @@ delete_done(void *ctx, int status)
 }
 
 void
-delete_refused(struct rpc_request *req, int rc, const struct err *err, const char *family, const char *key,
-	       const char *name)
+delete_refused(struct rpc_request *req, int rc, const struct err *err, const char *family,
+	       const char *key, const char *name)
 {
-	if (rc == -ENODEV && methods->forget != NULL && methods->forget(methods->ctx, family, key, name)) {
+	if (rc == -ENODEV && methods->forget != NULL &&
+	    methods->forget(methods->ctx, family, key, name)) {
 		rpc_true(req);
 	} else {
 		rpc_error_from(req, rc, err);

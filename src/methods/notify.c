@@ -72,8 +72,9 @@ get_notifications(struct rpc_request *req, const void *params)
 	for (uint64_t id = MAX(p->id, oldest), n = 0; id < next_id && n < p->max; id++, n++) {
 		const struct notification *entry = &kept[id % NOTIFICATIONS_MAX];
 
-		json_array_append_new(result, json_pack("{s:s, s:o, s:I}", "type", entry->type, "ctx",
-							text_json(entry->name), "id", (json_int_t)id));
+		json_array_append_new(result,
+				      json_pack("{s:s, s:o, s:I}", "type", entry->type, "ctx",
+						text_json(entry->name), "id", (json_int_t)id));
 	}
 	rpc_result(req, result);
 }

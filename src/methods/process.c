@@ -33,8 +33,9 @@ version_json(void)
 
 	sscanf(BERTH_VERSION, "%d.%d.%d%n", &major, &minor, &patch, &n);
 	suffix = &BERTH_VERSION[n];
-	return json_pack("{s:s, s:{s:i, s:i, s:i, s:s, s:s}}", "version", "berth v" BERTH_VERSION, "fields", "major",
-			 major, "minor", minor, "patch", patch, "suffix", suffix, "commit", "");
+	return json_pack("{s:s, s:{s:i, s:i, s:i, s:s, s:s}}", "version", "berth v" BERTH_VERSION,
+			 "fields", "major", major, "minor", minor, "patch", patch, "suffix", suffix,
+			 "commit", "");
 }
 
 static void
@@ -59,9 +60,10 @@ kill_instance(struct rpc_request *req, const void *params)
 	bool is_number = isdigit((unsigned char)p->sig_name[0]) && *end == '\0';
 
 	for (size_t i = 0; i < ARRAY_SIZE(signals); i++) {
-		if (is_number ? number == signals[i].number :
-				strcasecmp(p->sig_name, signals[i].name) == 0 ||
-				strcasecmp(p->sig_name, signals[i].name + strlen("SIG")) == 0) {
+		if (is_number ? number == signals[i].number
+			      : strcasecmp(p->sig_name, signals[i].name) == 0 ||
+					strcasecmp(p->sig_name, signals[i].name + strlen("SIG")) ==
+						0) {
 			number = signals[i].number;
 			rpc_true(req);
 			kill(getpid(), (int)number);
@@ -69,7 +71,8 @@ kill_instance(struct rpc_request *req, const void *params)
 		}
 	}
 	rpc_error(req, RPC_ERROR_INVALID_PARAMS,
-		  "sig_name '%.32s' is none of SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGKILL, SIGUSR1", p->sig_name);
+		  "sig_name '%.32s' is none of SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGKILL, SIGUSR1",
+		  p->sig_name);
 }
 
 static json_t *
@@ -81,11 +84,12 @@ reactors_json(void)
 		struct reactor_stats stats;
 
 		reactor_get_stats(methods->reactors[i], &stats);
-		json_array_append_new(reactors,
-				      json_pack("{s:I, s:i, s:i, s:I, s:I, s:I}", "lcore", (json_int_t)stats.lcore,
-						"cpu", stats.cpu, "tid", (int)stats.tid, "busy_ns",
-						(json_int_t)stats.busy_ns, "idle_ns", (json_int_t)stats.idle_ns,
-						"wakeups", (json_int_t)stats.wakeups));
+		json_array_append_new(reactors, json_pack("{s:I, s:i, s:i, s:I, s:I, s:I}", "lcore",
+							  (json_int_t)stats.lcore, "cpu", stats.cpu,
+							  "tid", (int)stats.tid, "busy_ns",
+							  (json_int_t)stats.busy_ns, "idle_ns",
+							  (json_int_t)stats.idle_ns, "wakeups",
+							  (json_int_t)stats.wakeups));
 	}
 	return reactors;
 }
@@ -119,14 +123,17 @@ status(struct rpc_request *req, const void *params)
 	count_objects(&bdevs, &controllers, &sessions);
 	json_object_set_new(result, "version", json_string("berth v" BERTH_VERSION));
 	json_object_set_new(result, "pid", json_integer(getpid()));
-	json_object_set_new(result, "uptime_seconds",
-			    json_integer((json_int_t)((clock_now_ns() - methods_start_ns) / NS_PER_S)));
-	json_object_set_new(result, "state", json_string(rpc_get_state() == RPC_STARTUP ? "startup" : "runtime"));
+	json_object_set_new(
+		result, "uptime_seconds",
+		json_integer((json_int_t)((clock_now_ns() - methods_start_ns) / NS_PER_S)));
+	json_object_set_new(result, "state",
+			    json_string(rpc_get_state() == RPC_STARTUP ? "startup" : "runtime"));
 	json_object_set_new(result, "mode", json_string(reactor_mode_name(methods->mode)));
 	set_path(result, "rpc_socket", methods->rpc_socket);
 	set_path(result, "socket_dir", methods->socket_dir);
 	json_object_set_new(result, "state_dir",
-			    methods->state_dir != NULL ? text_json(methods->state_dir) : json_null());
+			    methods->state_dir != NULL ? text_json(methods->state_dir)
+						       : json_null());
 	json_object_set_new(result, "reactors", reactors_json());
 	json_object_set_new(result, "bdevs", json_integer((json_int_t)bdevs));
 	json_object_set_new(result, "controllers", json_integer((json_int_t)controllers));

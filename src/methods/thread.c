@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Methods on lightweight threads. What a thread knows about itself is asked by a message to each, one after another. */
+/* Methods on lightweight threads. What a thread knows about itself is asked by a message to
+ * each, one after another. */
 #include <errno.h>
 #include <stdlib.h>
 
@@ -20,8 +21,8 @@ gathered(struct gather *g)
 {
 	struct thread_gather *tg = CONTAINER_OF(g, struct thread_gather, gather);
 
-	rpc_result(tg->req, json_pack("{s:I, s:o}", "tick_rate", (json_int_t)CLOCK_TICKS_PER_SECOND, "threads",
-				      tg->threads));
+	rpc_result(tg->req, json_pack("{s:I, s:o}", "tick_rate", (json_int_t)CLOCK_TICKS_PER_SECOND,
+				      "threads", tg->threads));
 	free(tg);
 }
 
@@ -52,11 +53,13 @@ visit_stats(struct gather *g)
 	struct thread_stats stats;
 
 	thread_get_stats(&stats);
-	add(g, json_pack("{s:s, s:I, s:o, s:I, s:I, s:i, s:i, s:i}", "name", thread_name(t), "id",
-			 (json_int_t)thread_id(t), "cpumask", lcore_mask_json(reactor_lcore(thread_reactor(t)), false),
-			 "busy", (json_int_t)stats.busy_ns, "idle", (json_int_t)stats.idle_ns, "active_pollers_count",
-			 (int)stats.active_pollers, "timed_pollers_count", (int)stats.timed_pollers,
-			 "paused_pollers_count", (int)stats.armed_pollers));
+	add(g,
+	    json_pack("{s:s, s:I, s:o, s:I, s:I, s:i, s:i, s:i}", "name", thread_name(t), "id",
+		      (json_int_t)thread_id(t), "cpumask",
+		      lcore_mask_json(reactor_lcore(thread_reactor(t)), false), "busy",
+		      (json_int_t)stats.busy_ns, "idle", (json_int_t)stats.idle_ns,
+		      "active_pollers_count", (int)stats.active_pollers, "timed_pollers_count",
+		      (int)stats.timed_pollers, "paused_pollers_count", (int)stats.armed_pollers));
 }
 
 static void
@@ -69,16 +72,19 @@ static void
 add_poller(void *ctx, const struct poller *p)
 {
 	json_t *thread = ctx, *poller;
-	/* An armed poller waits for its descriptor: of SPDK's three lists the one of those that do not run fits. */
-	const char *list = p->state == POLLER_ACTIVE ? "active_pollers" :
-			   p->state == POLLER_TIMED ? "timed_pollers" :
-						      "paused_pollers";
+	/* An armed poller waits for its descriptor: of SPDK's three lists the one of those that
+	 * do not run fits. */
+	const char *list = p->state == POLLER_ACTIVE  ? "active_pollers"
+			   : p->state == POLLER_TIMED ? "timed_pollers"
+						      : "paused_pollers";
 	const char *state = p->state == POLLER_ARMED ? "paused" : "waiting";
 
-	poller = json_pack("{s:s, s:I, s:s, s:I, s:I}", "name", p->ops->name, "id", (json_int_t)p->id, "state", state,
-			   "run_count", (json_int_t)p->run_count, "busy_count", (json_int_t)p->busy_count);
+	poller = json_pack("{s:s, s:I, s:s, s:I, s:I}", "name", p->ops->name, "id",
+			   (json_int_t)p->id, "state", state, "run_count", (json_int_t)p->run_count,
+			   "busy_count", (json_int_t)p->busy_count);
 	if (p->state == POLLER_TIMED) {
-		json_object_set_new(poller, "period_ticks", json_integer((json_int_t)(p->period_us * NS_PER_US)));
+		json_object_set_new(poller, "period_ticks",
+				    json_integer((json_int_t)(p->period_us * NS_PER_US)));
 	}
 	json_array_append_new(json_object_get(thread, list), poller);
 }
@@ -88,7 +94,8 @@ visit_pollers(struct gather *g)
 {
 	struct thread *t = thread_self();
 	json_t *thread = json_pack("{s:s, s:I, s:[], s:[], s:[]}", "name", thread_name(t), "id",
-				   (json_int_t)thread_id(t), "active_pollers", "timed_pollers", "paused_pollers");
+				   (json_int_t)thread_id(t), "active_pollers", "timed_pollers",
+				   "paused_pollers");
 
 	thread_for_each_poller(add_poller, thread);
 	add(g, thread);
@@ -103,7 +110,8 @@ get_pollers(struct rpc_request *req, const void *params)
 static void
 add_channel(void *ctx, const struct channel *ch)
 {
-	json_array_append_new(ctx, json_pack("{s:o, s:i}", "name", text_json(ch->dev->name), "ref", (int)ch->refs));
+	json_array_append_new(ctx, json_pack("{s:o, s:i}", "name", text_json(ch->dev->name), "ref",
+					     (int)ch->refs));
 }
 
 static void
@@ -112,7 +120,8 @@ visit_channels(struct gather *g)
 	json_t *channels = json_array();
 
 	channel_for_each_of_thread(add_channel, channels);
-	add(g, json_pack("{s:s, s:o}", "name", thread_name(thread_self()), "io_channels", channels));
+	add(g,
+	    json_pack("{s:s, s:o}", "name", thread_name(thread_self()), "io_channels", channels));
 }
 
 static void

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Methods on vhost-user controllers. SPDK's clients know most errors here as -32602, so that is the code; the words say which. */
+/* Methods on vhost-user controllers. SPDK's clients know most errors here as -32602, so that is
+ * the code; the words say which. */
 #include "vhost/vhost.h"
 
 #include <errno.h>
@@ -43,8 +44,7 @@ deleted(void *ctx, int status)
 	}
 }
 
-static void
-delete(struct rpc_request *req, const void *params)
+static void delete (struct rpc_request *req, const void *params)
 {
 	const struct vhost_delete_controller_params *p = params;
 	struct err err = ERR_NONE;
@@ -67,7 +67,8 @@ set_coalescing(struct rpc_request *req, const void *params)
 	struct err err = ERR_NONE;
 
 	if (ctrlr == NULL) {
-		rpc_error(req, RPC_ERROR_INVALID_PARAMS, "there is no controller '%.128s'", p->ctrlr);
+		rpc_error(req, RPC_ERROR_INVALID_PARAMS, "there is no controller '%.128s'",
+			  p->ctrlr);
 	} else if (vhost_set_coalescing(ctrlr, p->delay_base_us, p->iops_threshold, &err) != 0) {
 		rpc_error_from(req, RPC_ERROR_INVALID_PARAMS, &err);
 	} else {
@@ -82,11 +83,12 @@ session_json(const struct vhost_info *info)
 {
 	const struct vhost_session_info *s = &info->session;
 
-	return json_pack("{s:I, s:I, s:s, s:b, s:i, s:i, s:i, s:I, s:I}", "vid", (json_int_t)s->id, "id",
-			 (json_int_t)s->id, "name", info->name, "started", s->started, "max_queues",
-			 (int)s->max_queues, "queues_started", (int)s->queues_started, "memory_regions",
-			 (int)s->memory_regions, "negotiated_features", (json_int_t)s->negotiated_features,
-			 "protocol_features", (json_int_t)s->protocol_features);
+	return json_pack("{s:I, s:I, s:s, s:b, s:i, s:i, s:i, s:I, s:I}", "vid", (json_int_t)s->id,
+			 "id", (json_int_t)s->id, "name", info->name, "started", s->started,
+			 "max_queues", (int)s->max_queues, "queues_started", (int)s->queues_started,
+			 "memory_regions", (int)s->memory_regions, "negotiated_features",
+			 (json_int_t)s->negotiated_features, "protocol_features",
+			 (json_int_t)s->protocol_features);
 }
 
 static json_t *
@@ -99,11 +101,14 @@ controller_json(const struct vhost_controller *ctrlr)
 	if (info.has_session) {
 		json_array_append_new(sessions, session_json(&info));
 	}
-	object = json_pack("{s:s, s:s, s:I, s:I, s:o, s:o, s:{s:{s:b, s:o, s:s}}}", "ctrlr", info.name, "cpumask",
-			   info.cpumask, "delay_base_us", (json_int_t)info.delay_base_us, "iops_threshold",
-			   (json_int_t)info.iops_threshold, "socket", text_json(info.socket_path), "sessions", sessions,
-			   "backend_specific", "block", "readonly", info.readonly, "bdev",
-			   info.bdev_name[0] != '\0' ? text_json(info.bdev_name) : json_null(), "transport", TRANSPORT);
+	object = json_pack("{s:s, s:s, s:I, s:I, s:o, s:o, s:{s:{s:b, s:o, s:s}}}", "ctrlr",
+			   info.name, "cpumask", info.cpumask, "delay_base_us",
+			   (json_int_t)info.delay_base_us, "iops_threshold",
+			   (json_int_t)info.iops_threshold, "socket", text_json(info.socket_path),
+			   "sessions", sessions, "backend_specific", "block", "readonly",
+			   info.readonly, "bdev",
+			   info.bdev_name[0] != '\0' ? text_json(info.bdev_name) : json_null(),
+			   "transport", TRANSPORT);
 	return object;
 }
 
@@ -117,7 +122,8 @@ get_controllers(struct rpc_request *req, const void *params)
 		const struct vhost_controller *ctrlr = vhost_find(p->name);
 
 		if (ctrlr == NULL) {
-			rpc_error(req, RPC_ERROR_INTERNAL, "there is no controller '%.128s'", p->name);
+			rpc_error(req, RPC_ERROR_INTERNAL, "there is no controller '%.128s'",
+				  p->name);
 		} else {
 			rpc_result(req, json_pack("[o]", controller_json(ctrlr)));
 		}
@@ -140,7 +146,8 @@ create_transport(struct rpc_request *req, const void *params)
 	if (strcmp(p->name, TRANSPORT) == 0) {
 		rpc_error(req, -EEXIST, "the transport " TRANSPORT " exists already");
 	} else {
-		rpc_error(req, RPC_ERROR_INVALID_PARAMS, "there is no transport '%.64s', only " TRANSPORT, p->name);
+		rpc_error(req, RPC_ERROR_INVALID_PARAMS,
+			  "there is no transport '%.64s', only " TRANSPORT, p->name);
 	}
 }
 
@@ -158,13 +165,15 @@ get_transports(struct rpc_request *req, const void *params)
 
 /* ---- Configuration ---- */
 
-/* SPDK writes the mask without 0x; in the state, a controller on all reactors is on all of another machine's, too. */
+/* SPDK writes the mask without 0x; in the state, a controller on all reactors is on all of
+ * another machine's, too. */
 static json_t *
 create_json(const struct vhost_info *info, bool for_state)
 {
 	const char *mask = strncmp(info->cpumask, "0x", 2) == 0 ? info->cpumask + 2 : info->cpumask;
-	json_t *params = json_pack("{s:s, s:o, s:b, s:s}", "ctrlr", info->name, "dev_name", text_json(info->bdev_name),
-				   "readonly", info->readonly, "transport", TRANSPORT);
+	json_t *params = json_pack("{s:s, s:o, s:b, s:s}", "ctrlr", info->name, "dev_name",
+				   text_json(info->bdev_name), "readonly", info->readonly,
+				   "transport", TRANSPORT);
 
 	if (!for_state || !mask_is_all(info->cpumask)) {
 		json_object_set_new(params, "cpumask", json_string(mask));
@@ -187,11 +196,13 @@ vhost_config(json_t *calls, bool for_state)
 			json_array_append_new(calls, create_json(&info, for_state));
 		}
 		if (info.delay_base_us != 0) {
-			json_array_append_new(calls, call_json("vhost_controller_set_coalescing",
-							       json_pack("{s:s, s:I, s:I}", "ctrlr", info.name,
-									 "delay_base_us", (json_int_t)info.delay_base_us,
-									 "iops_threshold",
-									 (json_int_t)info.iops_threshold)));
+			json_array_append_new(
+				calls,
+				call_json("vhost_controller_set_coalescing",
+					  json_pack("{s:s, s:I, s:I}", "ctrlr", info.name,
+						    "delay_base_us", (json_int_t)info.delay_base_us,
+						    "iops_threshold",
+						    (json_int_t)info.iops_threshold)));
 		}
 	}
 }
