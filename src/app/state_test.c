@@ -287,8 +287,10 @@ test_empty_and_back(void **state)
 static void
 test_deleted_are_left_out(void **state)
 {
-	write_log(NULL_CREATE("a") VHOST_CREATE("c") VHOST_DELETE("c") NULL_DELETE("a") NULL_CREATE(
-		"b") NULL_CREATE("a") VHOST_CREATE("c") NULL_DELETE("x") VHOST_DELETE("d"));
+	write_log(NULL_CREATE("z") VHOST_CREATE("z") NULL_DELETE("z") VHOST_DELETE("z")
+			  NULL_CREATE("a") VHOST_CREATE("c") VHOST_DELETE("c") NULL_DELETE("a")
+				  NULL_CREATE("b") NULL_CREATE("a") VHOST_CREATE("c")
+					  NULL_DELETE("x") VHOST_DELETE("d"));
 	on_thread(open_task, NULL);
 	expect_calls("bdev_null_create b;bdev_null_create a;vhost_create_blk_controller "
 		     "c;bdev_null_delete x;"
