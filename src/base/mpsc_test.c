@@ -84,7 +84,7 @@ all_arrive_in_their_producers_order(void **state)
 static void
 first_push_after_a_take_is_told(void **state)
 {
-	struct mpsc q = {0};
+	struct mpsc q = {NULL};
 	struct mpsc_node a, b, *taken;
 
 	assert_true(mpsc_empty(&q));
