@@ -153,7 +153,9 @@ struct perf_worker {
 	struct err err;        /* first one */
 	struct perf_result result;
 
-	struct msg start_msg, reset_msg, stop_msg, abandon_msg, exit_msg, finished_msg;
+	struct msg start_msg, reset_msg, stop_msg, abandon_msg, exit_msg;
+	struct msg started_msg, finished_msg; /* to control, which sets their functions */
+	bool started;   /* control's: started_msg has come */
 	bool finished;  /* control's: finished_msg has come */
 	bool abandoned; /* control's: abandon_msg was sent */
 };
@@ -179,7 +181,7 @@ perf_worker_request(struct perf_worker *worker, unsigned i)
 	return (struct perf_request *)((uint8_t *)worker->requests + i * worker->request_bytes);
 }
 
-/* ---- The run (perf.c) and what it reports (perf_report.c) ---- */
+/* ---- The run (perf_run.c) and what it reports (perf_report.c) ---- */
 
 struct perf_cpu_time {
 	uint64_t self_ns;
@@ -198,8 +200,16 @@ struct perf_run {
 	struct thread *control;
 	struct perf_cpu_time cpu; /* of the measured time */
 	struct err err; /* first one */
+	bool progress;  /* shown on standard error */
+	bool measured;  /* the workers got as far as measuring */
 	void (*stop)(struct perf_run *run);
 };
+
+/* Fill in options, execute, report, free. execute returns a negative errno when the options do not fit this machine; what
+ * goes wrong later is in run->err. */
+struct perf_run *perf_run_create(void);
+int perf_run_execute(struct perf_run *run, struct err *err);
+void perf_run_free(struct perf_run *run);
 
 /* Sums of all workers, as shown while running. */
 uint64_t perf_run_ios(const struct perf_run *run);

@@ -625,4 +625,5 @@ perf_options_release(struct perf_options *o)
 	release_job(&o->defaults);
 	free(o->config);
 	free(o->jobs_file);
+	*o = (struct perf_options){0};
 }

@@ -532,6 +532,7 @@ perf_worker_start(struct msg *msg)
 		return;
 	}
 	submit_all(w);
+	thread_send(w->run->control, &w->started_msg, w->started_msg.fn);
 }
 
 void
