@@ -545,6 +545,7 @@ queue_poll(struct vhost_queue *q)
 		return 0;
 	}
 	pending = MIN(pending, (unsigned)BATCH_MAX);
+	virtq_prefetch_used(&q->vq, pending);
 	for (unsigned i = 1; i < pending; i++) {
 		virtq_prefetch(&q->vq, i);
 	}
