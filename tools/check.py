@@ -6,9 +6,11 @@ names in its output (cmocka's and the end-to-end harness's `[       OK ] name` l
 none. A build that fails, a program that crashes or hangs, and a run without any test count as failed. Skipped is not passed.
 """
 import argparse
+import ctypes
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -53,6 +55,12 @@ class Tally:
 
 def say(text):
     print(text, flush=True)
+
+
+def end_with_parent():
+    """For preexec_fn: a run that is interrupted leaves no tests behind."""
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def tail(text, lines=60):
@@ -133,7 +141,7 @@ def run_tests(folder, names, multiplier, tally):
     if os.path.exists(log):
         os.unlink(log)
     p = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                         env={**os.environ, **SANITIZER_ENV})
+                         env={**os.environ, **SANITIZER_ENV}, preexec_fn=end_with_parent)
     for line in p.stdout:
         if re.match(r"\s*\d+/\d+ ", line):
             say("    " + line.strip())

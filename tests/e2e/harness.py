@@ -351,6 +351,7 @@ def each(**parameters):
 
 
 def main(names):
+    vm.die_with_parent()
     for program in ("berthd", "berth"):
         if not os.access(os.path.join(BUILD, program), os.X_OK):
             sys.exit(f"{os.path.join(BUILD, program)}: not built")
