@@ -183,12 +183,13 @@ struct bdev_stats {
 /* Sums all channels, those already closed included; monotonic. done(ctx, stats) later on the app thread. 0 or -ENOMEM. */
 int bdev_get_stats(struct bdev *bdev, void (*done)(void *ctx, const struct bdev_stats *stats), void *ctx);
 
-/* Calls each(ctx, stats) on the thread of each channel, one after another (a min_ns of UINT64_MAX: no operation yet); then done(ctx) on the
- * app thread. 0 or -ENOMEM. */
+/* Calls each(ctx, stats) on the thread of each channel, one after another (a min_ns of UINT64_MAX: no
+ * operation yet); then done(ctx) on the app thread. 0 or -ENOMEM. */
 int bdev_for_each_channel_stats(struct bdev *bdev, void (*each)(void *ctx, const struct bdev_stats *stats),
 				void (*done)(void *ctx), void *ctx);
 
-/* Sets all counters back to zero, or only the largest and smallest latencies; then done(ctx) on the app thread. 0 or -ENOMEM. */
+/* Sets all counters back to zero, or only the largest and smallest latencies; then done(ctx) on the
+ * app thread. 0 or -ENOMEM. */
 int bdev_reset_stats(struct bdev *bdev, bool extremes_only, void (*done)(void *ctx), void *ctx);
 
 /* ---- Options (app thread) ---- */

@@ -204,7 +204,6 @@ struct job {
 	bool existing;
 	bool made_file;
 	uuid_t uuid;
-	const char *created_by; /* "uring", "aio" */
 	struct err note;
 	/* delete */
 	bool keep_file;
@@ -475,7 +474,6 @@ create_uring(struct job *job, struct err *err)
 	};
 
 	uuid_copy(o.uuid, job->uuid);
-	job->created_by = "uring";
 	return bdev_uring_create(&o, NULL, err);
 }
 
@@ -489,7 +487,6 @@ create_aio(struct job *job, struct err *err)
 	};
 
 	uuid_copy(o.uuid, job->uuid);
-	job->created_by = "aio";
 	return bdev_aio_create(&o, NULL, err);
 }
 
@@ -498,12 +495,13 @@ bdev_step(struct steps *s)
 {
 	struct job *job = CONTAINER_OF(s, struct job, steps);
 	const char *backend = job->disk->backend;
+	int rc = strcmp(backend, "aio") == 0 ? create_aio(job, &s->err) : create_uring(job, &s->err);
 
-	if (strcmp(backend, "aio") == 0 ||
-	    (strcmp(backend, "auto") == 0 && !uring_available(&job->note))) {
-		return create_aio(job, &s->err);
+	if (rc != 0 && strcmp(backend, "auto") == 0 && !uring_available(&job->note)) {
+		s->err = ERR_NONE;
+		rc = create_aio(job, &s->err);
 	}
-	return create_uring(job, &s->err);
+	return rc;
 }
 
 static int
