@@ -28,7 +28,7 @@ touch(const struct virtq_chain *c, const struct iovec *iov)
 		}
 		sink += p[iov[i].iov_len - 1];
 		if (i >= c->out_count) {
-			memset(p, 0x5a, MIN(iov[i].iov_len, 64));
+			memset(p, 0x5a, MIN(iov[i].iov_len, (size_t)64));
 		}
 	}
 }

@@ -4,8 +4,9 @@
  *
  * Invariants
  *  1. A path is removed only when a connection to it was refused: nobody listens there any more.
- *  2. The socket file never exists with more permission than asked for: the bits are set before bind (the kernel
- *     takes them from the descriptor), and once more after it, because the umask may have taken some away.
+ *  2. The socket file never exists with more permission than asked for: the bits are set before
+ *     bind (the kernel takes them from the descriptor), and once more after it, because the umask
+ *     may have taken some away.
  *  3. Every descriptor the kernel hands over is in the caller's struct unix_fds or closed.
  */
 #include "sock/unix.h"

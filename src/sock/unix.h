@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Unix stream sockets by path, and bytes with descriptors over them. Sockets are close-on-exec and non-blocking. */
+/* Unix stream sockets by path, and bytes with descriptors over them. Sockets are close-on-exec and
+ * non-blocking. */
 #ifndef SOCK_UNIX_H
 #define SOCK_UNIX_H
 
@@ -10,20 +11,24 @@
 #include "base/err.h"
 
 /*
- * Listens at path with the given permission bits. A stale socket there (nobody answers) is replaced; one that answers is -EADDRINUSE, something
- * that is no socket -EEXIST, a path too long for sockaddr_un -ENAMETOOLONG. Returns the descriptor, or a negative errno with err.
+ * Listens at path with the given permission bits. A stale socket there (nobody answers) is
+ * replaced; one that answers is -EADDRINUSE, something that is no socket -EEXIST, a path too long
+ * for sockaddr_un -ENAMETOOLONG. Returns the descriptor, or a negative errno with err.
  */
 int unix_listen(const char *path, mode_t mode, struct err *err);
 
-/* A connection, or a negative errno with err (-ECONNREFUSED, -ENOENT, ...). Does not wait for accept. */
+/* A connection, or a negative errno with err (-ECONNREFUSED, -ENOENT, ...). Does not wait for
+ * accept. */
 int unix_connect(const char *path, struct err *err);
 
-/* The next connection on a listening socket, -EAGAIN when there is none, or another negative errno. */
+/* The next connection on a listening socket, -EAGAIN when there is none, or another negative
+ * errno. */
 int unix_accept(int listen_fd);
 
 /*
- * Sends all of buf, with fd_count descriptors at its first byte (borrowed; 0..UNIX_FDS_MAX), or nothing. 0; -EAGAIN when the peer reads nothing and the
- * socket is full; -EPIPE or another negative errno. No SIGPIPE. A message this small (a few KiB) is never sent in part.
+ * Sends all of buf, with fd_count descriptors at its first byte (borrowed; 0..UNIX_FDS_MAX), or
+ * nothing. 0; -EAGAIN when the peer reads nothing and the socket is full; -EPIPE or another
+ * negative errno. No SIGPIPE. A message this small (a few KiB) is never sent in part.
  */
 #define UNIX_FDS_MAX 8
 int unix_send(int fd, const void *buf, size_t len, const int *fds, unsigned fd_count);
@@ -36,8 +41,9 @@ struct unix_fds {
 };
 
 /*
- * Receives at most len bytes, without waiting, and adds the descriptors that came with them. The bytes received, > 0; 0 at
- * the end of the stream; -EAGAIN when there is nothing, or another negative errno.
+ * Receives at most len bytes, without waiting, and adds the descriptors that came with them. The
+ * bytes received, > 0; 0 at the end of the stream; -EAGAIN when there is nothing, or another
+ * negative errno.
  */
 ssize_t unix_recv(int fd, void *buf, size_t len, struct unix_fds *fds);
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A stage for tests of the vhost back end: control thread and two I/O threads on two reactors polled by hand, a
- * scripted bdev "disk0", and a front end that sends whatever the test likes, byte by byte if need be. One system thread does
- * it all, so every test is one thing after the other. What takes too long ends the test.
+ * A stage for tests of the vhost back end: control thread and two I/O threads on two reactors
+ * polled by hand, a scripted bdev "disk0", and a front end that sends whatever the test likes, byte
+ * by byte if need be. One system thread does it all, so every test is one thing after the other.
+ * What takes too long ends the test.
  */
 #ifndef TESTKIT_VHOST_STAGE_H
 #define TESTKIT_VHOST_STAGE_H
@@ -74,7 +75,8 @@ void front_disconnect(struct front *f);
 void front_send(struct front *f, const struct vhost_user_msg *msg, const int *fds, unsigned fd_count);
 /* The next reply: true, or false when the connection ended instead. */
 bool front_reply(struct front *f, struct vhost_user_msg *ret_msg);
-/* Sends, and asks for an acknowledgement where the type has no reply of its own. The u64 of that; UINT64_MAX: it ended. */
+/* Sends, and asks for an acknowledgement where the type has no reply of its own. The u64 of that;
+ * UINT64_MAX: it ended. */
 uint64_t front_ack(struct front *f, struct vhost_user_msg *msg, const int *fds, unsigned fd_count);
 /* A message of one u64, acknowledged. */
 uint64_t front_u64(struct front *f, enum vhost_user_request type, uint64_t value, int fd);
@@ -84,7 +86,8 @@ uint64_t front_get(struct front *f, enum vhost_user_request type);
 /* True when the back end closed the connection, within reason. */
 bool front_ended(struct front *f);
 
-/* Features, protocol features (REPLY_ACK and all others), owner. extra: feature bits to leave out. */
+/* Features, protocol features (REPLY_ACK and all others), owner. without: feature bits to leave
+ * out. */
 void front_negotiate(struct front *f, uint64_t without);
 void front_share(struct front *f);                             /* SET_MEM_TABLE of all memory in one region */
 void front_ring_addr(struct front *f, unsigned i);             /* SET_VRING_ADDR */

@@ -8,7 +8,8 @@
  *                  +- bdev gone -+--> (session ended) --> bdev closed, listens no more
  *
  * Invariants
- *  1. A controller in the registry has a name that is no other's; a deleted one leaves it at once, and takes its socket along.
+ *  1. A controller in the registry has a name that is no other's; a deleted one leaves it at once,
+ *     and takes its socket along.
  *  2. The bdev is closed when no session is left: then no queue holds a channel.
  *  3. Finding a controller takes the same time however many there are.
  */

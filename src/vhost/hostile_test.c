@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What a front end must not get away with: each test is one thing that has hurt some vhost-user back end, or would. After
- * each of them a neighbour's session still works, and nothing is left of the culprit's: neither descriptors nor mappings.
+ * What a front end must not get away with: each test is one thing that has hurt some vhost-user
+ * back end, or would. After each of them a neighbour's session still works, and nothing is left of
+ * the culprit's: neither descriptors nor mappings.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -70,7 +71,8 @@ teardown(void **state)
 static void
 begin(void)
 {
-	/* The test framework takes the signal for itself at the start of each function that it calls. */
+	/* The test framework takes the signal for itself at the start of each function that it
+	 * calls. */
 	assert_int_equal(memmap_guard(), 0);
 	front_connect(&f, "vm");
 	front_negotiate(&f, 0);

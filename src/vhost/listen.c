@@ -2,7 +2,8 @@
 /*
  * Listening sockets of controllers.
  *
- * Invariant: an open listener is watched, or its timer runs, or it was told nothing since it handed out a connection.
+ * Invariant: an open listener is watched, or its timer runs, or it was told nothing since it handed
+ * out a connection.
  */
 #include "vhost/listen.h"
 
@@ -14,7 +15,8 @@
 #include "base/log.h"
 #include "sock/unix.h"
 
-/* After a failed accept (no descriptors left, say): the connection still waits, and would be reported at once again. */
+/* After a failed accept (no descriptors left, say): the connection still waits, and would be
+ * reported at once again. */
 #define RETRY_US 100000
 
 static void

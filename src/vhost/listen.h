@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A controller's listening socket: one connection is accepted at a time, the next ones wait in its backlog. Control thread. */
+/* A controller's listening socket: one connection is accepted at a time, the next ones wait in its
+ * backlog. Control thread. */
 #ifndef VHOST_LISTEN_H
 #define VHOST_LISTEN_H
 
@@ -22,8 +23,8 @@ struct listener {
 };
 
 /*
- * Listens at path (borrowed, as object is) and calls accepted(l, fd), which takes fd, for one connection; then pauses. 0 or a negative
- * errno of unix_listen.
+ * Listens at path (borrowed, as object is) and calls accepted(l, fd), which takes fd, for one
+ * connection; then pauses. 0 or a negative errno of unix_listen.
  */
 int listener_start(struct listener *l, const char *path, mode_t mode, const char *object,
 		   void (*accepted)(struct listener *l, int fd), struct err *err);

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What each message of the front end does (vhost-user specification, "Front-end message types"): one function a type.
- * A function checks everything first, then changes the session's description; what queues must follow is
- * left to rings_settle(), and the message is answered when they have.
+ * What each message of the front end does (vhost-user specification, "Front-end message types"):
+ * one function a type. A function checks everything first, then changes the session's description;
+ * what queues must follow is left to rings_settle(), and the message is answered when they have.
  *
- * Descriptors: what a function wants it takes out of s->fds; the rest is closed after it, whatever it returned.
+ * Descriptors: what a function wants it takes out of s->fds; the rest is closed after it, whatever
+ * it returned.
  *
- * Rejected: remembering SET_VRING_ERR's descriptor (an error ends the session, which says it louder, and descriptors are
- * scarce); refusing SET_VRING_KICK for rings whose memory is not known yet (it may come later).
+ * Rejected: remembering SET_VRING_ERR's descriptor (an error ends the session, which says it
+ * louder, and descriptors are scarce); refusing SET_VRING_KICK for rings whose memory is not known
+ * yet (it may come later).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -78,7 +80,8 @@ set_protocol_features(struct vhost_session *s)
 	return 0;
 }
 
-/* SET_OWNER marks the beginning, which accept did; RESET_OWNER is to be ignored, says the specification. */
+/* SET_OWNER marks the beginning, which accept did; RESET_OWNER is to be ignored, says the
+ * specification. */
 static int
 owner(struct vhost_session *s)
 {
@@ -161,7 +164,8 @@ reset_done(struct vhost_session *s, int status)
 	session_message_done(s, status);
 }
 
-/* To the state after the connection, but for what the connection itself is about: memory and call descriptors stay. */
+/* To the state after the connection, but for what the connection itself is about: memory and call
+ * descriptors stay. */
 static int
 reset(struct vhost_session *s)
 {
@@ -399,9 +403,9 @@ set_vring_enable(struct vhost_session *s)
 }
 
 /*
- * The descriptor of SET_VRING_KICK, CALL and ERR: *ret_fd is -1 when the message says that there is none. Only eventfds
- * and their like (anonymous inodes, which have no type) are taken: whatever a file, pipe or socket does when it is
- * written to or watched, it would do to an I/O thread.
+ * The descriptor of SET_VRING_KICK, CALL and ERR: *ret_fd is -1 when the message says that there is
+ * none. Only eventfds and their like (anonymous inodes, which have no type) are taken: whatever a
+ * file, pipe or socket does when it is written to or watched, it would do to an I/O thread.
  */
 static int
 take_vring_fd(struct vhost_session *s, struct ring **ret_ring, int *ret_fd)
@@ -476,7 +480,8 @@ set_vring_call(struct vhost_session *s)
 	if (rc != 0) {
 		return rc;
 	}
-	/* Best effort against a front end that lets its eventfd overflow to make the I/O thread wait. */
+	/* Best effort against a front end that lets its eventfd overflow to make the I/O thread
+	 * wait. */
 	if (fd >= 0 && fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0) {
 		close(fd);
 		return err_set(&s->err, -EINVAL, "ring %u: a call descriptor that may block", r->q.index);
@@ -538,7 +543,8 @@ message_handle(struct vhost_session *s)
 	return handlers[s->msg.type](s);
 }
 
-/* Configuration is written when the guest's driver writes it, so not even a wrong write may hurt the guest. */
+/* Configuration is written when the guest's driver writes it, so not even a wrong write may hurt
+ * the guest. */
 bool
 message_refusal_is_harmless(uint32_t type)
 {

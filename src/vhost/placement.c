@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Queues per I/O thread. Invariant: load of a thread = placement_take()s minus placement_drop()s of its position. */
+/* Queues per I/O thread. Invariant: load of a thread = placement_take()s minus placement_drop()s of
+ * its position. */
 #include "vhost/placement.h"
 
 #include <errno.h>

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Which I/O thread serves a virtqueue: of those a controller allows, the one that serves the fewest. Control thread. */
+/* Which I/O thread serves a virtqueue: of those a controller allows, the one that serves the
+ * fewest. Control thread. */
 #ifndef VHOST_PLACEMENT_H
 #define VHOST_PLACEMENT_H
 
@@ -12,8 +13,8 @@ int placement_init(struct thread *const *threads, unsigned count);
 void placement_release(void);
 
 /*
- * The reactors (lcore numbers) that text allows; all when NULL. 0, or -EINVAL and err: not a mask, or one that names
- * a CPU on which no reactor runs.
+ * The reactors (lcore numbers) that text allows; all when NULL. 0, or -EINVAL and err: not a mask,
+ * or one that names a CPU on which no reactor runs.
  */
 int placement_parse(const char *text, struct cpumask *ret_mask, struct err *err);
 

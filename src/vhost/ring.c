@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * From what the front end said about its rings to what the queues do. Messages change the description only; rings_settle()
- * compares it with what runs and sends commands until both agree:
+ * From what the front end said about its rings to what the queues do. Messages change the
+ * description only; rings_settle() compares it with what runs and sends commands until both agree:
  *
- *   not running, wanted             START     kick set, enabled, size and addresses known and inside guest memory
- *   running, not wanted             STOP      base is remembered: a later START goes on there
- *   running, restart                STOP      then START again
- *   running, remap                  MAP
- *   running, recall                 CALL
+ *   not running, wanted   START   a kick set, enabled, size and addresses known, all in guest memory
+ *   running, not wanted   STOP    base is remembered: a later START goes on there
+ *   running, restart      STOP    then START again
+ *   running, remap        MAP
+ *   running, recall       CALL
  *
  * Invariants
  *  1. A queue has at most one command under way (ring->busy); s->commands counts them.
  *  2. A queue that cannot start loses its kick: it is tried again when the front end sets one.
- *  3. Maps and descriptors that a command replaces stay until all commands are answered (session.c frees old_map, old_fd).
+ *  3. Maps and descriptors that a command replaces stay until all commands are answered (session.c
+ *     frees old_map, old_fd).
  */
 #include <errno.h>
 #include <linux/virtio_ring.h>

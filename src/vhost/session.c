@@ -7,16 +7,20 @@
  *    |    <-----------------------------------   |
  *    |         session_message_done()            |
  *    +------------------+------------------------+
- *                       | peer gone, malformed message, failed ring, bdev removed, controller deleted
+ *                       | peer gone, malformed message, failed ring, bdev or controller gone
  *                    ENDING --(all queues stopped)--> ENDED --(next turn)--> freed
  *
  * Invariants
- *  1. A message is taken from the socket only when all of it is there, and no other before it is answered.
- *  2. `saved` is what the session is when a message is answered; saved->pending names one that is being worked on.
- *  3. The socket is watched edge-triggered: whoever stops reading before the end (-EAGAIN) reads on later.
- *  4. The socket is closed after the last queue has stopped: to the peer the end of the connection means
- *     that its memory is not touched any more.
- *  5. A session is freed from a message of its own, so that everyone on the stack may look at its state.
+ *  1. A message is taken from the socket only when all of it is there, and no other before it is
+ *     answered.
+ *  2. `saved` is what the session is when a message is answered; saved->pending names one that is
+ *     being worked on.
+ *  3. The socket is watched edge-triggered: whoever stops reading before the end (-EAGAIN) reads on
+ *     later.
+ *  4. The socket is closed after the last queue has stopped: to the peer the end of the connection
+ *     means that its memory is not touched any more.
+ *  5. A session is freed from a message of its own, so that everyone on the stack may look at its
+ *     state.
  */
 #include "vhost/session.h"
 
@@ -274,8 +278,9 @@ ignore(struct vhost_session *s)
 }
 
 /*
- * How long the next message is; 0 when it is not all there yet, or the session has ended. The bytes are counted, not looked at:
- * a look (MSG_PEEK) does not go past the first bytes that carry descriptors.
+ * How long the next message is; 0 when it is not all there yet, or the session has ended. The bytes
+ * are counted, not looked at: a look (MSG_PEEK) does not go past the first bytes that carry
+ * descriptors.
  */
 static size_t
 whole_message(struct vhost_session *s)
@@ -310,7 +315,8 @@ whole_message(struct vhost_session *s)
 	return (size_t)len;
 }
 
-/* Takes the message, len bytes that are there, and decodes it. False when the session has ended, or the message was ignored. */
+/* Takes the message, len bytes that are there, and decodes it. False when the session has ended, or
+ * the message was ignored. */
 static bool
 take_message(struct vhost_session *s, size_t len)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * One connection of a VMM. session.c: its life, messages in and out. message.c: what each message does. ring.c: bringing
- * virtqueues to the state that the messages ask for. Everything here belongs to the control thread.
+ * One connection of a VMM. session.c: its life, messages in and out. message.c: what each message
+ * does. ring.c: bringing virtqueues to the state that the messages ask for. Everything here belongs
+ * to the control thread.
  */
 #ifndef VHOST_SESSION_H
 #define VHOST_SESSION_H
@@ -75,17 +76,20 @@ struct vhost_session {
 
 /* ---- session.c ---- */
 
-/* Takes fd in any case. 0 or a negative errno. gone(ctrlr) is called when the session has ended: all is given back. */
+/* Takes fd in any case. 0 or a negative errno. vhost_controller_session_gone() is called when the
+ * session has ended and all is given back. */
 int session_start(struct vhost_controller *ctrlr, int fd, struct err *err);
 void vhost_controller_session_gone(struct vhost_controller *ctrlr);
 
-/* Stops all queues, then frees the session. Harmless when it is ending. why: for the log, NULL: say nothing. */
+/* Stops all queues, then frees the session. Harmless when it is ending. why: for the log, NULL: say
+ * nothing. */
 void session_end(struct vhost_session *s, const char *why);
 
 /* The message that message_handle() left waiting is done: answers it and reads on. */
 void session_message_done(struct vhost_session *s, int status);
 
-/* The back end's own channel: tells the front end that the configuration changed, if it asked for that. */
+/* The back end's own channel: tells the front end that the configuration changed, if it asked for
+ * that. */
 void session_config_changed(struct vhost_session *s);
 
 void session_get_info(const struct vhost_session *s, struct vhost_session_info *ret_info);
@@ -95,12 +99,13 @@ void session_get_info(const struct vhost_session *s, struct vhost_session_info *
 #define MESSAGE_WAIT 1
 
 /*
- * Does what s->msg asks. 0: done, s->msg is the reply where the type has one; a negative errno and s->err: refused;
- * MESSAGE_WAIT: session_message_done() comes later, perhaps before this returns.
+ * Does what s->msg asks. 0: done, s->msg is the reply where the type has one; a negative errno and
+ * s->err: refused; MESSAGE_WAIT: session_message_done() comes later, perhaps before this returns.
  */
 int message_handle(struct vhost_session *s);
 
-/* True when a refusal that the front end did not ask to hear of leaves nothing broken: the session goes on. */
+/* True when a refusal that the front end did not ask to hear of leaves nothing broken: the session
+ * goes on. */
 bool message_refusal_is_harmless(uint32_t type);
 
 /* ---- ring.c ---- */
@@ -108,7 +113,8 @@ bool message_refusal_is_harmless(uint32_t type);
 /* The ring, made when it is first mentioned. NULL and s->err: index out of range, or no memory. */
 struct ring *ring_get(struct vhost_session *s, uint32_t index);
 
-/* True when the ring's addresses are set and the size is, and it is not all inside guest memory with the right alignment. */
+/* True when the ring's addresses are set and the size is, and it is not all inside guest memory
+ * with the right alignment. */
 bool ring_misplaced(struct vhost_session *s, const struct ring *r);
 
 /* Sets a flag (restart, remap) on all running rings. */
@@ -116,8 +122,9 @@ void rings_restart(struct vhost_session *s);
 void rings_remap(struct vhost_session *s);
 
 /*
- * Brings every ring to where it should be: started, stopped, on the present memory map, with its present descriptors. Then
- * settled(s, 0 or the first error), once; perhaps before this returns. What was asked before is not answered any more.
+ * Brings every ring to where it should be: started, stopped, on the present memory map, with its
+ * present descriptors. Then settled(s, 0 or the first error), once; perhaps before this returns.
+ * What was asked before is not answered any more.
  */
 void rings_settle(struct vhost_session *s, void (*settled)(struct vhost_session *s, int status));
 

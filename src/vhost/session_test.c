@@ -294,8 +294,10 @@ test_disconnect_while_a_message_waits(void **state)
 	stage_quiet(&st);
 	front_send(&f, &msg, NULL, 0);
 	stage_quiet(&st);
+	assert_int_equal(vhost_find("vm")->session->state, SESSION_BUSY);
 	front_disconnect(&f);
 	stage_quiet(&st);
+	assert_int_equal(vhost_find("vm")->session->state, SESSION_ENDING);
 	release();
 	stage_info(&st, "vm", &info);
 	assert_false(info.has_session);
@@ -359,7 +361,8 @@ test_call_replaced_while_running(void **state)
 	assert_int_equal(front_u64(&f, VHOST_USER_SET_VRING_CALL, 0, f.call[0]), 0);
 	(void)is_readable(f.call[0]);
 	(void)is_readable(old);
-	/* Without EVENT_IDX every batch calls; with it, used_event says when: 0xffff wraps never here. */
+	/* Without EVENT_IDX every batch calls; with it, used_event says when: 0xffff wraps never
+	 * here. */
 	*(volatile uint16_t *)(void *)(f.memory + 0x4004 + 64 * 2) = (uint16_t)(f.avail[0]);
 	assert_true(front_read(&f, 0, 2));
 	assert_true(is_readable(f.call[0]));
@@ -455,7 +458,8 @@ test_addresses_before_memory(void **state)
 	assert_true(front_read(&f, 0, 3));
 }
 
-/* Addresses that are set again on a running ring: the same ones change nothing, others are followed. */
+/* Addresses that are set again on a running ring: the same ones change nothing, others are
+ * followed. */
 static void
 test_addresses_changed_while_running(void **state)
 {

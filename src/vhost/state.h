@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What a session is, as plain data in shared memory: enough for another process to go on with it. The control thread
- * keeps no second copy of these facts; a message is in force here before it is answered.
+ * What a session is, as plain data in shared memory: enough for another process to go on with it.
+ * The control thread keeps no second copy of these facts; a message is in force here before it is
+ * answered.
  *
- * One memory file for all sessions, a slot each; pages of a slot that were never written take no memory, and a
- * session with few rings and regions touches one. The layout is part of the interface between versions:
- * STATE_VERSION changes with it.
+ * One memory file for all sessions, a slot each; pages of a slot that were never written take no
+ * memory, and a session with few rings and regions touches one. The layout is part of the interface
+ * between versions: STATE_VERSION changes with it.
  */
 #ifndef VHOST_STATE_H
 #define VHOST_STATE_H
@@ -66,7 +67,8 @@ struct state_session {
 	struct state_region far_regions[MEMMAP_REGIONS_MAX - STATE_NEAR_REGIONS];
 };
 
-/* App thread. Makes the memory file; 0 or a negative errno. state_release accepts that it was never made. */
+/* App thread. Makes the memory file; 0 or a negative errno. state_release accepts that it was never
+ * made. */
 int state_init(struct err *err);
 void state_release(void);
 

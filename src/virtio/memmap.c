@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Guest memory: mappings shared by immutable maps, and the guard against files that their VMM truncates.
+ * Guest memory: mappings shared by immutable maps, and the guard against files that their VMM
+ * truncates.
  *
  * Invariants
- *  1. A mapping is unmapped when the last map that has it is put; maps are made and put on the control thread.
- *  2. Regions of a map are sorted by guest address and disjoint there. Their addresses in the VMM may overlap (aliases).
- *  3. A mapping covers whole pages of its file's kind (huge pages too); everything outside of the region is never used.
- *  4. Each mapping is in the guard's table as long as it exists. The table's slots change under a sequence number, odd
- *     while it does (a seqlock): the signal handler, on any thread, never acts on half of a change. A faulting thread holds its
- *     own mapping, so that slot is quiet.
+ *  1. A mapping is unmapped when the last map that has it is put; maps are made and put on the
+ *     control thread.
+ *  2. Regions of a map are sorted by guest address and disjoint there. Their addresses in the VMM
+ *     may overlap (aliases).
+ *  3. A mapping covers whole pages of its file's kind (huge pages too); everything outside of the
+ *     region is never used.
+ *  4. Each mapping is in the guard's table as long as it exists. The table's slots change under a
+ *     sequence number, odd while it does (a seqlock): the signal handler, on any thread, never acts
+ *     on half of a change. A faulting thread holds its own mapping, so that slot is quiet.
  *  5. The handler calls nothing but mmap, and touches nothing but the table.
  */
 #include "virtio/memmap.h"
@@ -175,7 +179,8 @@ memmap_lost(const struct memmap *map)
 
 /* ---- Mappings ---- */
 
-/* Whether the file can be guest memory up to `end`, and the page size that mappings of it are made of. */
+/* Whether the file can be guest memory up to `end`, and the page size that mappings of it are made
+ * of. */
 static int
 file_kind(int fd, uint64_t end, uint64_t *ret_page, struct err *err)
 {
@@ -190,7 +195,8 @@ file_kind(int fd, uint64_t end, uint64_t *ret_page, struct err *err)
 			       (unsigned long long)st.st_size, (unsigned long long)end);
 	}
 	if ((unsigned long)fs.f_type == FUSE_SUPER_MAGIC) {
-		/* Its server could hold a fault, and with it a whole reactor, as long as it likes. */
+		/* Its server could hold a fault, and with it a whole reactor, as long as it
+		 * likes. */
 		return err_set(err, -EINVAL, "guest memory may not come from a FUSE file system");
 	}
 	*ret_page = (unsigned long)fs.f_type == HUGETLBFS_MAGIC ? (uint64_t)fs.f_bsize
@@ -240,7 +246,8 @@ mapping_create(int fd, uint64_t offset, uint64_t size, struct memmap_mapping **r
 		free(mapping);
 		return err_set(err, -ENOSPC, "more than %d memory regions in all sessions", GUARD_SLOTS);
 	}
-	/* A dump of this process is no dump of its guests. Not every kind of file knows it; then they are in it. */
+	/* A dump of this process is no dump of its guests. Not every kind of file knows it; then
+	 * they are in it. */
 	(void)madvise(mapping->start, length, MADV_DONTDUMP);
 	mapping->refs = 1;
 	mapping->length = length;

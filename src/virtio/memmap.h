@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A guest's memory as its VMM shares it: regions of guest-physical addresses, each a mapping of a file
- * in this process (vhost-user specification, "Memory region description"). Used in place: never registered with
- * the kernel, never pinned, never assumed resident.
+ * A guest's memory as its VMM shares it: regions of guest-physical addresses, each a mapping of a
+ * file in this process (vhost-user specification, "Memory region description"). Used in place:
+ * never registered with the kernel, never pinned, never assumed resident.
  *
- * A memmap is immutable once built and shared by reference: the control thread builds a new one for each
- * change and swaps it while the rings that use it are quiet. A region lives as long as one memmap that holds it.
+ * A memmap is immutable once built and shared by reference: the control thread builds a new one for
+ * each change and swaps it while the rings that use it are quiet. A region lives as long as one
+ * memmap that holds it.
  *
- * A VMM may truncate its file under us. SIGBUS in a region (memmap_guard) puts zero pages in its place and marks the
- * region lost; memmap_lost() tells the owner, who ends that session.
+ * A VMM may truncate its file under us. SIGBUS in a region (memmap_guard) puts zero pages in its
+ * place and marks the region lost; memmap_lost() tells the owner, who ends that session.
  */
 #ifndef VIRTIO_MEMMAP_H
 #define VIRTIO_MEMMAP_H
@@ -40,14 +41,16 @@ struct memmap {
 struct memmap *memmap_create(void);
 
 /*
- * A new map, one reference, with the region added. mmap_offset: where the region starts in the file. The
- * descriptor is borrowed; it may be closed afterwards. On error NULL, and err: -EINVAL (zero size, overflow, overlap with a
- * region of old, file too small, more than MEMMAP_REGIONS_MAX), or mmap's errno.
+ * A new map, one reference, with the region added. mmap_offset: where the region starts in the
+ * file. The descriptor is borrowed; it may be closed afterwards. On error NULL, and err: -EINVAL
+ * (zero size, overflow, overlap with a region of old, file too small, more than
+ * MEMMAP_REGIONS_MAX), or mmap's errno.
  */
 struct memmap *memmap_add(const struct memmap *old, uint64_t gpa, uint64_t size, uint64_t uva, int fd,
 			  uint64_t mmap_offset, struct err *err);
 
-/* A new map without the region that has exactly this gpa, size and uva; NULL and -ENOENT when there is none. */
+/* A new map without the region that has exactly this gpa, size and uva; NULL and -ENOENT when there
+ * is none. */
 struct memmap *memmap_remove(const struct memmap *old, uint64_t gpa, uint64_t size, uint64_t uva,
 			     struct err *err);
 
@@ -57,11 +60,12 @@ void memmap_put(struct memmap *map); /* accepts NULL; unmaps what nobody else ho
 /* True when the file behind a region was truncated and touched (see above). Any thread. */
 bool memmap_lost(const struct memmap *map);
 
-/* App thread, at start. Installs the SIGBUS handler; harmless when it is installed already. Faults outside of guest memory act as
- * before. 0 or -errno. */
+/* App thread, at start. Installs the SIGBUS handler; harmless when it is installed already. Faults
+ * outside of guest memory act as before. 0 or -errno. */
 int memmap_guard(void);
 
-/* One range the VMM's virtual addresses name: its mapping here, NULL when not wholly inside one region. */
+/* One range the VMM's virtual addresses name: its mapping here, NULL when not wholly inside one
+ * region. */
 void *memmap_from_uva(const struct memmap *map, uint64_t uva, uint64_t size);
 
 /* Finds the region of gpa, -1 when none. */
@@ -100,8 +104,9 @@ memmap_direct(const struct memmap *map, uint64_t gpa, uint64_t size)
 }
 
 /*
- * Appends [gpa, gpa + size) to iov[*iovcnt...], splitting where regions that touch in guest memory do not
- * touch here. 0; -EFAULT when part of it is no guest memory; -E2BIG when it needs more than max entries in all.
+ * Appends [gpa, gpa + size) to iov[*iovcnt...], splitting where regions that touch in guest memory
+ * do not touch here. 0; -EFAULT when part of it is no guest memory; -E2BIG when it needs more than
+ * max entries in all.
  */
 int memmap_iov(const struct memmap *map, uint64_t gpa, uint64_t size, struct iovec *iov, unsigned *iovcnt,
 	       unsigned max);

@@ -4,8 +4,10 @@
  *
  * Invariants
  *  1. Nothing is read outside of [buf, buf + len), and what is decoded is a copy.
- *  2. The length of a message agrees with its type, and with the counts inside, before any of it is used.
- *  3. SET_CONFIG and GET_CONFIG may carry more bytes than they announce (SPDK's initiator always sends 256); no other may.
+ *  2. The length of a message agrees with its type, and with the counts inside, before any of it is
+ *     used.
+ *  3. SET_CONFIG and GET_CONFIG may carry more bytes than they announce (SPDK's initiator always
+ *     sends 256); no other may.
  */
 #include "virtio/vhost_msg.h"
 

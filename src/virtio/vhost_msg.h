@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The messages of the vhost-user protocol (QEMU: docs/interop/vhost-user.rst), for the back end and the front end.
- * Pure functions between bytes and structures: no I/O, no allocation, nothing global; any thread.
+ * The messages of the vhost-user protocol (QEMU: docs/interop/vhost-user.rst), for the back end and
+ * the front end. Pure functions between bytes and structures: no I/O, no allocation, nothing
+ * global; any thread.
  *
  * Names and numbers are the specification's. "Front" is the VMM, "back" the device.
  */
@@ -39,9 +40,9 @@ enum vhost_user_protocol_feature {
 #define VHOST_USER_NEED_REPLY 0x8u
 
 /*
- * Requests of the front end: id, number, payload of the request, payload of the reply, most descriptors.
- * Payload ACK: no reply of its own; a u64 (0 for success) when REPLY_ACK is negotiated and NEED_REPLY is set.
- * OPAQUE: its payload is not decoded.
+ * Requests of the front end: id, number, payload of the request, payload of the reply, most
+ * descriptors. Payload ACK: no reply of its own; a u64 (0 for success) when REPLY_ACK is negotiated
+ * and NEED_REPLY is set. OPAQUE: its payload is not decoded.
  */
 #define VHOST_USER_REQUESTS(X) \
 	X(GET_FEATURES, 1, NONE, U64, 0) \
@@ -158,20 +159,22 @@ enum vhost_msg_way {
 };
 
 /*
- * How many bytes the whole message has that starts with these VHOST_USER_HEADER_BYTES; -EPROTO when the version is wrong, -EMSGSIZE when
- * it is longer than VHOST_USER_MESSAGE_MAX.
+ * How many bytes the whole message has that starts with these VHOST_USER_HEADER_BYTES; -EPROTO when
+ * the version is wrong, -EMSGSIZE when it is longer than VHOST_USER_MESSAGE_MAX.
  */
 int vhost_msg_length(const uint8_t header[VHOST_USER_HEADER_BYTES], struct err *err);
 
 /*
- * Decodes one whole message of len bytes. 0; -EPROTO (version, reply flag, payload too short or too long for its type, counts past
- * their limits); -EOPNOTSUPP: a type that is unknown or not decoded, *ret_msg then has type and flags.
- * A reply to a request whose reply is an acknowledgement, or that is unknown, has u64 as payload.
+ * Decodes one whole message of len bytes. 0; -EPROTO (version, reply flag, payload too short or too
+ * long for its type, counts past their limits); -EOPNOTSUPP: a type that is unknown or not decoded,
+ * *ret_msg then has type and flags. A reply to a request whose reply is an acknowledgement, or that
+ * is unknown, has u64 as payload.
  */
 int vhost_msg_decode(enum vhost_msg_way way, const void *buf, size_t len, struct vhost_user_msg *ret_msg,
 		     struct err *err);
 
-/* Writes the message and returns its length. The type must be one that vhost_msg_decode decodes; in a reply it may be any. */
+/* Writes the message and returns its length. The type must be one that vhost_msg_decode decodes; in
+ * a reply it may be any. */
 size_t vhost_msg_encode(enum vhost_msg_way way, const struct vhost_user_msg *msg, uint8_t buf[VHOST_USER_MESSAGE_MAX]);
 
 /* Most descriptors that may come with a request; 0 for unknown types. */
