@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Bdevs in this process as targets of `berth perf`. A name with a colon, KIND:WHERE[:BLOCK], is made here and
- * deleted at the end; any other is a bdev that the configuration file made.
+ * deleted at the end; any other is a bdev that perf_config.c made.
  *
  * A request that completes is put on the worker's ready list and taken from there by its next poll: not
  * submitted again from within its completion, because a bdev that is done at once would never let the thread go.
@@ -180,8 +180,12 @@ static int
 target_open(struct perf_target *t, struct err *err)
 {
 	struct perf_bdev_spec spec;
-	int rc = perf_bdev_parse(t->name, &spec, err);
+	int rc;
 
+	if (t->bdev_name != NULL) {
+		return open_bdev(t, t->bdev_name, err);
+	}
+	rc = perf_bdev_parse(t->name, &spec, err);
 	if (rc != 0) {
 		return rc;
 	}

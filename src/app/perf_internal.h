@@ -61,6 +61,7 @@ struct perf_target {
 
 	/* Bdevs. */
 	struct bdev_desc *desc;
+	char *bdev_name; /* of one that a JSON object describes, NULL: the name is or describes it */
 	char *created; /* name of the bdev that we made ourselves, NULL: none */
 	int (*delete)(const char *name, void (*done)(void *ctx, int status), void *ctx, struct err *err);
 	void (*closed)(struct perf_target *target);

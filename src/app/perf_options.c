@@ -297,7 +297,7 @@ static const struct key {
 	const char *help;  /* also what a wrong value is told */
 } keys[] = {
 	{"bdev", 'b', ANYWHERE, set_bdev, "BDEV",
-	 "in process: null:SIZE[:BLOCK], malloc:SIZE[:BLOCK], aio:PATH[:BLOCK], uring:PATH[:BLOCK]"},
+	 "in process: null:SIZE[:BLOCK], malloc:SIZE[:BLOCK], aio:PATH[:BLOCK], uring:PATH[:BLOCK], a JSON-RPC call that makes one"},
 	{"socket", 's', ANYWHERE, set_socket, "PATH", "a vhost-user-blk socket"},
 	{"depth", 'q', ANYWHERE, set_depth, "N", "requests in flight on each CPU, 1 to 8192 (default 32)"},
 	{"io-size", 'o', ANYWHERE, set_io_size, "SIZE", "bytes of a request, a multiple of 512 up to 64M (default 4k)"},

@@ -3,8 +3,8 @@
  * A run of berth perf. Control is a lightweight thread on a reactor of its own that sleeps (it runs on the main system thread);
  * each CPU of the jobs has a reactor in the mode asked for, and each worker a thread on one of them.
  *
- *   open targets -> prepare and start workers -> all started -> [ramp] -> reset -> measure -> stop -> all finished ->
- *   exit workers -> close targets -> stop reactors -> report
+ *   make configured bdevs -> open targets -> prepare and start workers -> all started -> [ramp] -> reset -> measure -> stop -> all finished ->
+ *   exit workers -> close targets -> remove configured bdevs -> stop reactors -> report
  *
  * Whatever fails on the way, SIGINT and SIGTERM lead to "stop", from wherever the run is; the first error is kept.
  *
@@ -20,6 +20,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "app/perf_config.h"
 #include "app/perf_internal.h"
 #include "base/clock.h"
 
@@ -34,6 +35,7 @@ struct control {
 	struct reactor *reactor;
 	struct reactor *cpus[CPUMASK_CPUS + 1]; /* the last one: not pinned */
 	enum stage stage;
+	struct perf_config config;
 	struct msg start_msg;
 	struct timer tick; /* progress, and whether everybody is alive */
 	struct timer end;  /* of ramp, then of measuring */
@@ -102,8 +104,10 @@ stop_measuring(struct control *c)
 /* ---- The end, last step first ---- */
 
 static void
-all_closed(struct control *c)
+config_unloaded(struct perf_config *config)
 {
+	struct control *c = config->ctx;
+
 	timer_stop(&c->tick);
 	watch_stop(&c->signal_watch);
 	thread_exit();
@@ -121,7 +125,7 @@ target_closed(struct perf_target *t)
 	struct control *c = control_of(t->ctx);
 
 	if (--c->open_targets == 0) {
-		all_closed(c);
+		perf_config_unload(&c->config);
 	}
 }
 
@@ -142,7 +146,7 @@ close_targets(struct control *c)
 		}
 	}
 	if (count == 0) {
-		all_closed(c);
+		perf_config_unload(&c->config);
 	}
 	for (unsigned i = 0; i < count; i++) {
 		c->run.targets[i].ops->close(&c->run.targets[i]);
@@ -369,7 +373,9 @@ target_for(struct control *c, const struct perf_job_options *job)
 	unsigned workers = workers_of(job);
 
 	for (unsigned i = 0; i < run->target_count && t == NULL; i++) {
-		if (strcmp(run->targets[i].name, job->target) == 0) {
+		bool same_kind = (run->targets[i].ops == &perf_socket_ops) == job->socket;
+
+		if (same_kind && strcmp(run->targets[i].name, job->target) == 0) {
 			t = &run->targets[i];
 		}
 	}
@@ -458,11 +464,12 @@ start_control(struct control *c)
 }
 
 static void
-begin(struct msg *msg)
+config_loaded(struct perf_config *config, int status, const struct err *err)
 {
-	struct control *c = CONTAINER_OF(msg, struct control, start_msg);
-	int rc = start_control(c);
+	struct control *c = config->ctx;
+	int rc = status;
 
+	keep_error(c, err);
 	if (rc == 0) {
 		rc = open_targets(c);
 	}
@@ -473,6 +480,43 @@ begin(struct msg *msg)
 		rc = start_workers(c);
 	}
 	if (rc != 0) {
+		close_targets(c);
+	}
+}
+
+static int
+add_config(struct control *c)
+{
+	int rc = 0;
+
+	if (c->run.options.config != NULL) {
+		rc = perf_config_add_file(&c->config, c->run.options.config, &c->run.err);
+	}
+	for (unsigned i = 0; rc == 0 && i < c->run.target_count; i++) {
+		struct perf_target *t = &c->run.targets[i];
+
+		if (t->ops == &perf_bdev_ops && t->name[0] == '{') {
+			rc = perf_config_add_json(&c->config, t->name, &t->bdev_name, &c->run.err);
+		}
+	}
+	return rc;
+}
+
+static void
+begin(struct msg *msg)
+{
+	struct control *c = CONTAINER_OF(msg, struct control, start_msg);
+	int rc = start_control(c);
+
+	c->config.ctx = c;
+	c->config.loaded = config_loaded;
+	c->config.unloaded = config_unloaded;
+	if (rc == 0) {
+		rc = add_config(c);
+	}
+	if (rc == 0) {
+		perf_config_load(&c->config);
+	} else {
 		close_targets(c);
 	}
 }
@@ -610,6 +654,9 @@ perf_run_free(struct perf_run *run)
 	reactor_free(c->reactor);
 	if (c->signal_fd >= 0) {
 		close(c->signal_fd);
+	}
+	for (unsigned i = 0; i < run->target_count; i++) {
+		free(run->targets[i].bdev_name);
 	}
 	free(run->workers);
 	perf_options_release(&run->options);

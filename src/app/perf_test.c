@@ -225,6 +225,30 @@ several_jobs(void **state)
 	assert_non_null(strstr(output, "all as written"));
 }
 
+static void
+configured_bdevs(void **state)
+{
+	FILE *f = fopen(in_dir("jobs"), "w");
+
+	assert_non_null(f);
+	fputs("{\"subsystems\": [{\"subsystem\": \"bdev\", \"config\": [{\"method\": \"bdev_malloc_create\",\n"
+	      "\"params\": {\"name\": \"Memory\", \"num_blocks\": 4096, \"block_size\": 4096}}]},\n"
+	      "{\"subsystem\": \"vhost_blk\", \"config\": [{\"method\": \"vhost_create_blk_controller\",\n"
+	      "\"params\": {\"ctrlr\": \"x\", \"dev_name\": \"Memory\"}}]}]}\n",
+	      f);
+	fclose(f);
+	assert_ok(perf("--config %/jobs --bdev Memory -w verify -t 0.1"));
+	assert_ok(perf("--bdev {\"method\":\"bdev_null_create\",\"params\":{\"name\":\"N\",\"num_blocks\":64,"
+		       "\"block_size\":512}} -t 0.1"));
+	assert_fails(perf("--config %/jobs --bdev memory -t 0.1"), PERF_FAILED, "memory");
+	assert_fails(perf("--config %/none --bdev Memory -t 0.1"), PERF_FAILED, "/none");
+	assert_fails(perf("--bdev {\"method\":1} -t 0.1"), PERF_FAILED, "this is not");
+	assert_fails(perf("--bdev {oops -t 0.1"), PERF_FAILED, "no JSON");
+	assert_fails(perf("--bdev {\"method\":\"bdev_null_create\",\"params\":{\"name\":\"N\",\"num_blocks\":64,"
+			  "\"block_size\":500}} -t 0.1"),
+		     PERF_FAILED, "bdev_null_create: ");
+}
+
 /* Null forgets every write and leaves buffers alone: what a read does not bring must not pass. */
 static void
 verify_sees_lost_writes(void **state)
@@ -338,6 +362,7 @@ main(void)
 		TEST(every_workload_in_every_mode),
 		TEST(figures_agree),
 		TEST(several_jobs),
+		TEST(configured_bdevs),
 		TEST(verify_sees_lost_writes),
 		TEST(verify_sees_corruption),
 		TEST(wrong_targets),
