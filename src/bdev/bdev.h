@@ -2,20 +2,23 @@
 /*
  * Block devices, for those who use them: front ends, tools, and modules stacked on other bdevs.
  *
- * Contexts: the registry, open and close belong to the first thread that ever registered a bdev (the
- * "app thread"); functions that act on it say so. I/O goes through a channel, on the channel's thread, without locks.
+ * Contexts: the registry, open and close belong to the first thread that ever registered a bdev
+ * (the "app thread"); functions that act on it say so. I/O goes through a channel, on the channel's
+ * thread, without locks.
  *
- * A request (struct bdev_io) lives in its submitter's memory, bdev_io_bytes() of it, and is borrowed until
- * its done callback. done is called exactly once, on the submitting thread, never from inside
- * bdev_submit(). Completion order is not submission order.
+ * A request (struct bdev_io) lives in its submitter's memory, bdev_io_bytes() of it, and is
+ * borrowed until its done callback. done is called exactly once, on the submitting thread, never
+ * from inside bdev_submit(). Completion order is not submission order.
  *
- * Statuses of a request: 0; -EINVAL (range or list length wrong); -EROFS (write on a read-only
- * bdev or descriptor); -EOPNOTSUPP (operation not supported); -ENODEV (bdev removed); -ECANCELED (ended by a reset); -ENOSPC; -EIO
- * and other errnos of the backing store. -ENOMEM never: the core queues.
- * Requests of no blocks complete with 0. A flush of a bdev that has no write cache completes with 0, supported or not.
+ * Statuses of a request: 0; -EINVAL (range or list length wrong); -EROFS (write on a read-only bdev
+ * or descriptor); -EOPNOTSUPP (operation not supported); -ENODEV (bdev removed); -ECANCELED (ended
+ * by a reset); -ENOSPC; -EIO and other errnos of the backing store. -ENOMEM never: the core queues.
+ * Requests of no blocks complete with 0. A flush of a bdev that has no write cache completes with
+ * 0, supported or not.
  *
- * Flush covers every write that completed, on any channel, before the flush was submitted. Process death
- * loses no completed write; power loss may lose those after the last flush when write_cache is set.
+ * Flush covers every write that completed, on any channel, before the flush was submitted. Process
+ * death loses no completed write; power loss may lose those after the last flush when write_cache
+ * is set.
  */
 #ifndef BDEV_BDEV_H
 #define BDEV_BDEV_H
@@ -48,14 +51,15 @@ enum bdev_op {
 	BDEV_OP_COUNT
 };
 
-const char *bdev_op_name(enum bdev_op op); /* "read", "write", "flush", "unmap", "write_zeroes", "reset" */
+/* "read", "write", "flush", "unmap", "write_zeroes", "reset" */
+const char *bdev_op_name(enum bdev_op op);
 
 #define BDEV_IO_FUA 0x1       /* write: on stable storage before it completes */
 #define BDEV_IO_MAY_UNMAP 0x2 /* write zeroes: may deallocate instead of writing */
 
 /*
- * The first 64 bytes are what submitter and module touch, the next 64 the core's own. What starts at ctx belongs to
- * the modules below.
+ * The first 64 bytes are what submitter and module touch, the next 64 the core's own. What starts
+ * at ctx belongs to the modules below.
  */
 struct bdev_io {
 	union { /* the core's: to complete without recursion, or to carry a reset between threads */
@@ -106,7 +110,8 @@ uint32_t bdev_physical_block_size(const struct bdev *bdev);
 uint32_t bdev_buffer_align(const struct bdev *bdev);
 bool bdev_write_cache(const struct bdev *bdev);
 bool bdev_readonly(const struct bdev *bdev);
-/* Offered, be it by the module or emulated by the core; false for what modifies a read-only bdev. */
+/* Offered, be it by the module or emulated by the core; false for what modifies a read-only
+ * bdev. */
 bool bdev_supports(const struct bdev *bdev, enum bdev_op op);
 /* True when the module does it itself, false when emulated by the core or impossible. */
 bool bdev_supports_natively(const struct bdev *bdev, enum bdev_op op);
@@ -117,32 +122,37 @@ uint32_t bdev_unmap_granularity(const struct bdev *bdev);
 /* ---- Opening (app thread) ---- */
 
 enum bdev_event {
-	BDEV_EVENT_REMOVE, /* the holder must put its channels and close soon; I/O ends with -ENODEV */
+	BDEV_EVENT_REMOVE, /* I/O ends with -ENODEV; put the channels and close soon */
 	BDEV_EVENT_RESIZE, /* bdev_num_blocks() has the new size */
 };
 
-/* Opens by name, alias or UUID. event is called on the app thread until closed. 0; -ENODEV; -EROFS (write asked
- * of a read-only bdev); -EPERM (claimed by another); -ENOMEM. */
-int bdev_open(const char *name, bool write, void (*event)(void *ctx, struct bdev *bdev, enum bdev_event ev),
-	      void *ctx, struct bdev_desc **ret_desc, struct err *err);
+/* Opens by name, alias or UUID. event is called on the app thread until closed. 0; -ENODEV;
+ * -EROFS (write asked of a read-only bdev); -EPERM (claimed by another); -ENOMEM. */
+int bdev_open(const char *name, bool write,
+	      void (*event)(void *ctx, struct bdev *bdev, enum bdev_event ev), void *ctx,
+	      struct bdev_desc **ret_desc, struct err *err);
 
-/* All channels of desc must have been put on their threads (a message already under way to do so is not enough). */
+/* All channels of desc must have been put on their threads (a message already under way to do so
+ * is not enough). */
 void bdev_close(struct bdev_desc *desc);
 struct bdev *bdev_desc_bdev(struct bdev_desc *desc);
 
-/* Makes desc the only one that may write, until it is closed: for modules stacked on a bdev. 0 or -EPERM. */
+/* Makes desc the only one that may write, until it is closed: for modules stacked on a bdev. 0
+ * or -EPERM. */
 int bdev_claim(struct bdev_desc *desc, const char *module_name);
 
 /* ---- I/O (the channel's thread) ---- */
 
 /*
- * This thread's channel; every get is answered by a put on the same thread, no request of it in flight at the last one.
- * A read-only descriptor's channel refuses writes. NULL, and *ret_rc: -ENODEV (removed), -ENOMEM, or the module's error.
+ * This thread's channel; every get is answered by a put on the same thread, no request of it in
+ * flight at the last one. A read-only descriptor's channel refuses writes. NULL, and *ret_rc:
+ * -ENODEV (removed), -ENOMEM, or the module's error.
  */
 struct bdev_channel *bdev_channel_get(struct bdev_desc *desc, int *ret_rc);
 void bdev_channel_put(struct bdev_channel *ch);
 
-/* Size in bytes of a request for this bdev, the modules below included, a multiple of 64. Constant while open. */
+/* Size in bytes of a request for this bdev, the modules below included, a multiple of 64.
+ * Constant while open. */
 size_t bdev_io_bytes(const struct bdev *bdev);
 
 /* Fills the submitter's fields; all others may hold anything. */
@@ -180,12 +190,15 @@ struct bdev_stats {
 	uint64_t errors;
 };
 
-/* Sums all channels, those already closed included; monotonic. done(ctx, stats) later on the app thread. 0 or -ENOMEM. */
-int bdev_get_stats(struct bdev *bdev, void (*done)(void *ctx, const struct bdev_stats *stats), void *ctx);
+/* Sums all channels, those already closed included; monotonic. done(ctx, stats) later on the app
+ * thread. 0 or -ENOMEM. */
+int bdev_get_stats(struct bdev *bdev, void (*done)(void *ctx, const struct bdev_stats *stats),
+		   void *ctx);
 
-/* Calls each(ctx, stats) on the thread of each channel, one after another (a min_ns of UINT64_MAX: no
- * operation yet); then done(ctx) on the app thread. 0 or -ENOMEM. */
-int bdev_for_each_channel_stats(struct bdev *bdev, void (*each)(void *ctx, const struct bdev_stats *stats),
+/* Calls each(ctx, stats) on the thread of each channel, one after another (a min_ns of
+ * UINT64_MAX: no operation yet); then done(ctx) on the app thread. 0 or -ENOMEM. */
+int bdev_for_each_channel_stats(struct bdev *bdev,
+				void (*each)(void *ctx, const struct bdev_stats *stats),
 				void (*done)(void *ctx), void *ctx);
 
 /* Sets all counters back to zero, or only the largest and smallest latencies; then done(ctx) on the
@@ -194,7 +207,8 @@ int bdev_reset_stats(struct bdev *bdev, bool extremes_only, void (*done)(void *c
 
 /* ---- Options (app thread) ---- */
 
-/* Sizes of pools, kept and reported for the tools that set them: requests live in their submitters' memory. */
+/* Sizes of pools, kept and reported for the tools that set them: requests live in their
+ * submitters' memory. */
 struct bdev_options {
 	uint32_t io_pool_size;
 	uint32_t io_cache_size;

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Copies for parts of requests whose own buffers the module cannot take. A write's data is copied before the part is
- * issued, a read's after it has come back.
+ * Copies for parts of requests whose own buffers the module cannot take. A write's data is copied
+ * before the part is issued, a read's after it has come back.
  *
- * Invariant: a channel has a buffer of its own besides what it gets from the bounded pool of the whole process, so a
- * channel that gets none has a part under way that will return one; no channel waits for another.
+ * Invariant: a channel has a buffer of its own besides what it gets from the bounded pool of the
+ * whole process, so a channel that gets none has a part under way that will return one; no channel
+ * waits for another.
  * Context: the channel's thread.
  */
 #include <errno.h>
@@ -56,8 +57,9 @@ bounce_take(struct core_channel *c, struct part *part, const struct bdev_io *req
 	}
 	bytes = MIN(bytes, BOUNCE_BYTES);
 	if (request->op == BDEV_WRITE) {
-		iov_to_buf(request->iov + request->iov_index, (int)(request->iovcnt - request->iov_index),
-			   request->iov_offset, buffer, bytes);
+		iov_to_buf(request->iov + request->iov_index,
+			   (int)(request->iovcnt - request->iov_index), request->iov_offset, buffer,
+			   bytes);
 	}
 	part->bounce = buffer;
 	part->iov[0] = (struct iovec){.iov_base = buffer, .iov_len = bytes};

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A bdev's channel on a thread: made, taken down, and visited when something changes for all of them.
+ * A bdev's channel on a thread: made, taken down, and visited when something changes for all of
+ * them.
  *
  * Invariants
- *  1. direct_ops is 0 whenever a request must not go straight to the module: during a reset, while refused requests
- *     wait, and after removal. channel_refresh() follows every change of these.
- *  2. A channel that is made while a change is under way sees it: it is on the device's list first and
- *     looks at size, `frozen` and `removed` afterwards (sync); whoever changes one of these sets it first and visits the
- *     list afterwards.
+ *  1. direct_ops is 0 whenever a request must not go straight to the module: during a reset, while
+ *     refused requests wait, and after removal. channel_refresh() follows every change of these.
+ *  2. A channel that is made while a change is under way sees it: it is on the device's list first
+ *     and looks at size, `frozen` and `removed` afterwards (sync); whoever changes one of these
+ *     sets it first and visits the list afterwards.
  *  3. The counters of a channel are added to core->closed before it leaves the list: see stats.c.
  */
 #include <errno.h>

@@ -12,11 +12,12 @@
 
 /* The core's bits in bdev_io.flags. */
 #define IO_FLAGS_OURS 0xf0
-#define IO_CORE 0x80    /* a part of a split request, or a reset: its completion takes another way */
+#define IO_CORE 0x80 /* a part of a split request, or a reset: its completion takes another way */
 #define IO_REFUSED 0x40 /* has a place in the queue of refused requests */
 #define IO_FLUSHED 0x20 /* of a split write that must be stable: its flush is under way or done */
 
-/* Parts of split requests: a channel has so many in all, one request uses at most PARTS_OF_ONE at once. */
+/* Parts of split requests: a channel has so many in all, one request uses at most PARTS_OF_ONE
+ * at once. */
 #define PARTS_MAX 32
 #define PARTS_OF_ONE 8
 #define PART_IOV_MAX 128
@@ -27,7 +28,8 @@
 /* A walk over the channels of a bdev that cannot fail: short of memory it tries again later. */
 struct visit {
 	struct bdev_core *core;
-	void (*fn)(struct bdev_core *core, struct bdev_channel *ch, void *ctx); /* on the channel's thread */
+	/* On the channel's thread. */
+	void (*fn)(struct bdev_core *core, struct bdev_channel *ch, void *ctx);
 	void (*done)(struct bdev_core *core, void *ctx);
 	void *ctx;
 	unsigned device;
@@ -45,7 +47,7 @@ struct core_device {
 struct bdev_core {
 	struct bdev *bdev;
 	struct core_device devices[DEVICE_COUNT];
-	struct list link; /* in the registry */
+	struct list link;  /* in the registry */
 	struct list names; /* the name first, then aliases */
 	char uuid_text[UUID_STR_LEN];
 
@@ -70,7 +72,7 @@ struct bdev_core {
 	struct bdev_io *reset_asked; /* the one of them that the module has */
 	struct visit reset_visit;
 	struct msg drained_msg;
-	atomic_uint undrained; /* any thread: channels that still have requests, and who is counting them */
+	atomic_uint undrained; /* any thread: channels that still have requests, and so on */
 
 	/* Any thread. */
 	atomic_bool removed;
@@ -104,9 +106,9 @@ struct core_channel {
 
 	struct bdev_stats stats; /* min_ns is UINT64_MAX as long as there is none */
 
-	struct list refused; /* by the module, in the order of their first refusal */
-	struct list parked;  /* came during a reset */
-	struct list starved; /* split requests that wait for a part or a buffer */
+	struct list refused;   /* by the module, in the order of their first refusal */
+	struct list parked;    /* came during a reset */
+	struct list starved;   /* split requests that wait for a part or a buffer */
 	uint64_t parked_count; /* resets under way included */
 	uint32_t next_seq;
 	bool refused_again; /* the module took nothing: stop offering */
@@ -161,7 +163,8 @@ void channel_remove(struct core_channel *c);
 void issue(struct core_channel *c, struct bdev_io *io);
 /* Ends a request of the submitter that is not at the module, from a deferred call. */
 void end_request(struct core_channel *c, struct bdev_io *io, int status);
-/* The same now: from a deferred call or a message. The caller touches neither io nor c afterwards. */
+/* The same now: from a deferred call or a message. The caller touches neither io nor c
+ * afterwards. */
 void finish_request(struct core_channel *c, struct bdev_io *io, int status);
 /* Ends what the module refused, as if it had answered so. */
 void end_refused(struct core_channel *c, struct bdev_io *io, int status);
@@ -195,8 +198,10 @@ extern struct mem_pool bounce_pool;
 
 int bounce_init(struct core_channel *c);
 void bounce_release(struct core_channel *c);
-/* Gives part a buffer for up to bytes and copies a write's data into it. Bytes, 0: none is to be had now. */
-size_t bounce_take(struct core_channel *c, struct part *part, const struct bdev_io *request, size_t bytes);
+/* Gives part a buffer for up to bytes and copies a write's data into it. Bytes, 0: none is to be
+ * had now. */
+size_t bounce_take(struct core_channel *c, struct part *part, const struct bdev_io *request,
+		   size_t bytes);
 /* Copies a read's data back where it succeeded, and gives the buffer back. */
 void bounce_return(struct core_channel *c, struct part *part);
 

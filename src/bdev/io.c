@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The way of a request. The direct one, for a read or write that needs nothing of the core: a few compares, two
- * counters, the module; and back: the done list, the statistics, done(). All others are looked at
- * by start_request() and go to the module too, or to split.c, or end here.
+ * The way of a request. The direct one, for a read or write that needs nothing of the core: a few
+ * compares, two counters, the module; and back: the done list, the statistics, done(). All others
+ * are looked at by start_request() and go to the module too, or to split.c, or end here.
  *
  * Invariants
- *  1. inflight counts the submitter's requests from their start to their done(); outstanding what the
- *     module has. Requests that came during a reset, and resets, are in parked_count instead.
- *  2. done() is the last thing that happens to a request, and from a deferred call or message; its channel is
- *     not touched afterwards, for done() may put it.
+ *  1. inflight counts the submitter's requests from their start to their done(); outstanding what
+ *     the module has. Requests that came during a reset, and resets, are in parked_count instead.
+ *  2. done() is the last thing that happens to a request, and from a deferred call or message; its
+ *     channel is not touched afterwards, for done() may put it.
  *  3. The clock is the reactor's, read once a round.
  * Context: the channel's thread.
  */
@@ -173,7 +173,8 @@ done_already(const struct core_channel *c, const struct bdev_io *io)
 	return io->num_blocks == 0;
 }
 
-/* 0 or -EINVAL; *ret_fits: addresses, lengths and number of entries are as the module wants them. */
+/* 0 or -EINVAL; *ret_fits: addresses, lengths and number of entries are as the module wants
+ * them. */
 static int
 check_list(const struct core_channel *c, const struct bdev_io *io, bool *ret_fits)
 {
@@ -189,7 +190,8 @@ check_list(const struct core_channel *c, const struct bdev_io *io, bool *ret_fit
 		bases |= (uintptr_t)io->iov[i].iov_base;
 		lens |= io->iov[i].iov_len;
 	}
-	*ret_fits = ((bases & c->pub.buffer_mask) | (lens & c->pub.buffer_mask & (bdev->block_size - 1))) == 0 &&
+	*ret_fits = ((bases & c->pub.buffer_mask) |
+		     (lens & c->pub.buffer_mask & (bdev->block_size - 1))) == 0 &&
 		    io->iovcnt <= bdev->max_iovcnt;
 	return bytes == io->num_blocks << c->pub.block_size_shift ? 0 : -EINVAL;
 }
@@ -203,12 +205,14 @@ range_fits(const struct core_channel *c, const struct bdev_io *io)
 	switch (io->op) {
 	case BDEV_READ:
 	case BDEV_WRITE:
-		return rw_room(bdev, io->lba, io->num_blocks) == io->num_blocks && !needs_flush(bdev, io);
+		return rw_room(bdev, io->lba, io->num_blocks) == io->num_blocks &&
+		       !needs_flush(bdev, io);
 	case BDEV_UNMAP:
 		return bdev->max_unmap_blocks == 0 || io->num_blocks <= bdev->max_unmap_blocks;
 	case BDEV_WRITE_ZEROES:
 		return bdev_supports_natively(bdev, BDEV_WRITE_ZEROES) && !needs_flush(bdev, io) &&
-		       (bdev->max_write_zeroes_blocks == 0 || io->num_blocks <= bdev->max_write_zeroes_blocks);
+		       (bdev->max_write_zeroes_blocks == 0 ||
+			io->num_blocks <= bdev->max_write_zeroes_blocks);
 	default:
 		return true;
 	}

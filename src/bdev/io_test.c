@@ -52,7 +52,8 @@ module_gets_what_was_submitted(void **state)
 	io = rw(BDEV_WRITE, 7, 3, &iov);
 	env_submit(&env.workers[0], &io);
 	assert_int_equal(s.log_count, 1);
-	assert_true(s.log[0].op == BDEV_WRITE && s.log[0].lba == 7 && s.log[0].num_blocks == 3 && s.log[0].iovcnt == 1);
+	assert_true(s.log[0].op == BDEV_WRITE && s.log[0].lba == 7 && s.log[0].num_blocks == 3 &&
+		    s.log[0].iovcnt == 1);
 	assert_int_equal(bdev_channel_inflight(env.workers[0].ch), 1);
 	assert_int_equal(bdev_channel_inflight(env.workers[1].ch), 0);
 	scripted_let_go(&s, &env);
@@ -116,7 +117,8 @@ flush_follows_stable_write(void **state)
 	assert_int_equal(env_rwv(&env.workers[0], BDEV_WRITE, BDEV_IO_FUA, 3, 2, &iov, 1), -EIO);
 	assert_int_equal(s.log_count, 5);
 	s.fail_with = 0;
-	assert_int_equal(env_rwv(&env.workers[0], BDEV_WRITE_ZEROES, BDEV_IO_FUA, 3, 2, NULL, 0), 0);
+	assert_int_equal(env_rwv(&env.workers[0], BDEV_WRITE_ZEROES, BDEV_IO_FUA, 3, 2, NULL, 0),
+			 0);
 	assert_true(s.log_count == 7 && s.log[6].op == BDEV_FLUSH);
 	end();
 }
@@ -158,7 +160,8 @@ stable_write_impossible(void **state)
 	s.bdev.write_cache = true;
 	s.bdev.ops_mask &= ~(1u << BDEV_FLUSH);
 	scripted_open(&s, &env);
-	assert_int_equal(env_rwv(&env.workers[0], BDEV_WRITE, BDEV_IO_FUA, 3, 2, &iov, 1), -EOPNOTSUPP);
+	assert_int_equal(env_rwv(&env.workers[0], BDEV_WRITE, BDEV_IO_FUA, 3, 2, &iov, 1),
+			 -EOPNOTSUPP);
 	assert_int_equal(env_rw(&env.workers[0], BDEV_FLUSH, 0, 0, NULL), -EOPNOTSUPP);
 	assert_int_equal(s.log_count, 0);
 	end();
@@ -179,11 +182,15 @@ counters_outlive_channels(void **state)
 		assert_int_equal(env_rw(&env.workers[1], BDEV_UNMAP, 0, 16, NULL), 0);
 		assert_int_equal(env_rw(&env.workers[1], BDEV_FLUSH, 0, 77, NULL), 0);
 		env_stats(&env, &stats);
-		assert_true(stats.op[BDEV_WRITE].ops == round && stats.op[BDEV_WRITE].bytes == round * 4096);
-		assert_true(stats.op[BDEV_READ].ops == round && stats.op[BDEV_READ].bytes == round * 1536);
-		assert_true(stats.op[BDEV_UNMAP].ops == round && stats.op[BDEV_UNMAP].bytes == round * 8192);
+		assert_true(stats.op[BDEV_WRITE].ops == round &&
+			    stats.op[BDEV_WRITE].bytes == round * 4096);
+		assert_true(stats.op[BDEV_READ].ops == round &&
+			    stats.op[BDEV_READ].bytes == round * 1536);
+		assert_true(stats.op[BDEV_UNMAP].ops == round &&
+			    stats.op[BDEV_UNMAP].bytes == round * 8192);
 		assert_true(stats.op[BDEV_FLUSH].ops == round && stats.op[BDEV_FLUSH].bytes == 0);
-		assert_true(stats.op[BDEV_WRITE_ZEROES].ops == 0 && stats.op[BDEV_WRITE_ZEROES].min_ns == 0);
+		assert_true(stats.op[BDEV_WRITE_ZEROES].ops == 0 &&
+			    stats.op[BDEV_WRITE_ZEROES].min_ns == 0);
 		env_close(&env);
 		assert_int_equal(env_open(&env, "S", true), 0);
 	}
@@ -206,7 +213,8 @@ latency_is_measured(void **state)
 	scripted_let_go(&s, &env);
 	assert_int_equal(env_finish(&io), 0);
 	env_stats(&env, &stats);
-	assert_true(stats.op[BDEV_READ].min_ns >= 10000000 && stats.op[BDEV_READ].min_ns == stats.op[BDEV_READ].max_ns);
+	assert_true(stats.op[BDEV_READ].min_ns >= 10000000 &&
+		    stats.op[BDEV_READ].min_ns == stats.op[BDEV_READ].max_ns);
 	assert_true(stats.op[BDEV_READ].latency_ns == stats.op[BDEV_READ].max_ns);
 	end();
 }
@@ -247,8 +255,11 @@ static void
 done_may_put_the_channel(void **state)
 {
 	/* Directly, in parts, and refused. */
-	static const struct { uint32_t max_rw; unsigned refuse_every; bool at_once; } ways[] = {
-		{0, 0, true}, {0, 0, false}, {3, 0, false}, {3, 2, false}, {0, 2, true}};
+	static const struct {
+		uint32_t max_rw;
+		unsigned refuse_every;
+		bool at_once;
+	} ways[] = {{0, 0, true}, {0, 0, false}, {3, 0, false}, {3, 2, false}, {0, 2, true}};
 
 	for (size_t i = 0; i < ARRAY_SIZE(ways); i++) {
 		struct last last = {.iov = {buf, 4096}};

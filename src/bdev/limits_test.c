@@ -40,10 +40,16 @@ static const struct variant variants[] = {
 	{.name = "one entry", .max_iovcnt = 1, .shuffle = true},
 	{.name = "two entries, large blocks", .max_iovcnt = 2, .block_size = 4096, .queue_max = 3},
 	{.name = "16 entries, aligned", .max_iovcnt = 16, .align = 512, .at_once = true},
-	{.name = "short requests", .max_rw = 5, .max_unmap = 100, .max_write_zeroes = 33, .shuffle = true},
+	{.name = "short requests",
+	 .max_rw = 5,
+	 .max_unmap = 100,
+	 .max_write_zeroes = 33,
+	 .shuffle = true},
 	{.name = "boundary", .boundary = 8, .shuffle = true},
 	{.name = "odd boundary", .boundary = 7, .max_rw = 5, .max_iovcnt = 3, .queue_max = 2},
-	{.name = "neither zeroes nor unmap", .without = 1u << BDEV_WRITE_ZEROES | 1u << BDEV_UNMAP, .max_rw = 64},
+	{.name = "neither zeroes nor unmap",
+	 .without = 1u << BDEV_WRITE_ZEROES | 1u << BDEV_UNMAP,
+	 .max_rw = 64},
 	{.name = "neither zeroes nor flush", .without = 1u << BDEV_WRITE_ZEROES | 1u << BDEV_FLUSH},
 	{.name = "write cache", .write_cache = true, .shuffle = true},
 	{.name = "write cache, native FUA", .write_cache = true, .native_fua = true, .align = 512},
@@ -51,9 +57,18 @@ static const struct variant variants[] = {
 	{.name = "refuses every third", .refuse_every = 3, .shuffle = true},
 	{.name = "refuses every second, at once", .refuse_every = 2, .at_once = true},
 	{.name = "one at a time", .queue_max = 1, .native_reset = true},
-	{.name = "everything", .align = 4096, .max_iovcnt = 2, .max_rw = 40, .boundary = 24, .max_unmap = 50,
-	 .without = 1u << BDEV_WRITE_ZEROES, .write_cache = true, .native_reset = true, .shuffle = true,
-	 .refuse_every = 5, .queue_max = 7},
+	{.name = "everything",
+	 .align = 4096,
+	 .max_iovcnt = 2,
+	 .max_rw = 40,
+	 .boundary = 24,
+	 .max_unmap = 50,
+	 .without = 1u << BDEV_WRITE_ZEROES,
+	 .write_cache = true,
+	 .native_reset = true,
+	 .shuffle = true,
+	 .refuse_every = 5,
+	 .queue_max = 7},
 };
 
 static struct scripted_bdev disk, twin;
@@ -101,7 +116,7 @@ create(const struct battery *b, struct err *err)
 }
 
 static int
-delete(const struct battery *b, void (*done)(void *ctx, int status), void *ctx, struct err *err)
+remove_bdev(const struct battery *b, void (*done)(void *ctx, int status), void *ctx, struct err *err)
 {
 	if (bdev_find(b->name) == NULL) {
 		return err_set(err, -19, "gone");
@@ -122,15 +137,16 @@ battery_of(size_t i, enum reactor_mode mode, bool real_threads)
 	struct battery battery = {
 		.name = "Scripted0",
 		.create = create,
-		.remove = delete,
+		.remove = remove_bdev,
 		.resize = resize,
 		.unmap_zeroes = true,
 		.may_cancel = variants[i].native_reset,
-		.requests = 1500,
+		.requests = 800,
 	};
 
 	variant = &variants[i];
-	print_message("%s: %s, %s\n", variant->name, reactor_mode_name(mode), real_threads ? "threads" : "by hand");
+	print_message("%s: %s, %s\n", variant->name, reactor_mode_name(mode),
+		      real_threads ? "threads" : "by hand");
 	bdev_battery_run(&battery, mode, real_threads);
 	scripted_bdev_release(&disk);
 	disk.bdev.name = NULL;

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Requests that the module refused for now (-ENOMEM, -EAGAIN). They wait in the order in which they were first
- * refused, however often they are again; those that come after them wait behind them. No request fails for it.
+ * Requests that the module refused for now (-ENOMEM, -EAGAIN). They wait in the order in which they
+ * were first refused, however often they are again; those that come after them wait behind them. No
+ * request fails for it.
  *
- * Invariant: when the queue is not empty, the module has a request of this channel, whose completion tries
- * again, or the timer runs, which does.
+ * Invariant: when the queue is not empty, the module has a request of this channel, whose
+ * completion tries again, or the timer runs, which does.
  * Context: the channel's thread.
  */
 #include <errno.h>

@@ -38,7 +38,11 @@ end(void)
 static void
 submit(unsigned i)
 {
-	io[i] = (struct env_io){.op = i % 3 == 0 ? BDEV_WRITE : BDEV_READ, .lba = i, .num_blocks = 8, .iov = &iov, .iovcnt = 1};
+	io[i] = (struct env_io){.op = i % 3 == 0 ? BDEV_WRITE : BDEV_READ,
+				.lba = i,
+				.num_blocks = 8,
+				.iov = &iov,
+				.iovcnt = 1};
 	env_submit(&env.workers[0], &io[i]);
 }
 
@@ -46,11 +50,13 @@ static void
 expect_log_in_order(void)
 {
 	for (unsigned i = 0; i < COUNT; i++) {
-		EXPECT_SAY(s.log[i].lba == i, "place %u: request %llu", i, (unsigned long long)s.log[i].lba);
+		EXPECT_SAY(s.log[i].lba == i, "place %u: request %llu", i,
+			   (unsigned long long)s.log[i].lba);
 	}
 }
 
-/* However often they are refused, they reach the module in the order in which they were submitted. */
+/* However often they are refused, they reach the module in the order in which they were
+ * submitted. */
 static void
 first_come_first_served(void **state)
 {

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Descriptors: who has a bdev open, claims, and the events that openers are told: removal and new sizes.
+ * Descriptors: who has a bdev open, claims, and the events that openers are told: removal and new
+ * sizes.
  *
  * Invariants
  *  1. While core->claim is set, no other descriptor of the bdev may write.
- *  2. An event reaches every descriptor that was open when it was sent and still is when its turn comes; what the
- *     callbacks open or close meanwhile does no harm.
+ *  2. An event reaches every descriptor that was open when it was sent and still is when its turn
+ *     comes; what the callbacks open or close meanwhile does no harm.
  *  3. When openers hear of a new size, every channel has it already.
  * Context: the app thread.
  */
@@ -25,13 +26,15 @@ may_open(const struct bdev *bdev, const char *name, bool write, struct err *err)
 		return err_set(err, -EROFS, "bdev '%s' is read-only", name);
 	}
 	if (write && bdev->core->claim != NULL) {
-		return err_set(err, -EPERM, "bdev '%s' is claimed by %s", name, bdev->core->claim_module);
+		return err_set(err, -EPERM, "bdev '%s' is claimed by %s", name,
+			       bdev->core->claim_module);
 	}
 	return 0;
 }
 
 int
-bdev_open(const char *name, bool write, void (*event)(void *ctx, struct bdev *bdev, enum bdev_event ev), void *ctx,
+bdev_open(const char *name, bool write,
+	  void (*event)(void *ctx, struct bdev *bdev, enum bdev_event ev), void *ctx,
 	  struct bdev_desc **ret_desc, struct err *err)
 {
 	struct bdev *bdev = bdev_find(name);
@@ -89,8 +92,7 @@ bdev_claim(struct bdev_desc *desc, const char *module_name)
 	if (core->claim != NULL) {
 		return -EPERM;
 	}
-	LIST_FOREACH(other, &core->descs, link)
-	{
+	LIST_FOREACH (other, &core->descs, link) {
 		if (other != desc && other->write) {
 			return -EPERM;
 		}
@@ -107,8 +109,7 @@ first_untold(struct bdev_core *core)
 {
 	struct bdev_desc *desc;
 
-	LIST_FOREACH(desc, &core->descs, link)
-	{
+	LIST_FOREACH (desc, &core->descs, link) {
 		if (!desc->told) {
 			return desc;
 		}
@@ -122,8 +123,7 @@ send_event(struct bdev_core *core, enum bdev_event ev)
 	struct bdev_desc *desc;
 
 	core_hold(core);
-	LIST_FOREACH(desc, &core->descs, link)
-	{
+	LIST_FOREACH (desc, &core->descs, link) {
 		desc->told = false;
 	}
 	/* From the start each time: a callback may have closed any descriptor. */

@@ -25,7 +25,8 @@ bdev_set_options(const struct bdev_options *options, struct err *err)
 		return err_set(err, -EINVAL, "bdev_io_pool_size must not be 0");
 	}
 	if (options->io_cache_size > options->io_pool_size) {
-		return err_set(err, -EINVAL, "bdev_io_cache_size %u is more than bdev_io_pool_size %u",
+		return err_set(err, -EINVAL,
+			       "bdev_io_cache_size %u is more than bdev_io_pool_size %u",
 			       options->io_cache_size, options->io_pool_size);
 	}
 	current = *options;

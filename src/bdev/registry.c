@@ -3,10 +3,11 @@
  * Which bdevs there are, and by what names. Names, aliases and UUIDs share one namespace.
  *
  * Invariants
- *  1. A text is the name of at most one bdev. The first entry of core->names is the bdev's own name.
- *  2. A bdev is in the registry from bdev_register() until bdev_unregister(); its core lives on until nobody has it
- *     open and no visit or reset is under way (core->holds). destruct and done are called once, by a
- *     message, never from inside bdev_unregister() or bdev_close().
+ *  1. A text is the name of at most one bdev. The first entry of core->names is the bdev's own
+ *     name.
+ *  2. A bdev is in the registry from bdev_register() until bdev_unregister(); its core lives on
+ *     until nobody has it open and no visit or reset is under way (core->holds). destruct and done
+ *     are called once, by a message, never from inside bdev_unregister() or bdev_close().
  * Context: the app thread, the first thread to register a bdev when there was none.
  */
 #include <errno.h>
@@ -82,8 +83,7 @@ find_name(const char *text)
 	struct list *b = bucket(text);
 	struct name *n;
 
-	LIST_FOREACH(n, b, bucket_link)
-	{
+	LIST_FOREACH (n, b, bucket_link) {
 		if (strcmp(n->text, text) == 0) {
 			return n;
 		}
@@ -98,7 +98,8 @@ add_name(struct bdev *bdev, const char *text, struct err *err)
 	struct name *n;
 
 	if (len == 0 || len >= BDEV_NAME_BYTES) {
-		return err_set(err, -EINVAL, "bdev name '%.64s' must have 1 to %d characters", text, BDEV_NAME_BYTES - 1);
+		return err_set(err, -EINVAL, "bdev name '%.64s' must have 1 to %d characters", text,
+			       BDEV_NAME_BYTES - 1);
 	}
 	if (find_name(text) != NULL) {
 		return err_set(err, -EEXIST, "a bdev named '%s' exists already", text);
@@ -192,25 +193,30 @@ check_fields(struct bdev *bdev, struct err *err)
 {
 	if (bdev->block_size < BDEV_BLOCK_SIZE_MIN || bdev->block_size > BDEV_BLOCK_SIZE_MAX ||
 	    !power_of_two(bdev->block_size)) {
-		return err_set(err, -EINVAL, "bdev '%s': block size %u is not a power of two from %d to %d", bdev->name,
-			       bdev->block_size, BDEV_BLOCK_SIZE_MIN, BDEV_BLOCK_SIZE_MAX);
+		return err_set(err, -EINVAL,
+			       "bdev '%s': block size %u is not a power of two from %d to %d",
+			       bdev->name, bdev->block_size, BDEV_BLOCK_SIZE_MIN,
+			       BDEV_BLOCK_SIZE_MAX);
 	}
 	if (bdev->physical_block_size == 0) {
 		bdev->physical_block_size = bdev->block_size;
 	}
-	if (!power_of_two(bdev->physical_block_size) || bdev->physical_block_size < bdev->block_size) {
+	if (!power_of_two(bdev->physical_block_size) ||
+	    bdev->physical_block_size < bdev->block_size) {
 		return err_set(err, -EINVAL,
-			       "bdev '%s': physical block size %u is not a power of two of at least the block size %u",
+			       "bdev '%s': physical block size %u is not a power of two of at "
+			       "least the block size %u",
 			       bdev->name, bdev->physical_block_size, bdev->block_size);
 	}
 	if (bdev->num_blocks == 0 || bdev->num_blocks > INT64_MAX / bdev->block_size) {
-		return err_set(err, -EINVAL, "bdev '%s': a size of %llu blocks of %u bytes is not possible", bdev->name,
-			       (unsigned long long)bdev->num_blocks, bdev->block_size);
+		return err_set(err, -EINVAL,
+			       "bdev '%s': a size of %llu blocks of %u bytes is not possible",
+			       bdev->name, (unsigned long long)bdev->num_blocks, bdev->block_size);
 	}
 	bdev->buffer_align = MAX(bdev->buffer_align, 1u);
 	if (!power_of_two(bdev->buffer_align) || bdev->buffer_align > BDEV_BUFFER_ALIGN_MAX) {
-		return err_set(err, -EINVAL, "bdev '%s': buffers cannot be aligned to %u bytes", bdev->name,
-			       bdev->buffer_align);
+		return err_set(err, -EINVAL, "bdev '%s': buffers cannot be aligned to %u bytes",
+			       bdev->name, bdev->buffer_align);
 	}
 	if (bdev->max_iovcnt == 0 || bdev->max_iovcnt > BDEV_IOV_MAX) {
 		bdev->max_iovcnt = BDEV_IOV_MAX;
@@ -237,7 +243,8 @@ create_core(struct bdev *bdev)
 	for (int i = 0; i < DEVICE_COUNT; i++) {
 		core->devices[i].core = core;
 		core->devices[i].write = i == 1;
-		device_register(&core->devices[i].device, bdev->name, &channel_device_ops, core_channel_bytes(bdev));
+		device_register(&core->devices[i].device, bdev->name, &channel_device_ops,
+				core_channel_bytes(bdev));
 	}
 	return core;
 }
@@ -266,7 +273,9 @@ add_first_names(struct bdev *bdev, struct err *err)
 		uuid_generate_random(bdev->uuid);
 	}
 	uuid_unparse_lower(bdev->uuid, bdev->core->uuid_text);
-	return strcmp(bdev->core->uuid_text, bdev->name) == 0 ? 0 : add_name(bdev, bdev->core->uuid_text, err);
+	return strcmp(bdev->core->uuid_text, bdev->name) == 0
+		       ? 0
+		       : add_name(bdev, bdev->core->uuid_text, err);
 }
 
 int
@@ -325,7 +334,8 @@ destroy(struct msg *msg)
 void
 core_try_destroy(struct bdev_core *core)
 {
-	if (atomic_load(&core->removed) && list_empty(&core->descs) && core->holds == 0 && !core->destroying) {
+	if (atomic_load(&core->removed) && list_empty(&core->descs) && core->holds == 0 &&
+	    !core->destroying) {
 		core->destroying = true;
 		thread_send(app_thread(), &core->destroy_msg, destroy);
 	}
@@ -469,7 +479,8 @@ bdev_supports(const struct bdev *bdev, enum bdev_op op)
 	case BDEV_RESET:
 		return true;
 	case BDEV_WRITE_ZEROES:
-		return !bdev->readonly && (bdev->ops_mask & (1u << BDEV_WRITE_ZEROES | 1u << BDEV_WRITE)) != 0;
+		return !bdev->readonly &&
+		       (bdev->ops_mask & (1u << BDEV_WRITE_ZEROES | 1u << BDEV_WRITE)) != 0;
 	case BDEV_WRITE:
 	case BDEV_UNMAP:
 		return !bdev->readonly && bdev_supports_natively(bdev, op);
@@ -482,8 +493,12 @@ const char *
 bdev_op_name(enum bdev_op op)
 {
 	static const char *const names[BDEV_OP_COUNT] = {
-		[BDEV_READ] = "read",   [BDEV_WRITE] = "write",               [BDEV_FLUSH] = "flush",
-		[BDEV_UNMAP] = "unmap", [BDEV_WRITE_ZEROES] = "write_zeroes", [BDEV_RESET] = "reset",
+		[BDEV_READ] = "read",
+		[BDEV_WRITE] = "write",
+		[BDEV_FLUSH] = "flush",
+		[BDEV_UNMAP] = "unmap",
+		[BDEV_WRITE_ZEROES] = "write_zeroes",
+		[BDEV_RESET] = "reset",
 	};
 
 	return names[op];

@@ -69,7 +69,8 @@ names_app(void *arg)
 	EXPECT(scripted_bdev_add(&b, &err) == -EEXIST);
 	strcpy(b.bdev.name, "B");
 	EXPECT(scripted_bdev_add(&b, &err) == 0);
-	EXPECT(bdev_first() == &a.bdev && bdev_next(&a.bdev) == &b.bdev && bdev_next(&b.bdev) == NULL);
+	EXPECT(bdev_first() == &a.bdev && bdev_next(&a.bdev) == &b.bdev &&
+	       bdev_next(&b.bdev) == NULL);
 	EXPECT(uuid_compare(a.bdev.uuid, b.bdev.uuid) != 0);
 
 	EXPECT(bdev_alias_remove(&b.bdev, "lvs/a") == -ENOENT);
@@ -119,7 +120,8 @@ bad_fields_app(void *arg)
 	do { \
 		err = ERR_NONE; \
 		a.bdev.field = (value); \
-		EXPECT(bdev_register(&a.bdev, &err) == -EINVAL && strstr(err.text, "'A'") != NULL); \
+		EXPECT(bdev_register(&a.bdev, &err) == -EINVAL && \
+		       strstr(err.text, "'A'") != NULL); \
 		a.bdev = good; \
 	} while (0)
 	REFUSED(block_size, 0);
@@ -139,7 +141,8 @@ bad_fields_app(void *arg)
 	EXPECT(bdev_register(&a.bdev, &err) == 0);
 	EXPECT(bdev_physical_block_size(&a.bdev) == 512 && bdev_buffer_align(&a.bdev) == 1);
 	EXPECT(bdev_unmap_granularity(&a.bdev) == 1);
-	EXPECT(bdev_io_bytes(&a.bdev) % 64 == 0 && bdev_io_bytes(&a.bdev) >= sizeof(struct bdev_io) + sizeof(struct list));
+	EXPECT(bdev_io_bytes(&a.bdev) % 64 == 0 &&
+	       bdev_io_bytes(&a.bdev) >= sizeof(struct bdev_io) + sizeof(struct list));
 	remove_all();
 }
 
@@ -156,13 +159,15 @@ operations_app(void *arg)
 	b.bdev.readonly = true;
 	EXPECT(scripted_bdev_add(&a, NULL) == 0 && scripted_bdev_add(&b, NULL) == 0);
 	EXPECT(bdev_supports(&a.bdev, BDEV_READ) && bdev_supports(&a.bdev, BDEV_WRITE));
-	EXPECT(bdev_supports(&a.bdev, BDEV_WRITE_ZEROES) && !bdev_supports_natively(&a.bdev, BDEV_WRITE_ZEROES));
+	EXPECT(bdev_supports(&a.bdev, BDEV_WRITE_ZEROES) &&
+	       !bdev_supports_natively(&a.bdev, BDEV_WRITE_ZEROES));
 	EXPECT(bdev_supports(&a.bdev, BDEV_RESET) && !bdev_supports_natively(&a.bdev, BDEV_RESET));
 	EXPECT(!bdev_supports(&a.bdev, BDEV_UNMAP) && !bdev_supports(&a.bdev, BDEV_FLUSH));
 	EXPECT(bdev_supports(&b.bdev, BDEV_READ) && bdev_supports(&b.bdev, BDEV_FLUSH));
 	EXPECT(!bdev_supports(&b.bdev, BDEV_WRITE) && !bdev_supports(&b.bdev, BDEV_UNMAP));
 	EXPECT(!bdev_supports(&b.bdev, BDEV_WRITE_ZEROES) && bdev_readonly(&b.bdev));
-	EXPECT(strcmp(bdev_op_name(BDEV_READ), "read") == 0 && strcmp(bdev_op_name(BDEV_RESET), "reset") == 0);
+	EXPECT(strcmp(bdev_op_name(BDEV_READ), "read") == 0 &&
+	       strcmp(bdev_op_name(BDEV_RESET), "reset") == 0);
 	EXPECT(strcmp(bdev_op_name(BDEV_WRITE_ZEROES), "write_zeroes") == 0);
 	remove_all();
 }
@@ -183,7 +188,8 @@ claims_app(void *arg)
 
 	b.bdev.readonly = true;
 	EXPECT(scripted_bdev_add(&a, NULL) == 0 && scripted_bdev_add(&b, NULL) == 0);
-	EXPECT(bdev_open("none", false, NULL, NULL, &reader, &err) == -ENODEV && strstr(err.text, "none") != NULL);
+	EXPECT(bdev_open("none", false, NULL, NULL, &reader, &err) == -ENODEV &&
+	       strstr(err.text, "none") != NULL);
 	EXPECT(bdev_open("B", true, NULL, NULL, &reader, &err) == -EROFS);
 	EXPECT(bdev_open("B", false, NULL, NULL, &reader, &err) == 0);
 	bdev_close(reader);
@@ -194,7 +200,8 @@ claims_app(void *arg)
 	bdev_close(other);
 	EXPECT(bdev_claim(writer, "lvol") == 0 && bdev_claimed(&a.bdev));
 	EXPECT(bdev_claim(reader, "raid") == -EPERM);
-	EXPECT(bdev_open("A", true, NULL, NULL, &other, &err) == -EPERM && strstr(err.text, "lvol") != NULL);
+	EXPECT(bdev_open("A", true, NULL, NULL, &other, &err) == -EPERM &&
+	       strstr(err.text, "lvol") != NULL);
 	EXPECT(bdev_open("A", false, NULL, NULL, &other, &err) == 0);
 	bdev_close(other);
 	bdev_close(writer);
@@ -357,14 +364,10 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(names),
-		cmocka_unit_test(uuid_as_name),
-		cmocka_unit_test(bad_fields),
-		cmocka_unit_test(operations),
-		cmocka_unit_test(claims),
-		cmocka_unit_test(events),
-		cmocka_unit_test(watcher_is_told),
-		cmocka_unit_test(options),
+		cmocka_unit_test(names),           cmocka_unit_test(uuid_as_name),
+		cmocka_unit_test(bad_fields),      cmocka_unit_test(operations),
+		cmocka_unit_test(claims),          cmocka_unit_test(events),
+		cmocka_unit_test(watcher_is_told), cmocka_unit_test(options),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

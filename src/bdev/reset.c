@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Reset: when it completes, every request that was started before, on any channel, has been answered. New requests
- * wait meanwhile, on their channels, and are started afterwards.
+ * Reset: when it completes, every request that was started before, on any channel, has been
+ * answered. New requests wait meanwhile, on their channels, and are started afterwards.
  *
- *   arrived -> freeze all channels -> [module: reset, may cancel] + [each channel: nothing in flight] -> thaw all -> done
+ *   arrived -> freeze all channels -> module: reset, may cancel;
+ *                                     each channel: nothing in flight -> thaw all -> done
  *
  * Invariants
- *  1. One reset at a time. Those that were asked for before the freezing begins end together; later ones wait
- *     their turn.
- *  2. undrained counts channels that still have requests, the module's own answer, and the freezing itself while it
- *     goes on; whoever brings it to 0 goes on to the thawing.
+ *  1. One reset at a time. Those that were asked for before the freezing begins end together; later
+ *     ones wait their turn.
+ *  2. undrained counts channels that still have requests, the module's own answer, and the freezing
+ *     itself while it goes on; whoever brings it to 0 goes on to the thawing.
  *  3. A reset is in its channel's parked_count until its done(): the bdev stays open.
  * Contexts: the app thread leads; each channel's part runs on the channel's thread.
  */

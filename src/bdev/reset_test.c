@@ -35,7 +35,8 @@ end(void)
 static void
 submit(unsigned worker, struct env_io *io, enum bdev_op op)
 {
-	*io = (struct env_io){.op = op, .num_blocks = op == BDEV_RESET ? 0 : 8, .iov = &iov, .iovcnt = 1};
+	*io = (struct env_io){
+		.op = op, .num_blocks = op == BDEV_RESET ? 0 : 8, .iov = &iov, .iovcnt = 1};
 	env_submit(&env.workers[worker], io);
 }
 

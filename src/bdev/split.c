@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Requests that the module cannot take as they are: too long, too many entries, across a boundary, unaligned,
- * zeroes to be written by writes, writes to be followed by a flush. They are cut into parts,
- * each a request that the module can take.
+ * Requests that the module cannot take as they are: too long, too many entries, across a boundary,
+ * unaligned, zeroes to be written by writes, writes to be followed by a flush. They are cut into
+ * parts, each a request that the module can take.
  *
  * Invariants
- *  1. Parts come from the channel's own bounded store. A request that finds none, or no buffer to bounce through, is
- *     on `starved`, oldest first; then at least one part of the channel is under way, and its return
- *     goes on with the first of them.
+ *  1. Parts come from the channel's own bounded store. A request that finds none, or no buffer to
+ *     bounce through, is on `starved`, oldest first; then at least one part of the channel is under
+ *     way, and its return goes on with the first of them.
  *  2. A request has at most PARTS_OF_ONE parts under way: a long one leaves room for others.
- *  3. It ends when all its parts have come back; with the first error that one brought, after which no more parts
- *     are begun. The flush of a stable write starts after the last part of its data has come back.
+ *  3. It ends when all its parts have come back; with the first error that one brought, after which
+ *     no more parts are begun. The flush of a stable write starts after the last part of its data
+ *     has come back.
  * Context: the channel's thread.
  */
 #include <errno.h>
@@ -30,9 +31,10 @@ may_split(const struct bdev *bdev)
 {
 	uint32_t ops = bdev->ops_mask;
 
-	return bdev->buffer_align > 1 || bdev->max_iovcnt < BDEV_IOV_MAX || bdev->max_rw_blocks != 0 ||
-	       bdev->optimal_boundary_blocks != 0 || bdev->max_unmap_blocks != 0 ||
-	       bdev->max_write_zeroes_blocks != 0 || (bdev->write_cache && !bdev->native_fua) ||
+	return bdev->buffer_align > 1 || bdev->max_iovcnt < BDEV_IOV_MAX ||
+	       bdev->max_rw_blocks != 0 || bdev->optimal_boundary_blocks != 0 ||
+	       bdev->max_unmap_blocks != 0 || bdev->max_write_zeroes_blocks != 0 ||
+	       (bdev->write_cache && !bdev->native_fua) ||
 	       (ops & (1u << BDEV_WRITE | 1u << BDEV_WRITE_ZEROES)) == 1u << BDEV_WRITE;
 }
 
@@ -74,7 +76,8 @@ rw_room(const struct bdev *bdev, uint64_t lba, uint64_t num_blocks)
 		num_blocks = MIN(num_blocks, bdev->max_rw_blocks);
 	}
 	if (bdev->optimal_boundary_blocks != 0) {
-		num_blocks = MIN(num_blocks, bdev->optimal_boundary_blocks - lba % bdev->optimal_boundary_blocks);
+		num_blocks = MIN(num_blocks, bdev->optimal_boundary_blocks -
+						     lba % bdev->optimal_boundary_blocks);
 	}
 	return num_blocks;
 }
@@ -89,12 +92,13 @@ needs_flush(const struct bdev *bdev, const struct bdev_io *io)
 /* ---- Filling a part ---- */
 
 static void
-init_part(struct core_channel *c, struct part *part, struct bdev_io *request, enum bdev_op op, uint64_t num_blocks,
-	  unsigned iovcnt)
+init_part(struct core_channel *c, struct part *part, struct bdev_io *request, enum bdev_op op,
+	  uint64_t num_blocks, unsigned iovcnt)
 {
 	struct bdev_io *io = &part->io;
 
-	bdev_io_init(io, op, request->lba + request->issued_blocks, num_blocks, part->iov, iovcnt, NULL);
+	bdev_io_init(io, op, request->lba + request->issued_blocks, num_blocks, part->iov, iovcnt,
+		     NULL);
 	io->flags = (uint8_t)((request->flags & ~IO_FLAGS_OURS) | IO_CORE);
 	if (!c->pub.bdev->native_fua) {
 		io->flags &= (uint8_t)~BDEV_IO_FUA;
@@ -122,15 +126,16 @@ skip(struct bdev_io *request, uint64_t bytes)
 }
 
 /*
- * Entries of the request, from where it stands on, as far as the module takes them: up to `want` bytes, cut to whole
- * blocks. *ret_bad: an entry that is not aligned came before that.
+ * Entries of the request, from where it stands on, as far as the module takes them: up to `want`
+ * bytes, cut to whole blocks. *ret_bad: an entry that is not aligned came before that.
  */
 static uint64_t
-gather(const struct core_channel *c, const struct bdev_io *request, struct part *part, uint64_t want,
-       unsigned *ret_iovcnt, bool *ret_bad)
+gather(const struct core_channel *c, const struct bdev_io *request, struct part *part,
+       uint64_t want, unsigned *ret_iovcnt, bool *ret_bad)
 {
 	const struct bdev *bdev = c->pub.bdev;
-	uint64_t len_mask = c->pub.buffer_mask & (bdev->block_size - 1), offset = request->iov_offset, bytes = 0, tail;
+	uint64_t len_mask = c->pub.buffer_mask & (bdev->block_size - 1),
+		 offset = request->iov_offset, bytes = 0, tail;
 	unsigned max = MIN(bdev->max_iovcnt, (uint32_t)PART_IOV_MAX), n = 0;
 
 	*ret_bad = false;
@@ -163,8 +168,8 @@ gather(const struct core_channel *c, const struct bdev_io *request, struct part 
 }
 
 /*
- * False when a buffer is needed and none is to be had. Where an entry is not aligned, what stands aligned
- * before it is copied too: one longer request costs less than two and a copy.
+ * False when a buffer is needed and none is to be had. Where an entry is not aligned, what stands
+ * aligned before it is copied too: one longer request costs less than two and a copy.
  */
 static bool
 fill_rw(struct core_channel *c, struct part *part, struct bdev_io *request)
@@ -195,7 +200,8 @@ fill_zeroes(struct core_channel *c, struct part *part, struct bdev_io *request)
 	uint64_t n = rw_room(bdev, request->lba + request->issued_blocks, left);
 
 	n = MIN(n, MEM_ZEROES_BYTES >> c->pub.block_size_shift);
-	part->iov[0] = (struct iovec){.iov_base = mem_zeroes(), .iov_len = n << c->pub.block_size_shift};
+	part->iov[0] =
+		(struct iovec){.iov_base = mem_zeroes(), .iov_len = n << c->pub.block_size_shift};
 	init_part(c, part, request, BDEV_WRITE, n, 1);
 }
 
@@ -244,7 +250,8 @@ has_next(const struct core_channel *c, const struct bdev_io *request)
 	if (request->issued_blocks < request->num_blocks) {
 		return request->children < PARTS_OF_ONE;
 	}
-	return request->children == 0 && needs_flush(c->pub.bdev, request) && (request->flags & IO_FLUSHED) == 0;
+	return request->children == 0 && needs_flush(c->pub.bdev, request) &&
+	       (request->flags & IO_FLUSHED) == 0;
 }
 
 /* False: request is on `starved`. */
@@ -299,8 +306,8 @@ split_start(struct core_channel *c, struct bdev_io *io)
 	advance(c, io);
 }
 
-/* Each that can get on does. One that got on a little goes to the end, so that long requests take turns; the first
- * that could not at all keeps its place. */
+/* Each that can get on does. One that got on a little goes to the end, so that long requests
+ * take turns; the first that could not at all keeps its place. */
 static void
 feed_starved(struct core_channel *c)
 {

@@ -34,10 +34,11 @@ end(void)
 static void
 expect_part(unsigned i, enum bdev_op op, uint64_t lba, uint64_t n, unsigned iovcnt)
 {
-	EXPECT_SAY(i < s.log_count && s.log[i].op == op && s.log[i].lba == lba && s.log[i].num_blocks == n &&
-			   s.log[i].iovcnt == iovcnt,
-		   "part %u of %u: %s %llu+%llu, %u entries", i, s.log_count, bdev_op_name(s.log[i].op),
-		   (unsigned long long)s.log[i].lba, (unsigned long long)s.log[i].num_blocks, s.log[i].iovcnt);
+	EXPECT_SAY(i < s.log_count && s.log[i].op == op && s.log[i].lba == lba &&
+			   s.log[i].num_blocks == n && s.log[i].iovcnt == iovcnt,
+		   "part %u of %u: %s %llu+%llu, %u entries", i, s.log_count,
+		   bdev_op_name(s.log[i].op), (unsigned long long)s.log[i].lba,
+		   (unsigned long long)s.log[i].num_blocks, s.log[i].iovcnt);
 }
 
 /* ---- Shapes ---- */
@@ -77,7 +78,8 @@ boundary(void **state)
 static void
 entries(void **state)
 {
-	struct iovec pages[4], odd[4] = {{buf, 300}, {buf + 400, 300}, {buf + 800, 300}, {buf + 1200, 124}};
+	struct iovec pages[4],
+		odd[4] = {{buf, 300}, {buf + 400, 300}, {buf + 800, 300}, {buf + 1200, 124}};
 
 	for (int i = 0; i < 4; i++) {
 		pages[i] = (struct iovec){buf + i * 8192, 4096};
@@ -107,7 +109,8 @@ ranges(void **state)
 	assert_int_equal(env_rw(&env.workers[0], BDEV_UNMAP, 1, 25, NULL), 0);
 	assert_int_equal(s.log_count, 3);
 	expect_part(2, BDEV_UNMAP, 21, 5, 0);
-	assert_int_equal(env_rwv(&env.workers[0], BDEV_WRITE_ZEROES, BDEV_IO_MAY_UNMAP, 1, 8, NULL, 0), 0);
+	assert_int_equal(
+		env_rwv(&env.workers[0], BDEV_WRITE_ZEROES, BDEV_IO_MAY_UNMAP, 1, 8, NULL, 0), 0);
 	expect_part(3, BDEV_WRITE_ZEROES, 1, 7, 0);
 	expect_part(4, BDEV_WRITE_ZEROES, 8, 1, 0);
 	assert_int_equal(s.log[4].flags, BDEV_IO_MAY_UNMAP);
@@ -127,7 +130,8 @@ zeroes_by_writes(void **state)
 	assert_int_equal(s.log_count, 2);
 	expect_part(0, BDEV_WRITE, 9, MEM_ZEROES_BYTES / 512, 1);
 	expect_part(1, BDEV_WRITE, 9 + MEM_ZEROES_BYTES / 512, 5, 1);
-	assert_true(s.data[9 * 512 - 1] == 0x77 && s.data[9 * 512] == 0 && s.data[(9 + n) * 512 - 1] == 0);
+	assert_true(s.data[9 * 512 - 1] == 0x77 && s.data[9 * 512] == 0 &&
+		    s.data[(9 + n) * 512 - 1] == 0);
 	assert_true(s.data[(9 + n) * 512] == 0x77);
 	end();
 }
@@ -172,18 +176,20 @@ largest_blocks(void **state)
 	assert_int_equal(s.log_count, 4);
 	memset(buf, 0, sizeof(buf));
 	assert_int_equal(env_rw(&env.workers[0], BDEV_READ, 3, 4, buf + 4), 0);
-	assert_true(buf[3] == 0 && buf[4] == 0x33 && buf[4 * 65536 + 3] == 0x33 && buf[4 * 65536 + 4] == 0);
+	assert_true(buf[3] == 0 && buf[4] == 0x33 && buf[4 * 65536 + 3] == 0x33 &&
+		    buf[4 * 65536 + 4] == 0);
 	end();
 }
 
 #define MANY 40
 
-/* With nothing left in the process's pool, each channel still gets on with the buffer of its own. */
+/* With nothing left in the process's pool, each channel still gets on with the buffer of its
+ * own. */
 static void
 empty_pool(void **state)
 {
 	struct mem_cache hoard = {.pool = &bounce_pool};
-	void **taken = calloc(bounce_pool.limit, sizeof(void *));
+	void **taken = calloc(bounce_pool.limit + 1, sizeof(void *));
 	struct env_io io[ENV_WORKERS][MANY];
 	struct iovec iov = {buf + 4, 4096};
 	unsigned n = 0;
@@ -198,7 +204,11 @@ empty_pool(void **state)
 	memset(io, 0, sizeof(io));
 	for (unsigned i = 0; i < MANY; i++) {
 		for (unsigned w = 0; w < ENV_WORKERS; w++) {
-			io[w][i] = (struct env_io){.op = BDEV_WRITE, .lba = i * 8, .num_blocks = 8, .iov = &iov, .iovcnt = 1};
+			io[w][i] = (struct env_io){.op = BDEV_WRITE,
+						   .lba = i * 8,
+						   .num_blocks = 8,
+						   .iov = &iov,
+						   .iovcnt = 1};
 			env_submit(&env.workers[w], &io[w][i]);
 		}
 	}
@@ -232,7 +242,8 @@ long_requests_leave_room(void **state)
 	s.hold = true;
 	scripted_open(&s, &env);
 	for (unsigned i = 0; i < ARRAY_SIZE(io); i++) {
-		io[i] = (struct env_io){.op = BDEV_READ, .lba = i, .num_blocks = 100, .iov = &iov, .iovcnt = 1};
+		io[i] = (struct env_io){
+			.op = BDEV_READ, .lba = i, .num_blocks = 100, .iov = &iov, .iovcnt = 1};
 		env_submit(&env.workers[0], &io[i]);
 		assert_int_equal(s.log_count, MIN((i + 1) * PARTS_OF_ONE, PARTS_MAX + 0u));
 	}
@@ -259,7 +270,8 @@ first_error_wins(void **state)
 	env_submit(&env.workers[0], &io);
 	scripted_let_go(&s, &env);
 	assert_int_equal(env_finish(&io), -ENOSPC);
-	/* Those under way came back before it ended; two went on to another part, the third did not. */
+	/* Those under way came back before it ended; two went on to another part, the third did
+	 * not. */
 	assert_true(s.log_count >= PARTS_OF_ONE && s.log_count <= PARTS_OF_ONE + 2);
 	s.fail_with = 0;
 	assert_int_equal(env_rwv(&env.workers[0], BDEV_WRITE, 0, 0, 100, &iov, 1), 0);
@@ -277,7 +289,8 @@ removal_in_the_middle(void **state)
 	s.hold = true;
 	scripted_open(&s, &env);
 	for (unsigned i = 0; i < ARRAY_SIZE(io); i++) {
-		io[i] = (struct env_io){.op = BDEV_READ, .num_blocks = 100, .iov = &iov, .iovcnt = 1};
+		io[i] = (struct env_io){
+			.op = BDEV_READ, .num_blocks = 100, .iov = &iov, .iovcnt = 1};
 		env_submit(&env.workers[0], &io[i]);
 	}
 	scripted_remove(&s, &env);

@@ -2,9 +2,9 @@
 /*
  * Statistics: plain counters in each channel, summed when somebody asks.
  *
- * Invariant: no operation is counted twice or left out because its channel is closed meanwhile. A channel adds its
- * counters to core->closed, zeroes them and counts itself in core->closed_channels before it leaves the device's
- * list; a sum during which that count has changed is taken again.
+ * Invariant: no operation is counted twice or left out because its channel is closed meanwhile. A
+ * channel adds its counters to core->closed, zeroes them and counts itself in core->closed_channels
+ * before it leaves the device's list; a sum during which that count has changed is taken again.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -84,7 +84,8 @@ summed(struct bdev_core *core, void *ctx)
 }
 
 int
-bdev_get_stats(struct bdev *bdev, void (*done)(void *ctx, const struct bdev_stats *stats), void *ctx)
+bdev_get_stats(struct bdev *bdev, void (*done)(void *ctx, const struct bdev_stats *stats),
+	       void *ctx)
 {
 	struct sum *sum = calloc(1, sizeof(*sum));
 
@@ -149,7 +150,8 @@ reset_closed(struct bdev_core *core, void *ctx)
 {
 	struct walk *walk = ctx;
 
-	/* Last, so that a channel that closes during the walk does not bring its old numbers back. */
+	/* Last, so that a channel that closes during the walk does not bring its old numbers
+	 * back. */
 	pthread_mutex_lock(&core->closed_lock);
 	reset_stats(&core->closed, walk->extremes_only);
 	pthread_mutex_unlock(&core->closed_lock);
@@ -170,7 +172,8 @@ walk_create(void (*done)(void *ctx), void *ctx)
 }
 
 int
-bdev_for_each_channel_stats(struct bdev *bdev, void (*each)(void *ctx, const struct bdev_stats *stats),
+bdev_for_each_channel_stats(struct bdev *bdev,
+			    void (*each)(void *ctx, const struct bdev_stats *stats),
 			    void (*done)(void *ctx), void *ctx)
 {
 	struct walk *walk = walk_create(done, ctx);

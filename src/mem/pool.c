@@ -2,8 +2,8 @@
 /*
  * Invariants
  *  1. made <= limit; made = buffers handed out + in caches + idle in the pool.
- *  2. A cache holds at most MEM_CACHE_BUFFERS; what it cannot hold goes back to the pool, so that buffers that one
- *     thread does not use are at most that many.
+ *  2. A cache holds at most MEM_CACHE_BUFFERS; what it cannot hold goes back to the pool, so that
+ *     buffers that one thread does not use are at most that many.
  * The lock is held for a few pointer moves, never while memory is allocated.
  */
 #include "mem/pool.h"
@@ -98,7 +98,8 @@ mem_cache_get(struct mem_cache *cache)
 	}
 	pthread_mutex_lock(&pool->lock);
 	buffer = take(pool, &may_make);
-	/* One more trip to the lock saved for each buffer taken along; new ones are not made for later. */
+	/* One more trip to the lock saved for each buffer taken along; new ones are not made for
+	 * later. */
 	while (buffer != NULL && pool->free != NULL && cache->count < MEM_CACHE_BUFFERS / 2) {
 		bool unused;
 
@@ -140,11 +141,13 @@ mem_cache_release(struct mem_cache *cache)
 static void *zeroes;
 static pthread_once_t zeroes_once = PTHREAD_ONCE_INIT;
 
-/* Never written, so the kernel maps one and the same page everywhere: this costs address space only. */
+/* Never written, so the kernel maps one and the same page everywhere: this costs address space
+ * only. */
 static void
 map_zeroes(void)
 {
-	void *map = mmap(NULL, MEM_ZEROES_BYTES + ZEROES_ALIGN, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *map = mmap(NULL, MEM_ZEROES_BYTES + ZEROES_ALIGN, PROT_READ,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (map != MAP_FAILED) {
 		zeroes = (void *)(((uintptr_t)map + ZEROES_ALIGN - 1) & ~(ZEROES_ALIGN - 1));

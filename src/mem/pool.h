@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Buffers of one size and alignment for I/O. A pool is process-wide and bounded: it grows to its limit as
- * buffers are asked for and then answers "none", upon which its users wait; it never shrinks. Each thread
- * takes through a cache of its own and goes to the pool, which has a lock, only once for several buffers.
+ * Buffers of one size and alignment for I/O. A pool is process-wide and bounded: it grows to its
+ * limit as buffers are asked for and then answers "none", upon which its users wait; it never
+ * shrinks. Each thread takes through a cache of its own and goes to the pool, which has a lock,
+ * only once for several buffers.
  */
 #ifndef MEM_POOL_H
 #define MEM_POOL_H
@@ -53,8 +54,8 @@ void mem_cache_put(struct mem_cache *cache, void *buffer);
 /* Gives everything back to the pool; the cache may be used again. */
 void mem_cache_release(struct mem_cache *cache);
 
-/* MEM_ZEROES_BYTES of zeroes, aligned to 64 KiB, shared by all and never freed; writing to them is a
- * fault. NULL when memory is out. Any thread. */
+/* MEM_ZEROES_BYTES of zeroes, aligned to 64 KiB, shared by all and never freed; writing to them
+ * is a fault. NULL when memory is out. Any thread. */
 #define MEM_ZEROES_BYTES ((size_t)1 << 20)
 void *mem_zeroes(void);
 

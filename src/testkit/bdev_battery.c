@@ -61,8 +61,9 @@ expect_pattern(struct run *r, uint64_t lba, uint64_t n, uint64_t seed, uint64_t 
 
 	pattern(want, bytes + skip * r->bs, seed);
 	EXPECT(env_rw(r->w, BDEV_READ, lba, n, got) == 0);
-	EXPECT_SAY(r->battery->no_data || memcmp(got, want + skip * r->bs, bytes) == 0, "%s: blocks %llu+%llu", r->battery->name,
-		   (unsigned long long)lba, (unsigned long long)n);
+	EXPECT_SAY(r->battery->no_data || memcmp(got, want + skip * r->bs, bytes) == 0,
+		   "%s: blocks %llu+%llu", r->battery->name, (unsigned long long)lba,
+		   (unsigned long long)n);
 	free(want);
 	free(got);
 }
@@ -75,8 +76,8 @@ expect_zero(struct run *r, uint64_t lba, uint64_t n)
 	memset(got, 0xff, n * r->bs);
 	EXPECT(env_rw(r->w, BDEV_READ, lba, n, got) == 0);
 	for (size_t i = 0; i < n * r->bs && !r->battery->no_data; i++) {
-		EXPECT_SAY(got[i] == 0, "%s: byte %zu of blocks %llu+%llu is not zero", r->battery->name, i,
-			   (unsigned long long)lba, (unsigned long long)n);
+		EXPECT_SAY(got[i] == 0, "%s: byte %zu of blocks %llu+%llu is not zero",
+			   r->battery->name, i, (unsigned long long)lba, (unsigned long long)n);
 	}
 	free(got);
 }
@@ -105,9 +106,15 @@ boundaries(struct run *r)
 static void
 ranges_out_of_bounds(struct run *r)
 {
-	const struct { uint64_t lba, n; } bad[] = {
-		{r->num_blocks, 1}, {r->num_blocks - 1, 2}, {UINT64_MAX, 1}, {UINT64_MAX, 2}, {UINT64_MAX - 1, 2}, {1, UINT64_MAX},
-		{0, UINT64_MAX}, {1, r->num_blocks}, {UINT64_MAX / r->bs, 1}, {UINT64_MAX / r->bs + 1, 1}, {INT64_MAX, 8},
+	const struct {
+		uint64_t lba, n;
+	} bad[] = {
+		{r->num_blocks, 1},      {r->num_blocks - 1, 2},
+		{UINT64_MAX, 1},         {UINT64_MAX, 2},
+		{UINT64_MAX - 1, 2},     {1, UINT64_MAX},
+		{0, UINT64_MAX},         {1, r->num_blocks},
+		{UINT64_MAX / r->bs, 1}, {UINT64_MAX / r->bs + 1, 1},
+		{INT64_MAX, 8},
 	};
 	static const enum bdev_op ops[] = {BDEV_READ, BDEV_WRITE, BDEV_UNMAP, BDEV_WRITE_ZEROES};
 	uint8_t *p = buffer(8 * r->bs);
@@ -115,11 +122,14 @@ ranges_out_of_bounds(struct run *r)
 	pattern(p, 8 * r->bs, 6);
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		for (size_t j = 0; j < ARRAY_SIZE(ops); j++) {
-			struct iovec iov = {.iov_base = p, .iov_len = bad[i].n <= 8 ? bad[i].n * r->bs : 8 * r->bs};
+			struct iovec iov = {.iov_base = p,
+					    .iov_len =
+						    bad[i].n <= 8 ? bad[i].n * r->bs : 8 * r->bs};
 			int want = bdev_supports(r->env.bdev, ops[j]) ? -EINVAL : -EOPNOTSUPP;
 
-			EXPECT_SAY(env_rwv(r->w, ops[j], 0, bad[i].lba, bad[i].n, &iov, 1) == want, "%s %llu+%llu",
-				   bdev_op_name(ops[j]), (unsigned long long)bad[i].lba, (unsigned long long)bad[i].n);
+			EXPECT_SAY(env_rwv(r->w, ops[j], 0, bad[i].lba, bad[i].n, &iov, 1) == want,
+				   "%s %llu+%llu", bdev_op_name(ops[j]),
+				   (unsigned long long)bad[i].lba, (unsigned long long)bad[i].n);
 		}
 	}
 	EXPECT(env_rw(r->w, BDEV_OP_COUNT, 0, 1, p) == -EOPNOTSUPP);
@@ -162,9 +172,11 @@ no_blocks(struct run *r)
 	}
 }
 
-/* Writes n blocks by one list and reads them by another; offset: of the whole buffer from a page. */
+/* Writes n blocks by one list and reads them by another; offset: of the whole buffer from a
+ * page. */
 static void
-through_lists(struct run *r, uint64_t lba, uint64_t n, size_t offset, const size_t *lens, size_t len_count)
+through_lists(struct run *r, uint64_t lba, uint64_t n, size_t offset, const size_t *lens,
+	      size_t len_count)
 {
 	size_t bytes = n * r->bs, at = 0;
 	uint8_t *w = buffer(bytes + 4096), *got = buffer(bytes + 8192);
@@ -207,8 +219,9 @@ through_lists(struct run *r, uint64_t lba, uint64_t n, size_t offset, const size
 static void
 lists(struct run *r)
 {
-	static const size_t odd[] = {1, 3, 511, 0, 512, 513, 7, 4096, 0, 0, 100}, pages[] = {4096}, sectors[] = {512},
-			    tiny[] = {16}, whole[] = {SIZE_MAX}, mixed[] = {4096, 512, 3584, 100};
+	static const size_t odd[] = {1, 3, 511, 0, 512, 513, 7, 4096, 0, 0, 100}, pages[] = {4096},
+			    sectors[] = {512}, tiny[] = {16}, whole[] = {SIZE_MAX},
+			    mixed[] = {4096, 512, 3584, 100};
 	uint64_t n = MAX(1u, 65536u / r->bs);
 
 	through_lists(r, 3, 1, 0, whole, 1);
@@ -222,7 +235,7 @@ lists(struct run *r)
 	through_lists(r, 2, MAX(1u, 16384u / r->bs), 0, tiny, 1);
 	through_lists(r, r->num_blocks - n, n, 3, odd, ARRAY_SIZE(odd));
 	/* Long ones: more than a bounce buffer, more than a part's entries. */
-	n = (1u << 20) / r->bs;
+	n = (640u << 10) / r->bs;
 	through_lists(r, 9, n, 0, whole, 1);
 	through_lists(r, 9, n, 8, whole, 1);
 	through_lists(r, 31, n, 0, pages, 1);
@@ -346,8 +359,10 @@ random_verify(struct run *r)
 			bytes += loads[i].sent.op[op].bytes;
 		}
 		EXPECT_SAY(after.op[op].ops - before.op[op].ops == ops, "%s", bdev_op_name(op));
-		EXPECT_SAY(after.op[op].bytes - before.op[op].bytes == bytes, "%s", bdev_op_name(op));
-		EXPECT(after.op[op].max_ns >= after.op[op].min_ns && after.op[op].latency_ns >= before.op[op].latency_ns);
+		EXPECT_SAY(after.op[op].bytes - before.op[op].bytes == bytes, "%s",
+			   bdev_op_name(op));
+		EXPECT(after.op[op].max_ns >= after.op[op].min_ns &&
+		       after.op[op].latency_ns >= before.op[op].latency_ns);
 	}
 	EXPECT(after.errors == before.errors);
 }
@@ -368,7 +383,8 @@ resets_under_load(struct run *r)
 			EXPECT(env_finish(&resets[i]) == 0);
 		}
 		for (unsigned i = 0; i < ENV_WORKERS; i++) {
-			env_wait_count(&r->env, &loads[i].completed, atomic_load(&loads[i].completed) + 50);
+			env_wait_count(&r->env, &loads[i].completed,
+				       atomic_load(&loads[i].completed) + 50);
 		}
 	}
 	finish_loads(loads);
@@ -438,7 +454,8 @@ wakeups(struct run *r)
 	return sum;
 }
 
-/* An idle bdev, open and with channels, wakes nobody. On a busy machine what went before may take its time to end. */
+/* An idle bdev, open and with channels, wakes nobody. On a busy machine what went before may
+ * take its time to end. */
 static void
 idle_costs_nothing(struct run *r)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What every bdev must do, whatever is behind it. Each run makes the bdev anew; see bdev_battery_run().
+ * What every bdev must do, whatever is behind it. Each run makes the bdev anew; see
+ * bdev_battery_run().
  */
 #ifndef TESTKIT_BDEV_BATTERY_H
 #define TESTKIT_BDEV_BATTERY_H
@@ -14,7 +15,8 @@ struct battery {
 	/* All on the app thread. The bdev should have at least 2 MiB and 512 blocks. */
 	int (*create)(const struct battery *b, struct err *err);
 	/* done after the last close; 0 or -errno, as bdev_null_delete(). */
-	int (*remove)(const struct battery *b, void (*done)(void *ctx, int status), void *ctx, struct err *err);
+	int (*remove)(const struct battery *b, void (*done)(void *ctx, int status), void *ctx,
+		      struct err *err);
 	/* Grows it to so many blocks, as bdev_null_resize(); NULL: it cannot. */
 	int (*resize)(const struct battery *b, uint64_t num_blocks, struct err *err);
 
@@ -25,7 +27,8 @@ struct battery {
 	unsigned requests; /* of the random load, per thread; 0: 3000 */
 };
 
-/* All of it, in one mode. real_threads: on three system threads, else all on the caller, polled by hand. */
+/* All of it, in one mode. real_threads: on three system threads, else all on the caller, polled
+ * by hand. */
 void bdev_battery_run(const struct battery *b, enum reactor_mode mode, bool real_threads);
 
 /* In all modes, by hand and with threads; aborts at the first thing that is wrong. */

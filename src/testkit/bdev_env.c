@@ -120,7 +120,8 @@ env_start(struct env *env, enum reactor_mode mode, bool real_threads)
 	env->app = thread_create("app", env->reactors[0]);
 	for (unsigned i = 0; i < ENV_WORKERS; i++) {
 		env->workers[i].env = env;
-		env->workers[i].thread = thread_create(names[i], env->reactors[real_threads ? 1 + i : 0]);
+		env->workers[i].thread =
+			thread_create(names[i], env->reactors[real_threads ? 1 + i : 0]);
 	}
 	for (unsigned i = 0; real_threads && i < env->reactor_count; i++) {
 		EXPECT_SAY(reactor_start(env->reactors[i], &err) == 0, "%s", err_text(&err));
@@ -308,11 +309,15 @@ env_finish(struct env_io *io)
 }
 
 int
-env_rwv(struct env_worker *w, enum bdev_op op, uint8_t flags, uint64_t lba, uint64_t num_blocks, struct iovec *iov,
-	unsigned iovcnt)
+env_rwv(struct env_worker *w, enum bdev_op op, uint8_t flags, uint64_t lba, uint64_t num_blocks,
+	struct iovec *iov, unsigned iovcnt)
 {
-	struct env_io io = {
-		.op = op, .flags = flags, .lba = lba, .num_blocks = num_blocks, .iov = iov, .iovcnt = iovcnt};
+	struct env_io io = {.op = op,
+			    .flags = flags,
+			    .lba = lba,
+			    .num_blocks = num_blocks,
+			    .iov = iov,
+			    .iovcnt = iovcnt};
 
 	env_submit(w, &io);
 	return env_finish(&io);

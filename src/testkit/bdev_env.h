@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A stage for tests of bdevs, so that they can be written as one thing after the other: an app thread and two
- * I/O threads, on one reactor that is polled by hand while a test waits, or on three reactors with system threads of
- * their own. A test that fails or waits too long aborts, from whatever thread it notices it on.
+ * A stage for tests of bdevs, so that they can be written as one thing after the other: an app
+ * thread and two I/O threads, on one reactor that is polled by hand while a test waits, or on three
+ * reactors with system threads of their own. A test that fails or waits too long aborts, from
+ * whatever thread it notices it on.
  */
 #ifndef TESTKIT_BDEV_ENV_H
 #define TESTKIT_BDEV_ENV_H
@@ -17,7 +18,8 @@ _Noreturn void env_failed(const char *expr, const char *file, int line, const ch
 	__attribute__((format(printf, 4, 5)));
 
 /* Also says in words what was going on. */
-#define EXPECT_SAY(expr, ...) ((expr) ? (void)0 : env_failed(#expr, __FILE__, __LINE__, __VA_ARGS__))
+#define EXPECT_SAY(expr, ...) \
+	((expr) ? (void)0 : env_failed(#expr, __FILE__, __LINE__, __VA_ARGS__))
 #define EXPECT(expr) EXPECT_SAY(expr, "%s", "")
 
 #define ENV_WORKERS 2

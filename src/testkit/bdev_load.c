@@ -45,7 +45,11 @@ static enum bdev_op
 choose_op(struct load *l)
 {
 	uint64_t n = below(l, 100);
-	enum bdev_op op = n < 42 ? BDEV_READ : n < 86 ? BDEV_WRITE : n < 91 ? BDEV_WRITE_ZEROES : n < 95 ? BDEV_UNMAP : BDEV_FLUSH;
+	enum bdev_op op = n < 42   ? BDEV_READ
+			  : n < 86 ? BDEV_WRITE
+			  : n < 91 ? BDEV_WRITE_ZEROES
+			  : n < 95 ? BDEV_UNMAP
+				   : BDEV_FLUSH;
 
 	return bdev_supports(l->bdev, op) ? op : BDEV_READ;
 }
@@ -65,8 +69,8 @@ choose_range(struct load *l, struct load_slot *s)
 }
 
 /*
- * Buffers of three kinds: one whole and aligned; several, aligned to 512; any pieces at any address. Between the pieces
- * are gaps.
+ * Buffers of three kinds: one whole and aligned; several, aligned to 512; any pieces at any
+ * address. Between the pieces are gaps.
  */
 static void
 choose_buffers(struct load *l, struct load_slot *s)
@@ -125,10 +129,13 @@ compare(struct load *l, const struct load_slot *s)
 		for (size_t j = 0; j < s->iov[i].iov_len; j++, at++) {
 			uint64_t block = s->lba + at / l->block_size;
 
-			EXPECT_SAY(l->known[block] == LOAD_UNKNOWN || p[j] == model[at],
-				   "%s: block %llu of request %llu+%llu, byte %zu: %#x instead of %#x", bdev_name(l->bdev),
-				   (unsigned long long)(l->first_block + block), (unsigned long long)(l->first_block + s->lba),
-				   (unsigned long long)s->num_blocks, at % l->block_size, p[j], model[at]);
+			EXPECT_SAY(
+				l->known[block] == LOAD_UNKNOWN || p[j] == model[at],
+				"%s: block %llu of request %llu+%llu, byte %zu: %#x instead of %#x",
+				bdev_name(l->bdev), (unsigned long long)(l->first_block + block),
+				(unsigned long long)(l->first_block + s->lba),
+				(unsigned long long)s->num_blocks, at % l->block_size, p[j],
+				model[at]);
 		}
 		gap = p + s->iov[i].iov_len;
 	}
@@ -157,8 +164,8 @@ succeeded(struct load *l, const struct load_slot *s)
 static void
 failed(struct load *l, const struct load_slot *s, int status)
 {
-	EXPECT_SAY((status == -ECANCELED && l->cancel_ok) || (status == -ENODEV && l->removal_ok), "%s: %s ended with %d",
-		   bdev_name(l->bdev), bdev_op_name(s->op), status);
+	EXPECT_SAY((status == -ECANCELED && l->cancel_ok) || (status == -ENODEV && l->removal_ok),
+		   "%s: %s ended with %d", bdev_name(l->bdev), bdev_op_name(s->op), status);
 	l->removed = l->removed || status == -ENODEV;
 	l->sent.errors++;
 	if (s->op != BDEV_FLUSH && s->op != BDEV_READ) {
@@ -199,8 +206,8 @@ submit_slot(struct load *l, struct load_slot *s)
 	if (s->op == BDEV_WRITE) {
 		fill_data(l, s);
 	}
-	bdev_io_init(s->io, s->op, s->op == BDEV_FLUSH ? s->lba : l->first_block + s->lba, s->num_blocks, s->iov,
-		     s->iovcnt, io_done);
+	bdev_io_init(s->io, s->op, s->op == BDEV_FLUSH ? s->lba : l->first_block + s->lba,
+		     s->num_blocks, s->iov, s->iovcnt, io_done);
 	if (s->op == BDEV_WRITE && below(l, 8) == 0) {
 		s->io->flags = BDEV_IO_FUA;
 	} else if (s->op == BDEV_WRITE_ZEROES && below(l, 2) == 0) {
@@ -267,7 +274,9 @@ load_start(struct load *l)
 		struct load_slot *s = &l->slots[i];
 
 		s->load = l;
-		s->raw_bytes = (LOAD_BLOCKS_MAX * (size_t)l->block_size + IOV_MAX_OF_SLOT * 2 * 512 + 64 + 4095) & ~(size_t)4095;
+		s->raw_bytes = (LOAD_BLOCKS_MAX * (size_t)l->block_size +
+				IOV_MAX_OF_SLOT * 2 * 512 + 64 + 4095) &
+			       ~(size_t)4095;
 		s->raw = aligned_alloc(4096, s->raw_bytes);
 		s->io = aligned_alloc(64, io_bytes + 64);
 		EXPECT(s->raw != NULL && s->io != NULL);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A random load on one worker of a stage: reads, writes, zeroes, unmaps, flushes with N in flight, over a region that
- * nobody else writes; every read is compared with a model of it in memory.
+ * A random load on one worker of a stage: reads, writes, zeroes, unmaps, flushes with N in flight,
+ * over a region that nobody else writes; every read is compared with a model of it in memory.
  */
 #ifndef TESTKIT_BDEV_LOAD_H
 #define TESTKIT_BDEV_LOAD_H
@@ -21,10 +21,10 @@ struct load {
 	uint64_t first_block;
 	uint64_t num_blocks;
 	unsigned depth;
-	uint64_t count;   /* requests in all; UINT64_MAX: until stopped */
-	bool no_data;     /* reads are not compared */
-	bool cancel_ok;   /* requests may end with -ECANCELED */
-	bool removal_ok;  /* -ENODEV ends the load */
+	uint64_t count;  /* requests in all; UINT64_MAX: until stopped */
+	bool no_data;    /* reads are not compared */
+	bool cancel_ok;  /* requests may end with -ECANCELED */
+	bool removal_ok; /* -ENODEV ends the load */
 	uint64_t seed;
 
 	atomic_bool stop; /* set from anywhere */

@@ -66,14 +66,16 @@ check_promises(const struct bdev_channel *ch, const struct bdev_io *io)
 	if (io->op == BDEV_FLUSH || io->op == BDEV_RESET) {
 		return;
 	}
-	EXPECT(io->num_blocks > 0 && io->lba < num_blocks && io->num_blocks <= num_blocks - io->lba);
+	EXPECT(io->num_blocks > 0 && io->lba < num_blocks &&
+	       io->num_blocks <= num_blocks - io->lba);
 	EXPECT(io->op == BDEV_READ || !ch->readonly);
 	if (io->op == BDEV_READ || io->op == BDEV_WRITE) {
 		check_rw(b, io);
 	} else if (io->op == BDEV_UNMAP) {
 		EXPECT(b->max_unmap_blocks == 0 || io->num_blocks <= b->max_unmap_blocks);
 	} else {
-		EXPECT(b->max_write_zeroes_blocks == 0 || io->num_blocks <= b->max_write_zeroes_blocks);
+		EXPECT(b->max_write_zeroes_blocks == 0 ||
+		       io->num_blocks <= b->max_write_zeroes_blocks);
 	}
 }
 
@@ -85,9 +87,11 @@ record(struct scripted_bdev *s, const struct bdev_io *io)
 	unsigned i = atomic_fetch_add(&s->log_count, 1);
 
 	if (i < SCRIPTED_LOG) {
-		s->log[i] = (struct scripted_entry){
-			.lba = io->lba, .num_blocks = io->num_blocks, .iovcnt = io->iovcnt, .op = io->op,
-			.flags = io->flags & 0xf};
+		s->log[i] = (struct scripted_entry){.lba = io->lba,
+						    .num_blocks = io->num_blocks,
+						    .iovcnt = io->iovcnt,
+						    .op = io->op,
+						    .flags = io->flags & 0xf};
 	}
 }
 
@@ -95,8 +99,12 @@ static int
 perform(struct scripted_bdev *s, const struct bdev_io *io)
 {
 	size_t bytes = io->num_blocks * s->bdev.block_size;
-	uint8_t *p = s->data + io->lba * s->bdev.block_size;
+	uint8_t *p;
 
+	if (io->op == BDEV_FLUSH) {
+		return 0;
+	}
+	p = s->data + io->lba * s->bdev.block_size;
 	switch (io->op) {
 	case BDEV_READ:
 		iov_from_buf(io->iov, io->iovcnt, 0, p, bytes);
@@ -265,7 +273,8 @@ static const struct bdev_ops scripted_ops = {
 };
 
 void
-scripted_bdev_init(struct scripted_bdev *s, const char *name, uint64_t num_blocks, uint32_t block_size)
+scripted_bdev_init(struct scripted_bdev *s, const char *name, uint64_t num_blocks,
+		   uint32_t block_size)
 {
 	memset(s, 0, sizeof(*s));
 	s->max_blocks = 2 * num_blocks;
@@ -276,8 +285,8 @@ scripted_bdev_init(struct scripted_bdev *s, const char *name, uint64_t num_block
 	s->bdev.product_name = "Scripted disk";
 	s->bdev.block_size = block_size;
 	s->bdev.num_blocks = num_blocks;
-	s->bdev.ops_mask = 1u << BDEV_READ | 1u << BDEV_WRITE | 1u << BDEV_FLUSH | 1u << BDEV_UNMAP |
-			   1u << BDEV_WRITE_ZEROES;
+	s->bdev.ops_mask = 1u << BDEV_READ | 1u << BDEV_WRITE | 1u << BDEV_FLUSH |
+			   1u << BDEV_UNMAP | 1u << BDEV_WRITE_ZEROES;
 	s->bdev.io_ctx_bytes = sizeof(struct list);
 	s->bdev.channel_ctx_bytes = sizeof(struct scripted_channel);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A bdev in memory that behaves as told: any limits; refusing now and then; completing late, out of order, or not
- * before it is told; failing. It checks every promise that bdev/module.h gives to modules, and aborts
- * when one is broken.
+ * A bdev in memory that behaves as told: any limits; refusing now and then; completing late, out of
+ * order, or not before it is told; failing. It checks every promise that bdev/module.h gives to
+ * modules, and aborts when one is broken.
  */
 #ifndef TESTKIT_SCRIPTED_BDEV_H
 #define TESTKIT_SCRIPTED_BDEV_H
@@ -46,8 +46,10 @@ struct scripted_bdev {
 	bool removing;
 };
 
-/* Fills s with what all take: a disk of so many blocks, all operations but reset native, no limits. */
-void scripted_bdev_init(struct scripted_bdev *s, const char *name, uint64_t num_blocks, uint32_t block_size);
+/* Fills s with what all take: a disk of so many blocks, all operations but reset native, no
+ * limits. */
+void scripted_bdev_init(struct scripted_bdev *s, const char *name, uint64_t num_blocks,
+			uint32_t block_size);
 /* App thread: registers it; or the error of bdev_register(). */
 int scripted_bdev_add(struct scripted_bdev *s, struct err *err);
 /* App thread. */
@@ -59,8 +61,9 @@ void scripted_bdev_release(struct scripted_bdev *s);
 /* The channel's thread: looks at what is held again, after the script was changed. */
 void scripted_channel_kick(struct bdev_channel *ch);
 
-/* From outside of the threads: registers s, opens it for writing with channels on both workers; and the reverse, which
- * ends with scripted_bdev_release(). scripted_close() removes it unless scripted_remove() did. */
+/* From outside of the threads: registers s, opens it for writing with channels on both workers;
+ * and the reverse, which ends with scripted_bdev_release(). scripted_close() removes it unless
+ * scripted_remove() did. */
 void scripted_open(struct scripted_bdev *s, struct env *env);
 void scripted_close(struct scripted_bdev *s, struct env *env);
 void scripted_remove(struct scripted_bdev *s, struct env *env);

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A disk in anonymous memory. Requests are done at once, by copying on the submitting thread, and complete on
- * the done list: no poller, idle costs nothing.
+ * A disk in anonymous memory. Requests are done at once, by copying on the submitting thread, and
+ * complete on the done list: no poller, idle costs nothing.
  *
  * Invariants
- *  1. base never moves: address space for a disk twice as large is reserved, without memory; [base, base + size) of
- *     it can be read and written.
+ *  1. base never moves: address space for a disk twice as large is reserved, without memory; [base,
+ *     base + size) of it can be read and written.
  *  2. What was never written or was unmapped is not there at all and reads as zero.
- *  3. Two threads that write the same block at once leave a mixture, as disks do; nothing else is shared.
+ *  3. Two threads that write the same block at once leave a mixture, as disks do; nothing else is
+ *     shared.
  */
 #include "bdevs/malloc/malloc.h"
 
@@ -19,7 +20,8 @@
 #include "base/iov.h"
 #include "bdev/module.h"
 
-/* From here on giving pages back is cheaper than clearing them, and worth the faults when they are written again. */
+/* From here on giving pages back is cheaper than clearing them, and worth the faults when they
+ * are written again. */
 #define GIVE_BACK_BYTES ((size_t)256 * 1024)
 #define PAGE_BYTES ((size_t)4096)
 
@@ -58,19 +60,19 @@ clear(uint8_t *p, size_t bytes)
 static void
 submit(struct bdev_channel *ch, struct bdev_io *io)
 {
-	uint8_t *p = disk_of(ch->bdev)->base + (io->lba << ch->block_size_shift);
+	uint8_t *p = disk_of(ch->bdev)->base;
 	size_t bytes = io->num_blocks << ch->block_size_shift;
 
 	switch (io->op) {
 	case BDEV_READ:
-		iov_from_buf(io->iov, io->iovcnt, 0, p, bytes);
+		iov_from_buf(io->iov, io->iovcnt, 0, p + (io->lba << ch->block_size_shift), bytes);
 		break;
 	case BDEV_WRITE:
-		iov_to_buf(io->iov, io->iovcnt, 0, p, bytes);
+		iov_to_buf(io->iov, io->iovcnt, 0, p + (io->lba << ch->block_size_shift), bytes);
 		break;
 	case BDEV_UNMAP:
 	case BDEV_WRITE_ZEROES:
-		clear(p, bytes);
+		clear(p + (io->lba << ch->block_size_shift), bytes);
 		break;
 	default:
 		break; /* flush: nothing outlives the process */
@@ -154,12 +156,14 @@ bdev_malloc_create(const struct malloc_bdev_options *options, struct bdev **ret,
 		return err_set(err, -ENOMEM, "bdev '%s': out of memory", options->name);
 	}
 	/* Sizes that make no sense are left to bdev_register(), which says so. */
-	if (!__builtin_mul_overflow(options->num_blocks, options->block_size, &bytes) && bytes > 0) {
+	if (!__builtin_mul_overflow(options->num_blocks, options->block_size, &bytes) &&
+	    bytes > 0) {
 		rc = map(disk, bytes);
 	}
 	if (rc != 0) {
-		err_set(err, rc, "bdev '%s': no address space for %llu blocks of %u bytes: %s", options->name,
-			(unsigned long long)options->num_blocks, options->block_size, strerror(-rc));
+		err_set(err, rc, "bdev '%s': no address space for %llu blocks of %u bytes: %s",
+			options->name, (unsigned long long)options->num_blocks, options->block_size,
+			strerror(-rc));
 	} else {
 		rc = bdev_register(&disk->bdev, err);
 	}
@@ -211,19 +215,24 @@ bdev_malloc_resize(const char *name, uint64_t num_blocks, struct err *err)
 	}
 	disk = disk_of(bdev);
 	if (num_blocks > disk->reserved / bdev->block_size) {
-		return err_set(err, -ENOMEM, "bdev '%s' cannot have %llu blocks: it can grow to %llu", name,
-			       (unsigned long long)num_blocks, (unsigned long long)(disk->reserved / bdev->block_size));
+		return err_set(err, -ENOMEM,
+			       "bdev '%s' cannot have %llu blocks: it can grow to %llu", name,
+			       (unsigned long long)num_blocks,
+			       (unsigned long long)(disk->reserved / bdev->block_size));
 	}
 	bytes = num_blocks * bdev->block_size;
-	if (bytes > disk->bytes && (rc = change_access(disk, disk->bytes, bytes, PROT_READ | PROT_WRITE)) != 0) {
-		return err_set(err, rc, "bdev '%s': no memory for %llu blocks", name, (unsigned long long)num_blocks);
+	if (bytes > disk->bytes &&
+	    (rc = change_access(disk, disk->bytes, bytes, PROT_READ | PROT_WRITE)) != 0) {
+		return err_set(err, rc, "bdev '%s': no memory for %llu blocks", name,
+			       (unsigned long long)num_blocks);
 	}
 	rc = bdev_resize(bdev, num_blocks);
 	if (rc == -EBUSY) {
 		return err_set(err, rc, "bdev '%s' is open and cannot become smaller", name);
 	}
 	if (rc != 0) {
-		return err_set(err, rc, "bdev '%s' cannot have %llu blocks", name, (unsigned long long)num_blocks);
+		return err_set(err, rc, "bdev '%s' cannot have %llu blocks", name,
+			       (unsigned long long)num_blocks);
 	}
 	if (bytes < disk->bytes) {
 		clear(disk->base + bytes, disk->bytes - bytes);
@@ -233,7 +242,8 @@ bdev_malloc_resize(const char *name, uint64_t num_blocks, struct err *err)
 }
 
 int
-bdev_malloc_delete(const char *name, void (*done)(void *ctx, int status), void *ctx, struct err *err)
+bdev_malloc_delete(const char *name, void (*done)(void *ctx, int status), void *ctx,
+		   struct err *err)
 {
 	struct bdev *bdev = find(name, err);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Malloc bdevs: disks in ordinary memory, which is taken when first written and given back by unmap. Their
- * contents end with the process. All functions: app thread.
+ * Malloc bdevs: disks in ordinary memory, which is taken when first written and given back by
+ * unmap. Their contents end with the process. All functions: app thread.
  */
 #ifndef BDEVS_MALLOC_MALLOC_H
 #define BDEVS_MALLOC_MALLOC_H
@@ -18,15 +18,19 @@ struct malloc_bdev_options {
 	uint32_t optimal_io_boundary; /* blocks, 0: none */
 };
 
-/* Borrows options. 0; -EINVAL (sizes, name); -EEXIST (name or UUID taken); -ENOMEM. ret may be NULL. */
-int bdev_malloc_create(const struct malloc_bdev_options *options, struct bdev **ret, struct err *err);
+/* Borrows options. 0; -EINVAL (sizes, name); -EEXIST (name or UUID taken); -ENOMEM. ret may be
+ * NULL. */
+int bdev_malloc_create(const struct malloc_bdev_options *options, struct bdev **ret,
+		       struct err *err);
 
 /* Contents stay, new blocks are zero. 0; -ENODEV (no malloc bdev of that name); -EINVAL (size);
  * -EBUSY (smaller, or has to move, and open); -ENOMEM. */
 int bdev_malloc_resize(const char *name, uint64_t num_blocks, struct err *err);
 
-/* 0: done(ctx, 0) follows, after the last user has closed it; -ENODEV: done is not called. done may be NULL. */
-int bdev_malloc_delete(const char *name, void (*done)(void *ctx, int status), void *ctx, struct err *err);
+/* 0: done(ctx, 0) follows, after the last user has closed it; -ENODEV: done is not called. done
+ * may be NULL. */
+int bdev_malloc_delete(const char *name, void (*done)(void *ctx, int status), void *ctx,
+		       struct err *err);
 
 /* For the saved configuration. False when bdev is not a malloc bdev. name is borrowed from it. */
 bool bdev_malloc_get_options(const struct bdev *bdev, struct malloc_bdev_options *ret_options);

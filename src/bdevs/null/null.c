@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A bdev without storage. Every request completes at once, on the done list: no poller, idle costs nothing. */
+/* A bdev without storage. Every request completes at once, on the done list: no poller, idle
+ * costs nothing. */
 #include "bdevs/null/null.h"
 
 #include <errno.h>
@@ -80,7 +81,9 @@ bdev_null_resize(const char *name, uint64_t num_blocks, struct err *err)
 	if (rc == -EBUSY) {
 		return err_set(err, rc, "bdev '%s' is open and cannot become smaller", name);
 	}
-	return rc == 0 ? 0 : err_set(err, rc, "bdev '%s' cannot have %llu blocks", name, (unsigned long long)num_blocks);
+	return rc == 0 ? 0
+		       : err_set(err, rc, "bdev '%s' cannot have %llu blocks", name,
+				 (unsigned long long)num_blocks);
 }
 
 int

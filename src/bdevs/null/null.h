@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Null bdevs: writes are dropped, reads succeed and leave the buffers as they are (they do not clear a guest's
- * memory). For measuring everything but the storage. All functions: app thread.
+ * Null bdevs: writes are dropped, reads succeed and leave the buffers as they are (they do not
+ * clear a guest's memory). For measuring everything but the storage. All functions: app thread.
  */
 #ifndef BDEVS_NULL_NULL_H
 #define BDEVS_NULL_NULL_H
@@ -17,14 +17,17 @@ struct null_bdev_options {
 	uint32_t physical_block_size; /* 0: block_size */
 };
 
-/* Borrows options. 0; -EINVAL (sizes, name); -EEXIST (name or UUID taken); -ENOMEM. ret may be NULL. */
+/* Borrows options. 0; -EINVAL (sizes, name); -EEXIST (name or UUID taken); -ENOMEM. ret may be
+ * NULL. */
 int bdev_null_create(const struct null_bdev_options *options, struct bdev **ret, struct err *err);
 
 /* 0; -ENODEV (no null bdev of that name); -EINVAL (size); -EBUSY (smaller, and open). */
 int bdev_null_resize(const char *name, uint64_t num_blocks, struct err *err);
 
-/* 0: done(ctx, 0) follows, after the last user has closed it; -ENODEV: done is not called. done may be NULL. */
-int bdev_null_delete(const char *name, void (*done)(void *ctx, int status), void *ctx, struct err *err);
+/* 0: done(ctx, 0) follows, after the last user has closed it; -ENODEV: done is not called. done
+ * may be NULL. */
+int bdev_null_delete(const char *name, void (*done)(void *ctx, int status), void *ctx,
+		     struct err *err);
 
 /* For the saved configuration. False when bdev is not a null bdev. name is borrowed from it. */
 bool bdev_null_get_options(const struct bdev *bdev, struct null_bdev_options *ret_options);

@@ -23,7 +23,7 @@ create(const struct battery *b, struct err *err)
 }
 
 static int
-delete(const struct battery *b, void (*done)(void *ctx, int status), void *ctx, struct err *err)
+remove_bdev(const struct battery *b, void (*done)(void *ctx, int status), void *ctx, struct err *err)
 {
 	return bdev_null_delete(b->name, done, ctx, err);
 }
@@ -37,7 +37,7 @@ resize(const struct battery *b, uint64_t num_blocks, struct err *err)
 static const struct battery battery = {
 	.name = "Null0",
 	.create = create,
-	.remove = delete,
+	.remove = remove_bdev,
 	.resize = resize,
 	.no_data = true,
 };
