@@ -320,6 +320,13 @@ step(struct input *in)
 	}
 }
 
+static void
+clean_up(void)
+{
+	front_close(&f);
+	stage_stop(&st);
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -333,6 +340,7 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 	null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, backend) == 0);
 	mapped_before = stage_count_mapped();
+	atexit(clean_up);
 	return 0;
 }
 
