@@ -63,7 +63,7 @@ static void
 exercise(struct harness *h, int expected)
 {
 	uint32_t bs = h->variant.block_size;
-	uint8_t *out = aligned_alloc(4096, MANY * bs), *in = aligned_alloc(4096, MANY * bs);
+	uint8_t *out = aligned_alloc(4096, MANY * 4096), *in = aligned_alloc(4096, MANY * 4096);
 	struct harness_io ios[MANY + 1];
 	struct iovec iov[MANY];
 
@@ -255,9 +255,11 @@ test_control(void **state)
 int
 main(void)
 {
+	/* Those that fork come first: there are no other threads yet. */
 	const struct CMUnitTest own[] = {
-		cmocka_unit_test(test_control),       cmocka_unit_test(test_without_kernel), cmocka_unit_test(test_nowait),
-		cmocka_unit_test(test_store_fails), cmocka_unit_test(test_short_writes),
+		cmocka_unit_test(test_without_kernel), cmocka_unit_test(test_short_writes),
+		cmocka_unit_test(test_control),        cmocka_unit_test(test_nowait),
+		cmocka_unit_test(test_store_fails),
 	};
 
 	return harness_main(&module, own, ARRAY_SIZE(own));

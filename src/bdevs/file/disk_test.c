@@ -177,38 +177,36 @@ test_found(void **state)
 	file_disk_close(&disk);
 }
 
+#define REQUEST_BYTES 512
+_Static_assert(sizeof(struct bdev_io) + sizeof(struct file_request) <= REQUEST_BYTES, "room for a request");
+
 static void
 test_requests(void **state)
 {
 	uint8_t *buf = aligned_alloc(4096, 8192), *back = aligned_alloc(4096, 8192);
 	struct iovec iov[2] = {{buf, 4096}, {buf + 4096, 4096}};
-	struct {
-		struct bdev_io io;
-		struct file_request req;
-	} *r = aligned_alloc(64, 512);
+	struct bdev_io *io = aligned_alloc(64, REQUEST_BYTES);
 	struct file_request *req;
 	struct file_disk disk;
 
-	_Static_assert(sizeof(*r) <= 512, "room");
 	assert_int_equal(open_disk(&disk, path, 4096, false, ""), 0);
 	memset(buf, 1, 4096);
 	memset(buf + 4096, 2, 4096);
-	memset(r, 0, sizeof(*r));
-	bdev_io_init(&r->io, BDEV_WRITE, 4, 2, iov, 2, NULL);
-	req = file_request_init(&disk, &r->io);
+	bdev_io_init(io, BDEV_WRITE, 4, 2, iov, 2, NULL);
+	req = file_request_init(&disk, io);
 	/* The second half of it: the first was short. */
 	req->done_bytes = 4096;
 	assert_int_equal(file_request_execute(req), 0);
 	assert_int_equal(pread(disk.fd, back, 8192, 4 * 4096), 8192);
 	assert_true(back[0] == 0 && back[4095] == 0 && back[4096] == 2 && back[8191] == 2);
 	/* Zeroes where the file system knows neither holes nor zero ranges. */
-	bdev_io_init(&r->io, BDEV_WRITE_ZEROES, 5, 1, NULL, 0, NULL);
+	bdev_io_init(io, BDEV_WRITE_ZEROES, 5, 1, NULL, 0, NULL);
 	atomic_store(&disk.no_zero_range, true);
 	assert_int_equal(file_request_execute(req), 0);
 	assert_int_equal(pread(disk.fd, back, 8192, 4 * 4096), 8192);
 	assert_true(back[4096] == 0 && memcmp(back + 4096, back + 4097, 4095) == 0);
 	file_disk_close(&disk);
-	free(r);
+	free(io);
 	free(buf);
 	free(back);
 }
@@ -250,7 +248,7 @@ execute(struct file_disk *disk, enum bdev_op op, uint64_t lba, uint64_t blocks, 
 static void
 test_block_device(void **state)
 {
-	uint8_t *memory = aligned_alloc(64, 512), *buf = aligned_alloc(4096, 65536);
+	uint8_t *memory = aligned_alloc(64, REQUEST_BYTES), *buf = aligned_alloc(4096, 65536);
 	char name[32] = "";
 	int fd = loop_attach(name, sizeof(name), 4096);
 	struct file_disk disk;
