@@ -582,7 +582,7 @@ state_restored(struct state *s, void (*done)(void *ctx, int status), void *ctx)
 	if (rc != 0) {
 		LOG_ERROR(STATE, s->dir, "out of memory");
 		finish_restored(s, rc);
-	} else if (t.bytes == bytes && memcmp(t.data, text, bytes) == 0) {
+	} else if (t.bytes == bytes && (bytes == 0 || memcmp(t.data, text, bytes) == 0)) {
 		s->needed_lines = t.lines;
 		free(t.data);
 		finish_restored(s, 0);
