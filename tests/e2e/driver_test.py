@@ -36,9 +36,9 @@ def test_verify(t, how):
     socket = make(t, d, kind)
     base = d.fd_count()
     # Neither side may lean on the other one polling.
-    perf(t, "-s", socket, "-w", "verify", "-q", "32", "-o", "4k", "-t", "1", "--mode", "interrupt")
-    perf(t, "-s", socket, "-w", "verify", "-q", "16", "-o", "64k", "-t", "1", "--queues", "4", "--indirect")
-    perf(t, "-s", socket, "-w", "verify", "-q", "1", "-o", "512", "-t", "0.5", "--mode", "adaptive")
+    perf(t, "-s", socket, "-w", "verify", "-q", "32", "-o", "4k", "-t", "0.5", "--mode", "interrupt")
+    perf(t, "-s", socket, "-w", "verify", "-q", "16", "-o", "64k", "-t", "0.5", "--queues", "4", "--indirect")
+    perf(t, "-s", socket, "-w", "verify", "-q", "1", "-o", "512", "-t", "0.3", "--mode", "adaptive")
     until(lambda: d.fd_count() <= base, "descriptors are given back")
     stats = d.call("bdev_get_iostat", names=["b"])["bdevs"][0]
     check(stats["num_read_ops"] > 0 and stats["num_write_ops"] > 0, f"statistics: {stats}")
