@@ -334,7 +334,8 @@ def test_runs_without_rights(t):
     os.chown(t.path("d"), 65534, 65534)
     # A copy: nobody may not look into every folder that something is built in.
     program = shutil.copy(BERTHD, t.path("berthd"))
-    d = t.daemon(program=program, prefix=("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"))
+    d = t.daemon(program=program, prefix=("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+                                          "--inh-caps=-all", "--bounding-set=-all"))
     d.call("bdev_malloc_create", name="m", num_blocks=2048, block_size=512)
     d.controller("vm0", "m")
 

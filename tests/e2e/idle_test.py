@@ -58,7 +58,10 @@ def test_connected_vm(t, mode):
         d.call("bdev_uring_create", name="uring", filename=t.file("u.img", 32 * MIB))
         names.append("uring")
     g = t.guest(r"""
-for d in /dev/vd?; do dd if=/dev/zero of=$d bs=64k count=64 oflag=direct 2>/dev/null; dd if=$d of=/dev/null bs=64k count=64 2>/dev/null; done
+for d in /dev/vd?; do
+	dd if=/dev/zero of=$d bs=64k count=64 oflag=direct 2>/dev/null
+	dd if=$d of=/dev/null bs=64k count=64 2>/dev/null
+done
 sync
 echo "@@ ready"
 read go
