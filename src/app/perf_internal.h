@@ -101,7 +101,7 @@ extern const struct perf_target_ops perf_socket_ops;
 
 struct perf_result {
 	_Atomic uint64_t ios;
-	uint64_t checked; /* blocks that verify compared */
+	uint64_t checked; /* blocks that verify compared, each as often as it did */
 	uint64_t start_ns;
 	uint64_t end_ns;
 	struct hist latency;

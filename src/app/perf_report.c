@@ -63,6 +63,7 @@ struct row {
 	unsigned workers;
 	uint64_t ios;
 	uint64_t checked;
+	uint64_t written;
 	double seconds; /* of the longest worker */
 	double iops;
 	double bytes_per_s;
@@ -81,6 +82,7 @@ add_worker(struct row *row, const struct perf_worker *w)
 	row->workers++;
 	row->ios += ios;
 	row->checked += r->checked;
+	row->written += w->written * w->blocks;
 	row->seconds = MAX(row->seconds, seconds);
 	row->iops += iops;
 	row->bytes_per_s += data ? iops * w->job->io_size : 0;
@@ -157,7 +159,7 @@ perf_report_text(const struct perf_run *run, FILE *out)
 		sum_up(run, &run->options.jobs[i], &row);
 		print_row(&row, out);
 		if (row.job->workload == PERF_VERIFY) {
-			fprintf(out, "%-16s %" PRIu64 " blocks compared%s\n", "", row.checked,
+			fprintf(out, "%-16s %" PRIu64 " blocks written, %" PRIu64 " compared%s\n", "", row.written, row.checked,
 				run->err.code == 0 ? ", all as written" : "");
 		}
 	}
@@ -196,6 +198,7 @@ json_row(const struct row *row)
 		json_object_set_new(o, "depth", json_integer(row->job->depth));
 	}
 	if (row->job != NULL && row->job->workload == PERF_VERIFY) {
+		json_object_set_new(o, "blocks_written", json_integer((json_int_t)row->written));
 		json_object_set_new(o, "blocks_compared", json_integer((json_int_t)row->checked));
 	}
 	return o;

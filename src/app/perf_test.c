@@ -256,6 +256,24 @@ verify_sees_lost_writes(void **state)
 	assert_fails(perf("--bdev null:4M -w verify -t 0.1 -q 1"), PERF_FAILED, "is wrong from byte 0 on");
 }
 
+/* All that was written is read once more at the end, besides every other request, which is a read. */
+static void
+verify_reads_everything_at_the_end(void **state)
+{
+	json_t *root, *job;
+	json_int_t ios, written, compared;
+
+	assert_ok(perf("--bdev malloc:64M:512 -w verify -o 512 -q 1 -t 0.1 --json"));
+	root = result();
+	job = json_array_get(json_object_get(root, "jobs"), 0);
+	ios = json_integer_value(json_object_get(job, "ios"));
+	written = json_integer_value(json_object_get(job, "blocks_written"));
+	compared = json_integer_value(json_object_get(job, "blocks_compared"));
+	assert_true(written > 1);
+	assert_true(compared >= ios / 2 + written - 1);
+	json_decref(root);
+}
+
 /* Somebody else writes to the disk: one bit is enough, and the last pass finds it where no other read has. */
 static void
 verify_sees_corruption(void **state)
@@ -364,6 +382,7 @@ main(void)
 		TEST(several_jobs),
 		TEST(configured_bdevs),
 		TEST(verify_sees_lost_writes),
+		TEST(verify_reads_everything_at_the_end),
 		TEST(verify_sees_corruption),
 		TEST(wrong_targets),
 		TEST(io_errors),

@@ -159,6 +159,49 @@ reads_what_it_wrote(void **state)
 	}
 }
 
+/* A slot's descriptors are written again whenever the next request needs others, and only its own count. */
+static void
+slot_changes_its_shape(void **state)
+{
+	struct driver_blk_request w, r, f;
+	struct iovec iov, shorter;
+	uint8_t *buf;
+
+	open_with(&(struct driver_blk_options){.queue_size = 4});
+	buf = driver_blk_alloc(blk, 1024, 512);
+	iov = (struct iovec){buf, 1024};
+	shorter = (struct iovec){buf, 512};
+	w = request(VIRTIO_BLK_T_OUT, 0, &iov, 1);
+	r = request(VIRTIO_BLK_T_IN, 0, &iov, 1);
+	f = request(VIRTIO_BLK_T_FLUSH, 0, NULL, 0);
+	fill(buf, 1024, 1);
+	assert_int_equal(execute(&blk->queues[0], &w), 0);
+	fill(model.disk, 1024, 2);
+	assert_int_equal(execute(&blk->queues[0], &r), 0); /* the same buffer the other way */
+	assert_memory_equal(buf, model.disk, 1024);
+	assert_int_equal(execute(&blk->queues[0], &f), 0);
+	fill(model.disk, 1024, 3);
+	assert_int_equal(execute(&blk->queues[0], &r), 0); /* as before the flush */
+	assert_memory_equal(buf, model.disk, 1024);
+	r.iov = &shorter;
+	assert_int_equal(execute(&blk->queues[0], &r), 0);
+	assert_int_equal(r.used_bytes, 513);
+}
+
+/* Rings and tables do not eat the memory that was asked for. */
+static void
+memory_for_data_is_there(void **state)
+{
+	static const struct driver_blk_options variants[] = {
+		{0}, {.queues = 4, .queue_size = 1024, .segments = 126}, {.queue_size = 4096, .indirect = true}};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(variants); i++) {
+		open_with(&variants[i]);
+		assert_non_null(driver_blk_alloc(blk, 256 * 1024, 64));
+		again();
+	}
+}
+
 /* Many in flight, ended in both orders, on several queues: every one comes back once, with its own data. */
 static void
 many_in_flight(void **state)
@@ -252,6 +295,8 @@ statuses(void **state)
 	assert_int_equal(execute(&blk->queues[0], &req), -EOPNOTSUPP);
 	model.status = 77;
 	assert_int_equal(execute(&blk->queues[0], &req), -EPROTO);
+	model.status = VIRTIO_BLK_S_OK;
+	assert_int_equal(execute(&blk->queues[0], &req), 0);
 	model.writes_status = false;
 	assert_int_equal(execute(&blk->queues[0], &req), -EPROTO);
 }
@@ -466,6 +511,8 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(reads_what_it_wrote),
+		TEST(slot_changes_its_shape),
+		TEST(memory_for_data_is_there),
 		TEST(many_in_flight),
 		TEST(full_queue_says_so),
 		TEST(refuses_foreign_buffers),
