@@ -133,6 +133,7 @@ put_channels(void *ctx)
 
 	for (size_t i = 0; i < ARRAY_SIZE(h->disks); i++) {
 		bdev_channel_put(h->disks[i].ch);
+		h->disks[i].ch = NULL;
 	}
 }
 
@@ -173,32 +174,58 @@ note_done(void *ctx, int status)
 
 struct deletion {
 	struct harness *h;
-	int done;
+	size_t count; /* of the first disks */
+	int done, expected;
 };
+
+static void
+put_first(void *ctx)
+{
+	struct harness_disk *disk = ctx;
+
+	bdev_channel_put(disk->ch);
+	disk->ch = NULL;
+}
 
 static void
 delete_disks(void *ctx)
 {
 	struct deletion *del = ctx;
 
-	for (size_t i = 0; i < ARRAY_SIZE(del->h->disks); i++) {
+	for (size_t i = 0; i < del->count; i++) {
 		struct harness_disk *disk = &del->h->disks[i];
 
-		CHECK(del->h->module->delete(disk->name, note_done, &del->done, NULL) == 0);
-		bdev_close(disk->desc);
+		if (disk->desc != NULL) {
+			CHECK(del->h->module->delete(disk->name, note_done, &del->done, NULL) == 0);
+			bdev_close(disk->desc);
+			disk->desc = NULL;
+			del->expected++;
+		}
 	}
 }
 
 static bool
 all_deleted(void *ctx)
 {
-	return ((struct deletion *)ctx)->done == 2;
+	const struct deletion *del = ctx;
+
+	return del->done == del->expected;
+}
+
+void
+harness_drop_first(struct harness *h)
+{
+	struct deletion del = {.h = h, .count = 1};
+
+	hand_call(h->io, put_first, &h->disks[0]);
+	hand_call(h->app, delete_disks, &del);
+	CHECK(hand_wait(h->reactor, all_deleted, &del, WAIT_MS));
 }
 
 void
 harness_close(struct harness *h)
 {
-	struct deletion del = {.h = h};
+	struct deletion del = {.h = h, .count = 2};
 
 	if (h == NULL) {
 		return;
@@ -388,7 +415,7 @@ test_access(void **state)
 }
 
 /* Overlapping lists of one to eight entries, deeper than any queue, then the whole file as its reader sees it. */
-#define DEPTH 600
+#define DEPTH 1500
 
 static void
 test_data(void **state)
@@ -557,10 +584,30 @@ test_rescan(void **state)
 	hand_call(h->app, call_rescan, &s);
 	assert_int_equal(s.rc, -EBUSY);
 	assert_non_null(strstr(s.err.text, h->disks[0].name));
+	hand_call(h->app, call_rescan, &s);
+	assert_int_equal(s.rc, -EBUSY);
 	assert_int_equal(bdev_num_blocks(h->disks[0].bdev), 2 * blocks);
 	/* Writing there makes it longer again. */
 	assert_int_equal(harness_rw(h, BDEV_WRITE, 2 * blocks - 1, 1, buf, 0), 0);
 	assert_int_equal(harness_rw(h, BDEV_READ, blocks + 8, 1, buf, 0), 0);
+	free(buf);
+}
+
+/* Buffers that direct I/O would refuse, and entries shorter than a block. */
+static void
+test_unaligned(void **state)
+{
+	struct harness *h = *state;
+	uint32_t bs = h->variant.block_size;
+	uint8_t *buf = new_buffer(16 * 4096), *back = buf + 8 * 4096 + 3;
+	struct iovec out[2] = {{buf + 1, 100}, {buf + 101, 4 * bs - 100}};
+	struct harness_io io = {.op = BDEV_WRITE, .lba = 3, .blocks = 4, .iov = out, .iovcnt = 2};
+
+	scribble(buf, 16 * 4096, 7);
+	harness_submit(h, &io, 1, 1);
+	assert_int_equal(io.status, 0);
+	assert_int_equal(harness_rw(h, BDEV_READ, 3, 4, back, 0), 0);
+	assert_memory_equal(buf + 1, back, 4 * bs);
 	free(buf);
 }
 
@@ -725,6 +772,7 @@ GUARD(test_holes)
 GUARD(test_batch)
 GUARD(test_rescan)
 GUARD(test_lost_memory)
+GUARD(test_unaligned)
 GUARD(test_idle)
 
 static const struct {
@@ -733,7 +781,7 @@ static const struct {
 } common[] = {
 	{"access", guarded_test_access}, {"data", guarded_test_data},     {"holes", guarded_test_holes},
 	{"batch", guarded_test_batch},   {"rescan", guarded_test_rescan}, {"lost_memory", guarded_test_lost_memory},
-	{"idle", guarded_test_idle},
+	{"idle", guarded_test_idle},     {"unaligned", guarded_test_unaligned},
 };
 
 #define VARIANTS (3 * 2 * 3)

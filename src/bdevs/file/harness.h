@@ -58,6 +58,8 @@ struct harness {
 /* Makes everything; failures end the test program. NULL when the place is missing here (no tmpfs). */
 struct harness *harness_open(const struct harness_module *module, struct harness_variant variant);
 void harness_close(struct harness *h);
+/* Puts, closes and deletes the first disk now; the other, and what the thread's disks share, goes on. */
+void harness_drop_first(struct harness *h);
 
 struct harness_io {
 	enum bdev_op op;

@@ -7,8 +7,10 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include "bdevs/file/harness.h"
 #include "bdevs/uring/uring.h"
@@ -77,7 +79,7 @@ forbidden(int error, const char *word)
 static void
 forbidden_eperm(void)
 {
-	forbidden(EPERM, "forbidden");
+	forbidden(EPERM, "container");
 }
 
 static void
@@ -118,12 +120,35 @@ test_info(void **state)
 	harness_close(h);
 }
 
+/* A ring that lives on must not keep a deleted disk's file open: a lease is given only to a file's sole opener. */
+static void
+test_lets_go(void **state)
+{
+	struct harness *h = harness_open(&module, (struct harness_variant){HARNESS_DISK, 512, REACTOR_POLL});
+	int fd = open(h->disks[0].path, O_RDWR | O_CLOEXEC);
+
+	assert_true(fd >= 0);
+	if (fcntl(fd, F_SETLEASE, F_WRLCK) == 0) {
+		close(fd);
+		harness_close(h);
+		skip(); /* this file system does not know who else has it open */
+	}
+	harness_drop_first(h);
+	if (fcntl(fd, F_SETLEASE, F_WRLCK) != 0) {
+		usleep(100000); /* older kernels let go a little later */
+		assert_int_equal(fcntl(fd, F_SETLEASE, F_WRLCK), 0);
+	}
+	close(fd);
+	harness_close(h);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest own[] = {
 		cmocka_unit_test(test_forbidden),
 		cmocka_unit_test(test_info),
+		cmocka_unit_test(test_lets_go),
 	};
 	struct err err = ERR_NONE;
 
