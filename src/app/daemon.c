@@ -663,6 +663,9 @@ daemon_run(const struct daemon_options *options)
 	reactor_run(d.reactors[0]);
 	for (unsigned i = 0; i < d.reactor_count; i++) {
 		reactor_join(d.reactors[i]);
+	}
+	/* Only now: until it ends, one may still be looking whether another, to which it sent, sleeps. */
+	for (unsigned i = 0; i < d.reactor_count; i++) {
 		reactor_free(d.reactors[i]);
 	}
 	return d.exit_code;
