@@ -23,7 +23,7 @@ FUZZ_SECONDS_LONG = 600
 SANITIZER_ENV = {
     "ASAN_OPTIONS": "detect_stack_use_after_return=1:strict_string_checks=1:abort_on_error=0",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
-    "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1",
+    "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1:die_after_fork=0",
 }
 # Folder, what it is, options of meson, environment of meson, suites, names left out, multiplier of time-outs.
 BUILDS = [
@@ -38,7 +38,7 @@ FUZZ_BUILD = ("build-fuzz", "fuzz targets, clang", ["--buildtype=debugoptimized"
               {"CC": "clang"}, [], (), 1)
 OK = re.compile(r"^\[ +OK \] (.+)$", re.M)
 # cmocka names what failed or was skipped once when it happens and once in a list at the end, below "N test(s), listed below:".
-FAILED = re.compile(r"^\[ +FAILED +\] (?!\d+ test)(.+)$", re.M)
+FAILED = re.compile(r"^\[ +FAILED +\] (?!\d+ test)(.+?)(?: \(\d+\.\d s\))?$", re.M)
 SKIPPED = re.compile(r"^\[ +SKIPPED +\] (?!\d+ test)(.+)$", re.M)
 
 
