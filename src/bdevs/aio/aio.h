@@ -21,7 +21,9 @@ struct aio_bdev_options {
 	uint32_t block_size; /* bytes; 0: detected */
 	bool readonly;
 	bool fallocate; /* kept and reported; unmap and write zeroes are supported wherever the file can */
-	bool nowait;    /* what would block in submission goes to a worker thread instead */
+	/* What would block the thread in submission (allocation in a sparse file, writes of less than the file system's block)
+	 * goes to a worker instead: nobody waits for it, but a sparse file fills at half the speed. */
+	bool nowait;
 	bool buffered;  /* page cache even where O_DIRECT works */
 	uuid_t uuid;    /* all zero: a new one */
 };
