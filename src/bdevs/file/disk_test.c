@@ -222,7 +222,7 @@ static int
 loop_attach(char *ret_name, size_t size, uint32_t block_size)
 {
 	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), number, fd;
-	struct loop_config config = {.block_size = block_size};
+	struct loop_config config = {.block_size = block_size, .info.lo_flags = LO_FLAGS_AUTOCLEAR};
 
 	number = control < 0 ? -1 : ioctl(control, LOOP_CTL_GET_FREE);
 	close(control);
@@ -284,7 +284,6 @@ test_block_device(void **state)
 	assert_int_equal(stat(path, &st), 0);
 	assert_true(st.st_blocks < 64);
 	file_disk_close(&disk);
-	assert_int_equal(ioctl(fd, LOOP_CLR_FD), 0);
 	close(fd);
 	free(memory);
 	free(buf);
