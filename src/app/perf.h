@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* `berth perf`: measures bdevs in this process, or a vhost-user-blk socket through our own driver. */
+/*
+ * `berth perf`: measures bdevs in this process, or a vhost-user-blk socket through our own
+ * driver.
+ */
 #ifndef APP_PERF_H
 #define APP_PERF_H
 
@@ -9,7 +12,10 @@ enum perf_exit {
 	PERF_USAGE = 2,  /* wrong command line or job file */
 };
 
-/* argv[0] is the command's name. Returns an exit code; what went wrong has been said on standard error. */
+/*
+ * argv[0] is the command's name. Returns an exit code; what went wrong has been said on standard
+ * error.
+ */
 int perf_main(int argc, char **argv);
 
 #endif

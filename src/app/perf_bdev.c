@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Bdevs in this process as targets of `berth perf`. A name with a colon, KIND:WHERE[:BLOCK], is made here and
- * deleted at the end; any other is a bdev that perf_config.c made.
+ * Bdevs in this process as targets of `berth perf`. A name with a colon, KIND:WHERE[:BLOCK], is
+ * made here and deleted at the end; any other is a bdev that perf_config.c made.
  *
- * A request that completes is put on the worker's ready list and taken from there by its next poll: not
- * submitted again from within its completion, because a bdev that is done at once would never let the thread go.
+ * A request that completes is put on the worker's ready list and taken from there by its next poll:
+ * not submitted again from within its completion, because a bdev that is done at once would never
+ * let the thread go.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -34,7 +35,10 @@ static const struct {
 	{"uring", PERF_BDEV_URING, true},
 };
 
-/* Cuts ":4096" off the end of text where there is such a thing; a path may have colons of its own. */
+/*
+ * Cuts ":4096" off the end of text where there is such a thing; a path may have colons of its
+ * own.
+ */
 static int
 take_block_size(char *text, uint32_t *ret_bytes)
 {
@@ -44,7 +48,8 @@ take_block_size(char *text, uint32_t *ret_bytes)
 	if (colon == NULL || perf_parse_size(colon + 1, &bytes) != 0) {
 		return 0;
 	}
-	if (bytes < BDEV_BLOCK_SIZE_MIN || bytes > BDEV_BLOCK_SIZE_MAX || (bytes & (bytes - 1)) != 0) {
+	if (bytes < BDEV_BLOCK_SIZE_MIN || bytes > BDEV_BLOCK_SIZE_MAX ||
+	    (bytes & (bytes - 1)) != 0) {
 		return -EINVAL;
 	}
 	*colon = '\0';
@@ -72,23 +77,26 @@ perf_bdev_parse(const char *text, struct perf_bdev_spec *ret_spec, struct err *e
 		}
 	}
 	if (spec.kind == PERF_BDEV_NAME) {
-		return err_set(err, -EINVAL, "bdev '%s': '%.*s' is none of null, malloc, aio and uring", text,
+		return err_set(err, -EINVAL,
+			       "bdev '%s': '%.*s' is none of null, malloc, aio and uring", text,
 			       (int)(colon - text), text);
 	}
 	rest = strdup(colon + 1);
 	if (rest == NULL) {
 		return err_set(err, -ENOMEM, "out of memory");
 	}
-	if (take_block_size(strchr(rest, ':') != NULL ? rest : (char[]){""}, &spec.block_size) != 0) {
-		err_set(err, -EINVAL, "bdev '%s': the block size is no power of two of %u to %u", text,
-			BDEV_BLOCK_SIZE_MIN, BDEV_BLOCK_SIZE_MAX);
+	if (take_block_size(strchr(rest, ':') != NULL ? rest : (char[]){""}, &spec.block_size) !=
+	    0) {
+		err_set(err, -EINVAL, "bdev '%s': the block size is no power of two of %u to %u",
+			text, BDEV_BLOCK_SIZE_MIN, BDEV_BLOCK_SIZE_MAX);
 	} else if (is_file && rest[0] != '\0') {
 		spec.path = rest;
 		*ret_spec = spec;
 		return 0;
 	} else if (is_file || perf_parse_size(rest, &spec.bytes) != 0 || spec.bytes == 0) {
-		err_set(err, -EINVAL, is_file ? "bdev '%s': the path is missing" : "bdev '%s': '%s' is no size", text,
-			rest);
+		err_set(err, -EINVAL,
+			is_file ? "bdev '%s': the path is missing" : "bdev '%s': '%s' is no size",
+			text, rest);
 	} else {
 		free(rest);
 		spec.block_size = spec.block_size == 0 ? DEFAULT_BLOCK_BYTES : spec.block_size;
@@ -226,7 +234,7 @@ target_close(struct perf_target *t)
 		bdev_close(t->desc);
 		t->desc = NULL;
 	}
-	if (t->created == NULL || t->delete(t->created, deleted, t, NULL) != 0) {
+	if (t->created == NULL || t->delete (t->created, deleted, t, NULL) != 0) {
 		t->closed(t);
 	}
 }
@@ -247,8 +255,8 @@ prepare(struct perf_worker *w, struct err *err)
 	w->buffer_bytes = (w->buffer_bytes + align - 1) & ~(align - 1);
 	w->buffers = aligned_alloc(align, w->depth * w->buffer_bytes);
 	if (w->buffers == NULL) {
-		return err_set(err, -ENOMEM, "%s: no memory for %u buffers of %zu bytes", w->job->name, w->depth,
-			       w->buffer_bytes);
+		return err_set(err, -ENOMEM, "%s: no memory for %u buffers of %zu bytes",
+			       w->job->name, w->depth, w->buffer_bytes);
 	}
 	memset(w->buffers, 0x5a, w->depth * w->buffer_bytes);
 	return 0;
@@ -267,8 +275,8 @@ start(struct perf_worker *w, struct err *err)
 
 	w->ch = bdev_channel_get(w->target->desc, &rc);
 	if (w->ch == NULL) {
-		return err_set(err, rc, "%s: %s: cannot get a channel: %s", w->job->name, w->target->name,
-			       strerror(-rc));
+		return err_set(err, rc, "%s: %s: cannot get a channel: %s", w->job->name,
+			       w->target->name, strerror(-rc));
 	}
 	for (unsigned i = 0; i < w->depth; i++) {
 		struct perf_request *req = perf_worker_request(w, i);
@@ -301,7 +309,8 @@ submit(struct perf_worker *w, struct perf_request *req)
 {
 	bool data = req->op == BDEV_READ || req->op == BDEV_WRITE;
 
-	bdev_io_init(req->io, (enum bdev_op)req->op, req->lba, w->blocks, &req->iov, data ? 1 : 0, io_done);
+	bdev_io_init(req->io, (enum bdev_op)req->op, req->lba, w->blocks, &req->iov, data ? 1 : 0,
+		     io_done);
 	bdev_submit(w->ch, req->io);
 	return 0;
 }

@@ -7,7 +7,13 @@
 
 #include "base/err.h"
 
-enum perf_bdev_kind { PERF_BDEV_NAME, PERF_BDEV_NULL, PERF_BDEV_MALLOC, PERF_BDEV_AIO, PERF_BDEV_URING };
+enum perf_bdev_kind {
+	PERF_BDEV_NAME,
+	PERF_BDEV_NULL,
+	PERF_BDEV_MALLOC,
+	PERF_BDEV_AIO,
+	PERF_BDEV_URING
+};
 
 struct perf_bdev_spec {
 	enum perf_bdev_kind kind;
@@ -16,8 +22,10 @@ struct perf_bdev_spec {
 	char *path;          /* of the file; NAME: the name. The caller's to free */
 };
 
-/* "null:SIZE[:BLOCK]", "malloc:SIZE[:BLOCK]", "aio:PATH[:BLOCK]", "uring:PATH[:BLOCK]", or a name without colon. 0; -EINVAL with
- * err; -ENOMEM. */
+/*
+ * "null:SIZE[:BLOCK]", "malloc:SIZE[:BLOCK]", "aio:PATH[:BLOCK]", "uring:PATH[:BLOCK]", or a
+ * name without colon. 0; -EINVAL with err; -ENOMEM.
+ */
 int perf_bdev_parse(const char *text, struct perf_bdev_spec *ret_spec, struct err *err);
 
 #endif

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * berth perf --calibrate: how long a cache line takes from one CPU to another and back. It is the unit in which a
- * request at depth 1 over a polled socket is paid, and on virtual machines it changes with where the host
- * runs the two CPUs, by a factor of three; figures compare only where it is the same.
+ * berth perf --calibrate: how long a cache line takes from one CPU to another and back. It is the
+ * unit in which a request at depth 1 over a polled socket is paid, and on virtual machines it
+ * changes with where the host runs the two CPUs, by a factor of three; figures compare only where
+ * it is the same.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -113,9 +114,11 @@ perf_calibrate(const struct perf_options *options, struct err *err)
 	}
 	qsort(ns, ATTEMPTS, sizeof(ns[0]), compare);
 	if (rc != 0) {
-		err_set(err, rc, "calibrate: cannot run on CPUs %u and %u: %s", first, t->cpu, strerror(-rc));
+		err_set(err, rc, "calibrate: cannot run on CPUs %u and %u: %s", first, t->cpu,
+			strerror(-rc));
 	} else {
-		printf(options->json ? "{\"round_trip_ns\": %.1f}\n" : "a cache line goes over and back in %.1f ns\n",
+		printf(options->json ? "{\"round_trip_ns\": %.1f}\n"
+				     : "a cache line goes over and back in %.1f ns\n",
 		       ns[ATTEMPTS / 2]);
 	}
 	free(t);

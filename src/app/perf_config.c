@@ -42,8 +42,7 @@ perf_config_add_file(struct perf_config *c, const char *path, struct err *err)
 	if (rc != 0) {
 		return rc;
 	}
-	json_array_foreach(calls, i, call)
-	{
+	json_array_foreach (calls, i, call) {
 		if (rc == 0 && makes_bdevs(call)) {
 			rc = add_call(c, call, err);
 		}
@@ -66,7 +65,9 @@ perf_config_add_json(struct perf_config *c, const char *text, char **ret_name, s
 	name = json_string_value(json_object_get(json_object_get(call, "params"), "name"));
 	if (!makes_bdevs(call) || name == NULL) {
 		json_decref(call);
-		return err_set(err, -EINVAL, "bdev '%.60s': this is not {\"method\":\"bdev_...\",\"params\":{\"name\":...}}",
+		return err_set(err, -EINVAL,
+			       "bdev '%.60s': this is not "
+			       "{\"method\":\"bdev_...\",\"params\":{\"name\":...}}",
 			       text);
 	}
 	*ret_name = strdup(name);
@@ -108,8 +109,10 @@ answered(void *ctx, const json_t *result, const json_t *error)
 		const char *why = json_string_value(json_object_get(error, "message"));
 		const char *where = json_string_value(json_object_get(call, "where"));
 
-		err_set(&c->err, -EINVAL, "%s%s%s: %s", where != NULL ? where : "", where != NULL ? ": " : "",
-			json_string_value(json_object_get(call, "method")), why != NULL ? why : "unknown error");
+		err_set(&c->err, -EINVAL, "%s%s%s: %s", where != NULL ? where : "",
+			where != NULL ? ": " : "",
+			json_string_value(json_object_get(call, "method")),
+			why != NULL ? why : "unknown error");
 	}
 	c->next++;
 	c->answered = true;
@@ -127,8 +130,8 @@ go(struct perf_config *c)
 
 		c->inside = true;
 		c->answered = false;
-		rpc_call(json_string_value(json_object_get(call, "method")), json_object_get(call, "params"), false,
-			 answered, c);
+		rpc_call(json_string_value(json_object_get(call, "method")),
+			 json_object_get(call, "params"), false, answered, c);
 		c->inside = false;
 		if (!c->answered) {
 			return;

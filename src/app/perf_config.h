@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Bdevs that a configuration file or a JSON object describes, made in this process for `berth perf` by the same methods
- * that berthd has. App thread; once a process.
+ * Bdevs that a configuration file or a JSON object describes, made in this process for `berth perf`
+ * by the same methods that berthd has. App thread; once a process.
  */
 #ifndef APP_PERF_CONFIG_H
 #define APP_PERF_CONFIG_H
@@ -27,13 +27,23 @@ struct perf_config {
 	struct thread *thread;
 };
 
-/* Adds the bdev_ methods of a file in the shape of save_config; everything else in it is left out. 0 or -EINVAL, ... */
+/*
+ * Adds the bdev_ methods of a file in the shape of save_config; everything else in it is left
+ * out. 0 or -EINVAL, ...
+ */
 int perf_config_add_file(struct perf_config *config, const char *path, struct err *err);
 
-/* Adds a bdev from {"method":"bdev_..._create","params":{"name":...}} and gives its name, to be freed. */
-int perf_config_add_json(struct perf_config *config, const char *text, char **ret_name, struct err *err);
+/*
+ * Adds a bdev from {"method":"bdev_..._create","params":{"name":...}} and gives its name, to be
+ * freed.
+ */
+int perf_config_add_json(struct perf_config *config, const char *text, char **ret_name,
+			 struct err *err);
 
-/* Makes what was added; loaded() comes, perhaps before this returns. Without anything added it does no more than that. */
+/*
+ * Makes what was added; loaded() comes, perhaps before this returns. Without anything added it
+ * does no more than that.
+ */
 void perf_config_load(struct perf_config *config);
 
 /* Removes every bdev there is, then unloaded(). */

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Inside `berth perf`. A run has targets (each bdev or socket once, however many jobs use it) and workers. A worker is a
- * lightweight thread with one queue of one target: a job has one worker for each of its CPUs and queues.
+ * Inside `berth perf`. A run has targets (each bdev or socket once, however many jobs use it) and
+ * workers. A worker is a lightweight thread with one queue of one target: a job has one worker for
+ * each of its CPUs and queues.
  *
- * Contexts: the control thread owns the run and the targets, opens and closes them; a worker's own thread owns the worker from its
- * start message to its finished message, but for `result.ios`, which control reads meanwhile for the progress.
+ * Contexts: the control thread owns the run and the targets, opens and closes them; a worker's own
+ * thread owns the worker from its start message to its finished message, but for `result.ios`,
+ * which control reads meanwhile for the progress.
  */
 #ifndef APP_PERF_INTERNAL_H
 #define APP_PERF_INTERNAL_H
@@ -21,7 +23,10 @@
 struct perf_worker;
 struct perf_run;
 
-/* Completions handled before what follows them is published: small, so that both sides have work at the same time. */
+/*
+ * Completions handled before what follows them is published: small, so that both sides have work
+ * at the same time.
+ */
 #define PERF_BATCH 16
 
 /* ---- Requests ---- */
@@ -33,7 +38,7 @@ struct perf_request {
 	uint64_t stamp_ns; /* when it was submitted */
 	uint64_t unit;     /* verify: place in the worker's range */
 	int status;
-	uint8_t op;        /* enum bdev_op; of the request that was submitted last */
+	uint8_t op; /* enum bdev_op; of the request that was submitted last */
 	struct perf_worker *worker;
 	struct bdev_io *io; /* used by bdevs */
 };
@@ -61,9 +66,10 @@ struct perf_target {
 
 	/* Bdevs. */
 	struct bdev_desc *desc;
-	char *bdev_name; /* of one that a JSON object describes, NULL: the name is or describes it */
-	char *created; /* name of the bdev that we made ourselves, NULL: none */
-	int (*delete)(const char *name, void (*done)(void *ctx, int status), void *ctx, struct err *err);
+	char *bdev_name; /* of one that a JSON object describes, else NULL */
+	char *created;   /* name of the bdev that we made ourselves, NULL: none */
+	int (*delete)(const char *name, void (*done)(void *ctx, int status), void *ctx,
+		      struct err *err);
 	void (*closed)(struct perf_target *target);
 	void (*lost)(struct perf_target *target);
 	void *ctx; /* the run */
@@ -72,7 +78,10 @@ struct perf_target {
 struct perf_target_ops {
 	/* Control thread. May block for some seconds. */
 	int (*open)(struct perf_target *target, struct err *err);
-	/* Control thread; target->closed(target) comes when it is done, at once or later. Also after a failed open. */
+	/*
+	 * Control thread; target->closed(target) comes when it is done, at once or later. Also
+	 * after a failed open.
+	 */
 	void (*close)(struct perf_target *target);
 	/* Control thread: false once the other side is gone. */
 	bool (*alive)(struct perf_target *target);
@@ -83,15 +92,21 @@ struct perf_target_ops {
 	/* Worker's thread. Gets what it takes to submit, sets worker->fd. 0 or a negative errno. */
 	int (*start)(struct perf_worker *worker, struct err *err);
 	void (*stop)(struct perf_worker *worker);
-	/* Takes req (op, lba, num_blocks of the worker); 0, or a negative errno when it cannot even be submitted. */
+	/*
+	 * Takes req (op, lba, num_blocks of the worker); 0, or a negative errno when it cannot
+	 * even be submitted.
+	 */
 	int (*submit)(struct perf_worker *worker, struct perf_request *req);
 	/* What was submitted is complete as a batch. May be NULL. */
 	void (*flush)(struct perf_worker *worker);
-	/* Fills done with finished requests, status set, and returns how many; or a negative errno: the target is broken. */
+	/*
+	 * Fills done with finished requests, status set, and returns how many; or a negative
+	 * errno: the target is broken.
+	 */
 	int (*poll)(struct perf_worker *worker, struct perf_request *done[PERF_BATCH]);
 	bool (*arm)(struct perf_worker *worker);
 	void (*disarm)(struct perf_worker *worker); /* may be NULL */
-	bool stamp_after_flush; /* submit only queues: the clock is read after flush, off the critical path */
+	bool stamp_after_flush; /* submit only queues: the clock is read off the critical path */
 };
 
 extern const struct perf_target_ops perf_bdev_ops;
@@ -147,7 +162,7 @@ struct perf_worker {
 	int fd;           /* signals completions, -1: none */
 	uint8_t *buffers; /* buffer_bytes for each request */
 	size_t buffer_bytes;
-	void *requests;   /* depth of them, request_bytes each */
+	void *requests; /* depth of them, request_bytes each */
 	size_t request_bytes;
 	uint32_t *generations; /* verify: of each unit; top bit: a request is at it */
 	uint64_t written;      /* verify: units that were written at least once */
@@ -156,16 +171,21 @@ struct perf_worker {
 
 	struct msg start_msg, reset_msg, stop_msg, abandon_msg, exit_msg;
 	struct msg started_msg, finished_msg; /* to control, which sets their functions */
-	bool started;   /* control's: started_msg has come */
-	bool finished;  /* control's: finished_msg has come */
-	bool abandoned; /* control's: abandon_msg was sent */
+	bool started;                         /* control's: started_msg has come */
+	bool finished;                        /* control's: finished_msg has come */
+	bool abandoned;                       /* control's: abandon_msg was sent */
 };
 
-/* Sets up the part that needs no thread: range, depth, phase. -EINVAL when the job does not fit the target. */
+/*
+ * Sets up the part that needs no thread: range, depth, phase. -EINVAL when the job does not fit
+ * the target.
+ */
 int perf_worker_init(struct perf_worker *worker, unsigned workers_of_job, struct err *err);
 
-/* Message functions: start_msg, reset_msg (count from now on), stop_msg, abandon_msg (stop without waiting for what
- * is in flight), exit_msg (after finished_msg). */
+/*
+ * Message functions: start_msg, reset_msg (count from now on), stop_msg, abandon_msg (stop
+ * without waiting for what is in flight), exit_msg (after finished_msg).
+ */
 void perf_worker_start(struct msg *msg);
 void perf_worker_reset(struct msg *msg);
 void perf_worker_stop(struct msg *msg);
@@ -173,7 +193,8 @@ void perf_worker_abandon(struct msg *msg);
 void perf_worker_exit(struct msg *msg);
 
 /* What follows a request begins here. */
-#define PERF_REQUEST_BYTES ((sizeof(struct perf_request) + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES * CACHE_LINE_BYTES)
+#define PERF_REQUEST_BYTES \
+	((sizeof(struct perf_request) + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES * CACHE_LINE_BYTES)
 
 /* The i-th request. */
 static inline struct perf_request *
@@ -200,14 +221,16 @@ struct perf_run {
 	unsigned worker_count;
 	struct thread *control;
 	struct perf_cpu_time cpu; /* of the measured time */
-	struct err err; /* first one */
-	bool progress;  /* shown on standard error */
-	bool measured;  /* the workers got as far as measuring */
+	struct err err;           /* first one */
+	bool progress;            /* shown on standard error */
+	bool measured;            /* the workers got as far as measuring */
 	void (*stop)(struct perf_run *run);
 };
 
-/* Fill in options, execute, report, free. execute returns a negative errno when the options do not fit this machine; what
- * goes wrong later is in run->err. */
+/*
+ * Fill in options, execute, report, free. execute returns a negative errno when the options do
+ * not fit this machine; what goes wrong later is in run->err.
+ */
 struct perf_run *perf_run_create(void);
 int perf_run_execute(struct perf_run *run, struct err *err);
 void perf_run_free(struct perf_run *run);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Options of `berth perf`. One table of keys serves the command line ("--io-size 4k"), job files ("io-size=4k") and the
- * help. What the command line says of jobs is the default of every job in the file; [global] there comes next, a job's own
- * section last.
+ * Options of `berth perf`. One table of keys serves the command line ("--io-size 4k"), job files
+ * ("io-size=4k") and the help. What the command line says of jobs is the default of every job in
+ * the file; [global] there comes next, a job's own section last.
  */
 #include "app/perf_options.h"
 
@@ -15,9 +15,15 @@
 #include "base/check.h"
 
 static const char *const workload_names[] = {
-	[PERF_RANDREAD] = "randread", [PERF_RANDWRITE] = "randwrite", [PERF_RANDRW] = "randrw",
-	[PERF_READ] = "read",         [PERF_WRITE] = "write",         [PERF_RW] = "rw",
-	[PERF_FLUSH] = "flush",       [PERF_UNMAP] = "unmap",         [PERF_WRITE_ZEROES] = "write_zeroes",
+	[PERF_RANDREAD] = "randread",
+	[PERF_RANDWRITE] = "randwrite",
+	[PERF_RANDRW] = "randrw",
+	[PERF_READ] = "read",
+	[PERF_WRITE] = "write",
+	[PERF_RW] = "rw",
+	[PERF_FLUSH] = "flush",
+	[PERF_UNMAP] = "unmap",
+	[PERF_WRITE_ZEROES] = "write_zeroes",
 	[PERF_VERIFY] = "verify",
 };
 
@@ -106,7 +112,8 @@ replace(char **field, const char *value)
 
 /* ---- Keys ---- */
 
-typedef int (*set_fn)(struct perf_options *o, struct perf_job_options *job, const char *value, struct err *err);
+typedef int (*set_fn)(struct perf_options *o, struct perf_job_options *job, const char *value,
+		      struct err *err);
 
 static int
 set_target(struct perf_job_options *job, const char *value, bool socket)
@@ -134,11 +141,13 @@ set_depth(struct perf_options *o, struct perf_job_options *job, const char *valu
 }
 
 static int
-set_io_size(struct perf_options *o, struct perf_job_options *job, const char *value, struct err *err)
+set_io_size(struct perf_options *o, struct perf_job_options *job, const char *value,
+	    struct err *err)
 {
 	uint64_t bytes;
 
-	if (perf_parse_size(value, &bytes) != 0 || bytes < 512 || bytes > PERF_IO_SIZE_MAX || bytes % 512 != 0) {
+	if (perf_parse_size(value, &bytes) != 0 || bytes < 512 || bytes > PERF_IO_SIZE_MAX ||
+	    bytes % 512 != 0) {
 		return -EINVAL;
 	}
 	job->io_size = (uint32_t)bytes;
@@ -146,7 +155,8 @@ set_io_size(struct perf_options *o, struct perf_job_options *job, const char *va
 }
 
 static int
-set_workload(struct perf_options *o, struct perf_job_options *job, const char *value, struct err *err)
+set_workload(struct perf_options *o, struct perf_job_options *job, const char *value,
+	     struct err *err)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(workload_names); i++) {
 		if (strcmp(value, workload_names[i]) == 0) {
@@ -158,13 +168,15 @@ set_workload(struct perf_options *o, struct perf_job_options *job, const char *v
 }
 
 static int
-set_read_percent(struct perf_options *o, struct perf_job_options *job, const char *value, struct err *err)
+set_read_percent(struct perf_options *o, struct perf_job_options *job, const char *value,
+		 struct err *err)
 {
 	return parse_count(value, 0, 100, &job->read_percent);
 }
 
 static int
-set_cpumask(struct perf_options *o, struct perf_job_options *job, const char *value, struct err *err)
+set_cpumask(struct perf_options *o, struct perf_job_options *job, const char *value,
+	    struct err *err)
 {
 	job->has_cpus = true;
 	return cpumask_parse(value, &job->cpus, err);
@@ -177,7 +189,8 @@ set_queues(struct perf_options *o, struct perf_job_options *job, const char *val
 }
 
 static int
-set_queue_size(struct perf_options *o, struct perf_job_options *job, const char *value, struct err *err)
+set_queue_size(struct perf_options *o, struct perf_job_options *job, const char *value,
+	       struct err *err)
 {
 	int rc = parse_count(value, 4, 32768, &job->queue_size);
 
@@ -185,7 +198,8 @@ set_queue_size(struct perf_options *o, struct perf_job_options *job, const char 
 }
 
 static int
-set_indirect(struct perf_options *o, struct perf_job_options *job, const char *value, struct err *err)
+set_indirect(struct perf_options *o, struct perf_job_options *job, const char *value,
+	     struct err *err)
 {
 	job->indirect = true;
 	return 0;
@@ -240,7 +254,8 @@ set_config(struct perf_options *o, struct perf_job_options *job, const char *val
 }
 
 static int
-set_target_pid(struct perf_options *o, struct perf_job_options *job, const char *value, struct err *err)
+set_target_pid(struct perf_options *o, struct perf_job_options *job, const char *value,
+	       struct err *err)
 {
 	unsigned pid;
 	int rc = parse_count(value, 1, 1u << 30, &pid);
@@ -272,7 +287,8 @@ set_quiet(struct perf_options *o, struct perf_job_options *job, const char *valu
 }
 
 static int
-set_calibrate(struct perf_options *o, struct perf_job_options *job, const char *value, struct err *err)
+set_calibrate(struct perf_options *o, struct perf_job_options *job, const char *value,
+	      struct err *err)
 {
 	o->calibrate = true;
 	return 0;
@@ -285,7 +301,10 @@ set_help(struct perf_options *o, struct perf_job_options *job, const char *value
 	return 0;
 }
 
-/* Where a key may stand: on the command line always; besides in [global], or in every section, of a job file. */
+/*
+ * Where a key may stand: on the command line always; besides in [global], or in every section,
+ * of a job file.
+ */
 enum place { COMMAND_LINE, GLOBAL, ANYWHERE };
 
 static const struct key {
@@ -297,31 +316,47 @@ static const struct key {
 	const char *help;  /* also what a wrong value is told */
 } keys[] = {
 	{"bdev", 'b', ANYWHERE, set_bdev, "BDEV",
-	 "in process: null:SIZE[:BLOCK], malloc:SIZE[:BLOCK], aio:PATH[:BLOCK], uring:PATH[:BLOCK], a JSON-RPC call that makes one"},
+	 "in process: null:SIZE[:BLOCK], malloc:SIZE[:BLOCK], aio:PATH[:BLOCK], "
+	 "uring:PATH[:BLOCK], a JSON-RPC call that makes one"},
 	{"socket", 's', ANYWHERE, set_socket, "PATH", "a vhost-user-blk socket"},
-	{"depth", 'q', ANYWHERE, set_depth, "N", "requests in flight on each CPU, 1 to 8192 (default 32)"},
-	{"io-size", 'o', ANYWHERE, set_io_size, "SIZE", "bytes of a request, a multiple of 512 up to 64M (default 4k)"},
+	{"depth", 'q', ANYWHERE, set_depth, "N",
+	 "requests in flight on each CPU, 1 to 8192 (default 32)"},
+	{"io-size", 'o', ANYWHERE, set_io_size, "SIZE",
+	 "bytes of a request, a multiple of 512 up to 64M (default 4k)"},
 	{"workload", 'w', ANYWHERE, set_workload, "NAME",
-	 "randread, randwrite, randrw, read, write, rw, flush, unmap, write_zeroes or verify (default randread)"},
-	{"read-percent", 'M', ANYWHERE, set_read_percent, "N", "reads among a hundred requests of randrw and rw (default 50)"},
-	{"cpumask", 'm', ANYWHERE, set_cpumask, "MASK", "CPUs to run on, one worker each: 0x3 or [0,1] (default: one, anywhere)"},
-	{"queues", '\0', ANYWHERE, set_queues, "N", "queues on each CPU, which share the depth, 1 to 256 (default 1)"},
+	 "randread, randwrite, randrw, read, write, rw, flush, unmap, write_zeroes or verify "
+	 "(default randread)"},
+	{"read-percent", 'M', ANYWHERE, set_read_percent, "N",
+	 "reads among a hundred requests of randrw and rw (default 50)"},
+	{"cpumask", 'm', ANYWHERE, set_cpumask, "MASK",
+	 "CPUs to run on, one worker each: 0x3 or [0,1] (default: one, anywhere)"},
+	{"queues", '\0', ANYWHERE, set_queues, "N",
+	 "queues on each CPU, which share the depth, 1 to 256 (default 1)"},
 	{"queue-size", '\0', ANYWHERE, set_queue_size, "N",
-	 "descriptors of a socket's queue, a power of two of 4 to 32768 (default: 128 or what the depth needs)"},
-	{"indirect", '\0', ANYWHERE, set_indirect, NULL, "use indirect descriptor tables on a socket"},
-	{"offset", '\0', ANYWHERE, set_offset, "SIZE", "where on the device the range begins (default 0)"},
+	 "descriptors of a socket's queue, a power of two of 4 to 32768 (default: 128 or what the "
+	 "depth needs)"},
+	{"indirect", '\0', ANYWHERE, set_indirect, NULL,
+	 "use indirect descriptor tables on a socket"},
+	{"offset", '\0', ANYWHERE, set_offset, "SIZE",
+	 "where on the device the range begins (default 0)"},
 	{"size", '\0', ANYWHERE, set_size, "SIZE", "size of the range (default: to the end)"},
-	{"seed", '\0', ANYWHERE, set_seed, "N", "of random places and of verify's pattern (default 1)"},
+	{"seed", '\0', ANYWHERE, set_seed, "N",
+	 "of random places and of verify's pattern (default 1)"},
 	{"time", 't', GLOBAL, set_time, "SECONDS", "how long to measure (default 5)"},
 	{"ramp", '\0', GLOBAL, set_ramp, "SECONDS", "how long to run before measuring (default 0)"},
-	{"mode", '\0', GLOBAL, set_mode, "MODE", "how this side waits: poll, interrupt or adaptive (default poll)"},
-	{"target-pid", '\0', GLOBAL, set_target_pid, "PID", "also report the CPU time of this process, the target"},
-	{"config", 'c', GLOBAL, set_config, "FILE", "create the bdevs of this configuration first; --bdev then takes their names"},
-	{"jobs", 'j', COMMAND_LINE, set_jobs, "FILE", "several jobs: sections of KEY=VALUE lines, the keys being these options"},
+	{"mode", '\0', GLOBAL, set_mode, "MODE",
+	 "how this side waits: poll, interrupt or adaptive (default poll)"},
+	{"target-pid", '\0', GLOBAL, set_target_pid, "PID",
+	 "also report the CPU time of this process, the target"},
+	{"config", 'c', GLOBAL, set_config, "FILE",
+	 "create the bdevs of this configuration first; --bdev then takes their names"},
+	{"jobs", 'j', COMMAND_LINE, set_jobs, "FILE",
+	 "several jobs: sections of KEY=VALUE lines, the keys being these options"},
 	{"json", '\0', COMMAND_LINE, set_json, NULL, "print the result as JSON"},
 	{"quiet", '\0', COMMAND_LINE, set_quiet, NULL, "no progress"},
 	{"calibrate", '\0', COMMAND_LINE, set_calibrate, NULL,
-	 "only measure how long a cache line takes to another CPU and back (the first two of --cpumask)"},
+	 "only measure how long a cache line takes to another CPU and back (the first two of "
+	 "--cpumask)"},
 	{"help", 'h', COMMAND_LINE, set_help, NULL, "this text"},
 };
 
@@ -333,8 +368,9 @@ perf_options_help(FILE *out)
 		char left[40];
 
 		snprintf(left, sizeof(left), "%c%c%s--%s %s", keys[i].letter != '\0' ? '-' : ' ',
-			 keys[i].letter != '\0' ? keys[i].letter : ' ', keys[i].letter != '\0' ? ", " : "  ",
-			 keys[i].name, keys[i].value != NULL ? keys[i].value : "");
+			 keys[i].letter != '\0' ? keys[i].letter : ' ',
+			 keys[i].letter != '\0' ? ", " : "  ", keys[i].name,
+			 keys[i].value != NULL ? keys[i].value : "");
 		fprintf(out, "  %-26s %s\n", left, keys[i].help);
 	}
 }
@@ -400,11 +436,13 @@ check_job(const struct perf_job_options *job, struct err *err)
 		return err_set(err, -EINVAL, "job '%s' has neither bdev nor socket", job->name);
 	}
 	if (job->queues > job->depth) {
-		return err_set(err, -EINVAL, "job '%s': %u queues need a depth of as much at least, not %u",
+		return err_set(err, -EINVAL,
+			       "job '%s': %u queues need a depth of as much at least, not %u",
 			       job->name, job->queues, job->depth);
 	}
 	if (!job->socket && (job->indirect || job->queue_size != 0)) {
-		return err_set(err, -EINVAL, "job '%s': indirect and queue-size are for sockets", job->name);
+		return err_set(err, -EINVAL, "job '%s': indirect and queue-size are for sockets",
+			       job->name);
 	}
 	return 0;
 }
@@ -454,12 +492,16 @@ file_setting(struct perf_options *o, struct perf_job_options *job, char *line, s
 		return err_set(err, -EINVAL, "there is no key '%s' in job files", name);
 	}
 	if (k->place == GLOBAL && job != NULL) {
-		return err_set(err, -EINVAL, "'%s' belongs to [global]: it is the same for all jobs", name);
+		return err_set(err, -EINVAL,
+			       "'%s' belongs to [global]: it is the same for all jobs", name);
 	}
 	if ((equals == NULL) != (k->value == NULL)) {
-		return err_set(err, -EINVAL, k->value == NULL ? "'%s' takes no value" : "'%s' needs a value", name);
+		return err_set(err, -EINVAL,
+			       k->value == NULL ? "'%s' takes no value" : "'%s' needs a value",
+			       name);
 	}
-	return apply(o, job != NULL ? job : &o->defaults, k, equals != NULL ? trim(equals + 1) : "", err);
+	return apply(o, job != NULL ? job : &o->defaults, k, equals != NULL ? trim(equals + 1) : "",
+		     err);
 }
 
 static int
@@ -480,7 +522,8 @@ file_line(struct perf_options *o, bool *in_job, char *line, struct err *err)
 	}
 	line[len - 1] = '\0';
 	if (strcmp(line + 1, "global") == 0) {
-		return o->job_count == 0 ? 0 : err_set(err, -EINVAL, "[global] comes before the jobs");
+		return o->job_count == 0 ? 0
+					 : err_set(err, -EINVAL, "[global] comes before the jobs");
 	}
 	*in_job = true;
 	return add_job(o, line + 1, err);
@@ -496,7 +539,8 @@ read_jobs(struct perf_options *o, struct err *err)
 	int rc = 0;
 
 	if (f == NULL) {
-		return err_set(err, -errno, "%s: cannot be opened: %s", o->jobs_file, strerror(errno));
+		return err_set(err, -errno, "%s: cannot be opened: %s", o->jobs_file,
+			       strerror(errno));
 	}
 	for (unsigned number = 1; rc == 0 && getline(&line, &room, f) >= 0; number++) {
 		rc = file_line(o, &in_job, line, err);
@@ -531,7 +575,10 @@ set_defaults(struct perf_options *o)
 	};
 }
 
-/* Fills what getopt_long() wants. Short letters are their own values, others the place in the table past them. */
+/*
+ * Fills what getopt_long() wants. Short letters are their own values, others the place in the
+ * table past them.
+ */
 #define LONG_BASE 256
 
 static void
@@ -540,7 +587,8 @@ getopt_tables(struct option *longs, char *shorts)
 	*shorts++ = '+';
 	*shorts++ = ':';
 	for (unsigned i = 0; i < ARRAY_SIZE(keys); i++) {
-		longs[i] = (struct option){keys[i].name, keys[i].value != NULL, NULL, LONG_BASE + (int)i};
+		longs[i] = (struct option){keys[i].name, keys[i].value != NULL, NULL,
+					   LONG_BASE + (int)i};
 		if (keys[i].letter != '\0') {
 			*shorts++ = keys[i].letter;
 			if (keys[i].value != NULL) {
@@ -579,7 +627,8 @@ command_line(struct perf_options *o, int argc, char **argv, struct err *err)
 
 		if (k == NULL) {
 			return err_set(err, -EINVAL,
-				       option == ':' ? "option '%s' needs a value" : "there is no option '%s'",
+				       option == ':' ? "option '%s' needs a value"
+						     : "there is no option '%s'",
 				       argv[optind - 1]);
 		}
 		rc = apply(o, &o->defaults, k, optarg != NULL ? optarg : "", err);

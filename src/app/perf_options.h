@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What `berth perf` is asked to do: command line and job files, checked and with every default filled in. Pure but
- * for reading the job file. */
+/*
+ * What `berth perf` is asked to do: command line and job files, checked and with every default
+ * filled in. Pure but for reading the job file.
+ */
 #ifndef APP_PERF_OPTIONS_H
 #define APP_PERF_OPTIONS_H
 
@@ -41,13 +43,13 @@ struct perf_job_options {
 	bool has_cpus; /* false: one worker on no CPU in particular */
 	struct cpumask cpus;
 	enum perf_workload workload;
-	unsigned depth;  /* requests in flight on each CPU */
-	unsigned queues; /* on each CPU; they share the depth */
+	unsigned depth;      /* requests in flight on each CPU */
+	unsigned queues;     /* on each CPU; they share the depth */
 	unsigned queue_size; /* descriptors, 0: as many as the depth needs, at least 128 */
 	unsigned read_percent;
-	uint32_t io_size;  /* bytes */
-	uint64_t offset;   /* bytes: first of the range */
-	uint64_t size;     /* bytes, 0: to the end */
+	uint32_t io_size; /* bytes */
+	uint64_t offset;  /* bytes: first of the range */
+	uint64_t size;    /* bytes, 0: to the end */
 	uint64_t seed;
 };
 

@@ -82,9 +82,12 @@ sizes(void **state)
 	static const struct {
 		const char *text;
 		uint64_t bytes;
-	} good[] = {{"0", 0}, {"4096", 4096}, {"4k", 4096}, {"4K", 4096}, {"4KiB", 4096}, {"4kb", 4096},
+	} good[] = {{"0", 0},        {"4096", 4096},     {"4k", 4096},
+		    {"4K", 4096},    {"4KiB", 4096},     {"4kb", 4096},
 		    {"1M", 1 << 20}, {"3g", 3ull << 30}, {"2T", 2ull << 40}};
-	static const char *const bad[] = {"", "k", "-1", "4x", "4kk", "4 k", "0x10", "1.5G", "99999999999999999999",
+	static const char *const bad[] = {"",          "k",    "-1",
+					  "4x",        "4kk",  "4 k",
+					  "0x10",      "1.5G", "99999999999999999999",
 					  "16777216T", "4kibx"};
 	uint64_t bytes;
 
@@ -118,8 +121,10 @@ defaults(void **state)
 static void
 every_option(void **state)
 {
-	assert_int_equal(parse("-s /s -q 7 -o 8k -w randrw -M 70 -m 0x5 --queues 3 --queue-size 64 --indirect "
-			       "--offset 1M --size 2M --seed 0x10 -t 0.25 --ramp 1.5 --mode adaptive --target-pid 42 "
+	assert_int_equal(parse("-s /s -q 7 -o 8k -w randrw -M 70 -m 0x5 --queues 3 --queue-size 64 "
+			       "--indirect "
+			       "--offset 1M --size 2M --seed 0x10 -t 0.25 --ramp 1.5 --mode "
+			       "adaptive --target-pid 42 "
 			       "-c conf --json --quiet"),
 			 0);
 	assert_true(o.jobs[0].socket);
@@ -272,8 +277,9 @@ bdev_specifications(void **state)
 		{"uring:/a:b/c", {PERF_BDEV_URING, 0, 0, (char *)(uintptr_t) "/a:b/c"}},
 		{"disk0", {PERF_BDEV_NAME, 0, 0, (char *)(uintptr_t) "disk0"}},
 	};
-	static const char *const bad[] = {"null:", "null:x", "null:0", "malloc:1G:100", "malloc:1G:128k", "nvme:1", ":1",
-					  "aio:", "null:1G:4096:4096"};
+	static const char *const bad[] = {
+		"null:",  "null:x", "null:0", "malloc:1G:100",    "malloc:1G:128k",
+		"nvme:1", ":1",     "aio:",   "null:1G:4096:4096"};
 	struct perf_bdev_spec spec;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(good); i++) {
@@ -298,14 +304,10 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(sizes),
-		TEST(defaults),
-		TEST(every_option),
-		TEST(wrong_command_lines),
-		TEST(job_files),
-		TEST(wrong_job_files),
-		TEST(too_many_jobs),
-		TEST(bdev_specifications),
+		TEST(sizes),         TEST(defaults),
+		TEST(every_option),  TEST(wrong_command_lines),
+		TEST(job_files),     TEST(wrong_job_files),
+		TEST(too_many_jobs), TEST(bdev_specifications),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

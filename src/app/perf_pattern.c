@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The pattern of verify: a head of four words (magic, lba, seed, generation), then words of a hash of them. */
+/*
+ * The pattern of verify: a head of four words (magic, lba, seed, generation), then words of a
+ * hash of them.
+ */
 #include "app/perf_pattern.h"
 
 #include <inttypes.h>
@@ -55,13 +58,16 @@ perf_pattern_fill(const struct perf_pattern *p, uint64_t lba, unsigned count, vo
 }
 
 static void
-describe(const struct perf_pattern *p, uint64_t lba, const uint64_t *block, unsigned bad, char *text, size_t bytes)
+describe(const struct perf_pattern *p, uint64_t lba, const uint64_t *block, unsigned bad,
+	 char *text, size_t bytes)
 {
 	uint64_t want = word(p, lba, block_key(p, lba), bad);
 	bool zeroes = true;
 	int n;
 
-	n = snprintf(text, bytes, "block %" PRIu64 " is wrong from byte %zu on: %016" PRIx64 " instead of %016" PRIx64,
+	n = snprintf(text, bytes,
+		     "block %" PRIu64 " is wrong from byte %zu on: %016" PRIx64
+		     " instead of %016" PRIx64,
 		     lba, bad * sizeof(*block), block[bad], want);
 	for (unsigned i = 0; i < p->block_size / sizeof(*block); i++) {
 		zeroes = zeroes && block[i] == 0;
@@ -78,14 +84,15 @@ describe(const struct perf_pattern *p, uint64_t lba, const uint64_t *block, unsi
 	} else if (block[0] == MAGIC && block[1] != lba) {
 		snprintf(text, bytes, " (it belongs to block %" PRIu64 ")", block[1]);
 	} else if (block[0] == MAGIC && block[3] != p->generation) {
-		snprintf(text, bytes, " (it is write %" PRIu64 " of this place, not write %" PRIu32 ")", block[3],
-			 p->generation);
+		snprintf(text, bytes,
+			 " (it is write %" PRIu64 " of this place, not write %" PRIu32 ")",
+			 block[3], p->generation);
 	}
 }
 
 bool
-perf_pattern_check(const struct perf_pattern *p, uint64_t lba, unsigned count, const void *buf, char *text,
-		   size_t text_bytes)
+perf_pattern_check(const struct perf_pattern *p, uint64_t lba, unsigned count, const void *buf,
+		   char *text, size_t text_bytes)
 {
 	unsigned words = p->block_size / sizeof(uint64_t);
 	const uint64_t *block = buf;

@@ -46,7 +46,8 @@ every_byte_counts(void **state)
 
 		((uint8_t *)buf)[i] ^= 1u << i % 8;
 		assert_false(right());
-		snprintf(words, sizeof(words), "block %u is wrong from byte %u on", 1000 + i / 512, i % 512 / 8 * 8);
+		snprintf(words, sizeof(words), "block %u is wrong from byte %u on", 1000 + i / 512,
+			 i % 512 / 8 * 8);
 		assert_non_null(strstr(text, words));
 		((uint8_t *)buf)[i] ^= 1u << i % 8;
 	}

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What `berth perf` prints at the end: a row for each job, as text or JSON; and where CPU time is read from. */
+/*
+ * What `berth perf` prints at the end: a row for each job, as text or JSON; and where CPU time
+ * is read from.
+ */
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -74,7 +77,8 @@ static void
 add_worker(struct row *row, const struct perf_worker *w)
 {
 	const struct perf_result *r = &w->result;
-	double seconds = r->end_ns > r->start_ns ? (double)(r->end_ns - r->start_ns) / (double)NS_PER_S : 0;
+	double seconds =
+		r->end_ns > r->start_ns ? (double)(r->end_ns - r->start_ns) / (double)NS_PER_S : 0;
 	uint64_t ios = atomic_load(&r->ios);
 	double iops = seconds > 0 ? (double)ios / seconds : 0;
 	bool data = w->workload != PERF_FLUSH;
@@ -121,15 +125,16 @@ print_row(const struct row *row, FILE *out)
 	const struct hist *h = &row->latency;
 
 	fprintf(out, "%-16s %11.0f %9.1f %9.2f %9.2f %9.2f %9.2f %10.2f\n", row->name, row->iops,
-		row->bytes_per_s / (1 << 20), us(h->count == 0 ? 0 : h->sum / h->count), us(hist_quantile(h, 5000)),
-		us(hist_quantile(h, 9900)), us(hist_quantile(h, 9990)), us(h->max));
+		row->bytes_per_s / (1 << 20), us(h->count == 0 ? 0 : h->sum / h->count),
+		us(hist_quantile(h, 5000)), us(hist_quantile(h, 9900)), us(hist_quantile(h, 9990)),
+		us(h->max));
 }
 
 static void
 print_job(const struct perf_job_options *job, FILE *out)
 {
-	fprintf(out, "%s: %s %s, %u bytes, depth %u", job->name, job->target, perf_workload_name(job->workload),
-		job->io_size, job->depth);
+	fprintf(out, "%s: %s %s, %u bytes, depth %u", job->name, job->target,
+		perf_workload_name(job->workload), job->io_size, job->depth);
 	if (job->workload == PERF_RANDRW || job->workload == PERF_RW) {
 		fprintf(out, ", %u %% reads", job->read_percent);
 	}
@@ -153,13 +158,14 @@ perf_report_text(const struct perf_run *run, FILE *out)
 	for (unsigned i = 0; i < run->options.job_count; i++) {
 		print_job(&run->options.jobs[i], out);
 	}
-	fprintf(out, "\n%-16s %11s %9s %9s %9s %9s %9s %10s\n", "job", "IOPS", "MiB/s", "avg us", "p50 us", "p99 us",
-		"p99.9 us", "max us");
+	fprintf(out, "\n%-16s %11s %9s %9s %9s %9s %9s %10s\n", "job", "IOPS", "MiB/s", "avg us",
+		"p50 us", "p99 us", "p99.9 us", "max us");
 	for (unsigned i = 0; i < run->options.job_count; i++) {
 		sum_up(run, &run->options.jobs[i], &row);
 		print_row(&row, out);
 		if (row.job->workload == PERF_VERIFY) {
-			fprintf(out, "%-16s %" PRIu64 " blocks written, %" PRIu64 " compared%s\n", "", row.written, row.checked,
+			fprintf(out, "%-16s %" PRIu64 " blocks written, %" PRIu64 " compared%s\n",
+				"", row.written, row.checked,
 				run->err.code == 0 ? ", all as written" : "");
 		}
 	}
@@ -167,10 +173,13 @@ perf_report_text(const struct perf_run *run, FILE *out)
 	if (run->options.job_count > 1) {
 		print_row(&row, out);
 	}
-	fprintf(out, "\n%" PRIu64 " requests in %.2f s; CPU: %.3f s here (%.3f s per million requests)", row.ios,
-		row.seconds, (double)run->cpu.self_ns / 1e9, cpu_s_per_million(run->cpu.self_ns, row.ios));
+	fprintf(out,
+		"\n%" PRIu64 " requests in %.2f s; CPU: %.3f s here (%.3f s per million requests)",
+		row.ios, row.seconds, (double)run->cpu.self_ns / 1e9,
+		cpu_s_per_million(run->cpu.self_ns, row.ios));
 	if (run->options.target_pid != 0) {
-		fprintf(out, ", %.3f s of the target (%.3f s per million)", (double)run->cpu.target_ns / 1e9,
+		fprintf(out, ", %.3f s of the target (%.3f s per million)",
+			(double)run->cpu.target_ns / 1e9,
 			cpu_s_per_million(run->cpu.target_ns, row.ios));
 	}
 	fputc('\n', out);
@@ -182,18 +191,21 @@ static json_t *
 json_row(const struct row *row)
 {
 	const struct hist *h = &row->latency;
-	json_t *o = json_pack("{s:s, s:i, s:I, s:f, s:f, s:f}", "name", row->name, "workers", (int)row->workers, "ios",
-			      (json_int_t)row->ios, "seconds", row->seconds, "iops", row->iops, "mib_per_s",
-			      row->bytes_per_s / (1 << 20));
+	json_t *o =
+		json_pack("{s:s, s:i, s:I, s:f, s:f, s:f}", "name", row->name, "workers",
+			  (int)row->workers, "ios", (json_int_t)row->ios, "seconds", row->seconds,
+			  "iops", row->iops, "mib_per_s", row->bytes_per_s / (1 << 20));
 	json_t *l = json_pack("{s:f, s:f, s:f, s:f, s:f, s:f}", "avg",
-			      h->count == 0 ? 0.0 : (double)h->sum / (double)h->count / 1000, "min", us(h->min), "p50",
-			      us(hist_quantile(h, 5000)), "p99", us(hist_quantile(h, 9900)), "p99_9",
-			      us(hist_quantile(h, 9990)), "max", us(h->max));
+			      h->count == 0 ? 0.0 : (double)h->sum / (double)h->count / 1000, "min",
+			      us(h->min), "p50", us(hist_quantile(h, 5000)), "p99",
+			      us(hist_quantile(h, 9900)), "p99_9", us(hist_quantile(h, 9990)),
+			      "max", us(h->max));
 
 	json_object_set_new(o, "latency_us", l);
 	if (row->job != NULL) {
 		json_object_set_new(o, "target", json_string(row->job->target));
-		json_object_set_new(o, "workload", json_string(perf_workload_name(row->job->workload)));
+		json_object_set_new(o, "workload",
+				    json_string(perf_workload_name(row->job->workload)));
 		json_object_set_new(o, "io_size", json_integer(row->job->io_size));
 		json_object_set_new(o, "depth", json_integer(row->job->depth));
 	}
@@ -220,9 +232,11 @@ perf_report_json(const struct perf_run *run, FILE *out)
 	json_object_set_new(root, "jobs", jobs);
 	json_object_set_new(root, "all", json_row(&row));
 	json_object_set_new(root, "cpu_s", json_real((double)run->cpu.self_ns / 1e9));
-	json_object_set_new(root, "cpu_s_per_million", json_real(cpu_s_per_million(run->cpu.self_ns, row.ios)));
+	json_object_set_new(root, "cpu_s_per_million",
+			    json_real(cpu_s_per_million(run->cpu.self_ns, row.ios)));
 	if (run->options.target_pid != 0) {
-		json_object_set_new(root, "target_cpu_s", json_real((double)run->cpu.target_ns / 1e9));
+		json_object_set_new(root, "target_cpu_s",
+				    json_real((double)run->cpu.target_ns / 1e9));
 		json_object_set_new(root, "target_cpu_s_per_million",
 				    json_real(cpu_s_per_million(run->cpu.target_ns, row.ios)));
 	}

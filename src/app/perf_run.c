@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A run of berth perf. Control is a lightweight thread on a reactor of its own that sleeps (it runs on the main system thread);
- * each CPU of the jobs has a reactor in the mode asked for, and each worker a thread on one of them.
+ * A run of berth perf. Control is a lightweight thread on a reactor of its own that sleeps (it runs
+ * on the main system thread); each CPU of the jobs has a reactor in the mode asked for, and each
+ * worker a thread on one of them.
  *
- *   make configured bdevs -> open targets -> prepare and start workers -> all started -> [ramp] -> reset -> measure -> stop -> all finished ->
- *   exit workers -> close targets -> remove configured bdevs -> stop reactors -> report
+ *   make configured bdevs -> open targets -> prepare and start workers -> all started -> [ramp] ->
+ *   reset -> measure -> stop -> all finished -> exit workers -> close targets -> remove configured
+ *   bdevs -> stop reactors -> report
  *
- * Whatever fails on the way, SIGINT and SIGTERM lead to "stop", from wherever the run is; the first error is kept.
+ * Whatever fails on the way, SIGINT and SIGTERM lead to "stop", from wherever the run is; the first
+ * error is kept.
  *
- * A socket's back end that goes away is noticed once a second; what is in flight then is given up. So it is
- * when requests are still unanswered ANSWER_LIMIT_S after the end.
+ * A socket's back end that goes away is noticed once a second; what is in flight then is given up.
+ * So it is when requests are still unanswered ANSWER_LIMIT_S after the end.
  */
 #include <errno.h>
 #include <signal.h>
@@ -42,7 +45,7 @@ struct control {
 	struct watch signal_watch;
 	int signal_fd;
 	bool ramping;
-	bool stop_early; /* asked to stop before there was anything to stop */
+	bool stop_early;    /* asked to stop before there was anything to stop */
 	unsigned unstarted; /* workers that have neither started nor failed to */
 	unsigned unfinished;
 	unsigned open_targets;
@@ -98,7 +101,8 @@ stop_measuring(struct control *c)
 
 	read_cpu(c, &now);
 	c->run.cpu.self_ns = now.self_ns - c->run.cpu.self_ns;
-	c->run.cpu.target_ns = now.target_ns > c->run.cpu.target_ns ? now.target_ns - c->run.cpu.target_ns : 0;
+	c->run.cpu.target_ns =
+		now.target_ns > c->run.cpu.target_ns ? now.target_ns - c->run.cpu.target_ns : 0;
 }
 
 /* ---- The end, last step first ---- */
@@ -188,7 +192,8 @@ stop(struct perf_run *run)
 	c->stop_ns = clock_now_ns();
 	for (unsigned i = 0; i < run->worker_count; i++) {
 		if (!run->workers[i].finished) {
-			thread_send(run->workers[i].thread, &run->workers[i].stop_msg, perf_worker_stop);
+			thread_send(run->workers[i].thread, &run->workers[i].stop_msg,
+				    perf_worker_stop);
 		}
 	}
 }
@@ -227,8 +232,10 @@ show_progress(struct control *c)
 	if (c->stage == STOPPING) {
 		fprintf(stderr, "\r\033[K%s", "waiting for the last requests, verifying");
 	} else {
-		fprintf(stderr, "\r\033[K%4.0f of %.0f s%s: %.0f IOPS", (double)(now - c->start_ns) / 1e9,
-			(double)(c->ramping ? c->run.options.ramp_us : c->run.options.time_us) / 1e6,
+		fprintf(stderr, "\r\033[K%4.0f of %.0f s%s: %.0f IOPS",
+			(double)(now - c->start_ns) / 1e9,
+			(double)(c->ramping ? c->run.options.ramp_us : c->run.options.time_us) /
+				1e6,
 			c->ramping ? " (ramp)" : "",
 			(double)(ios - c->last_ios) * 1e9 / (double)(now - c->last_ns));
 	}
@@ -257,7 +264,8 @@ static bool
 verifies(const struct control *c, const struct perf_target *t)
 {
 	for (unsigned i = 0; i < c->run.worker_count; i++) {
-		if (c->run.workers[i].target == t && c->run.workers[i].job->workload == PERF_VERIFY) {
+		if (c->run.workers[i].target == t &&
+		    c->run.workers[i].job->workload == PERF_VERIFY) {
 			return true;
 		}
 	}
@@ -305,7 +313,8 @@ time_is_up(struct timer *timer)
 	c->ramping = false;
 	for (unsigned i = 0; i < c->run.worker_count; i++) {
 		if (!c->run.workers[i].finished) {
-			thread_send(c->run.workers[i].thread, &c->run.workers[i].reset_msg, perf_worker_reset);
+			thread_send(c->run.workers[i].thread, &c->run.workers[i].reset_msg,
+				    perf_worker_reset);
 		}
 	}
 	start_measuring(c);
@@ -323,7 +332,10 @@ worker_started(struct msg *msg)
 	if (--c->unstarted > 0 || c->stage != MEASURING) {
 		return;
 	}
-	/* What some did before the last one had started is not counted, as if it belonged to the ramp. */
+	/*
+	 * What some did before the last one had started is not counted, as if it belonged to the
+	 * ramp.
+	 */
 	c->ramping = true;
 	start_measuring(c);
 	if (c->stop_early) {
@@ -392,7 +404,8 @@ target_for(struct control *c, const struct perf_job_options *job)
 	t->queue_size = MAX(t->queue_size, job->queue_size);
 	t->indirect |= job->indirect;
 	/* Each worker's buffers begin on a page. */
-	t->buffer_bytes += (uint64_t)workers * ((uint64_t)job->depth / job->queues + 1) * (MAX(job->io_size, 4096u));
+	t->buffer_bytes += (uint64_t)workers * ((uint64_t)job->depth / job->queues + 1) *
+			   (MAX(job->io_size, 4096u));
 	t->buffer_bytes += (uint64_t)workers * 4096;
 	return t;
 }
@@ -444,7 +457,8 @@ start_workers(struct control *c)
 	c->unstarted = c->unfinished = c->run.worker_count;
 	c->stage = MEASURING;
 	for (unsigned i = 0; i < c->run.worker_count; i++) {
-		thread_send(c->run.workers[i].thread, &c->run.workers[i].start_msg, perf_worker_start);
+		thread_send(c->run.workers[i].thread, &c->run.workers[i].start_msg,
+			    perf_worker_start);
 	}
 	return 0;
 }
@@ -544,7 +558,8 @@ add_workers(struct control *c, const struct perf_job_options *job, struct err *e
 		w->started_msg.fn = worker_started;
 		w->finished_msg.fn = worker_finished;
 		if (c->cpus[cpu] == NULL) {
-			c->cpus[cpu] = reactor_create(cpu == CPUMASK_CPUS ? 0 : cpu, cpu == CPUMASK_CPUS ? -1 : (int)cpu,
+			c->cpus[cpu] = reactor_create(cpu == CPUMASK_CPUS ? 0 : cpu,
+						      cpu == CPUMASK_CPUS ? -1 : (int)cpu,
 						      c->run.options.mode, err);
 			if (c->cpus[cpu] == NULL) {
 				return err->code;
@@ -560,10 +575,13 @@ check_cpus(const struct perf_options *o, struct err *err)
 	long cpus = sysconf(_SC_NPROCESSORS_CONF);
 
 	for (unsigned i = 0; i < o->job_count; i++) {
-		unsigned cpu = o->jobs[i].has_cpus ? cpumask_next(&o->jobs[i].cpus, (unsigned)cpus) : CPUMASK_CPUS;
+		unsigned cpu = o->jobs[i].has_cpus ? cpumask_next(&o->jobs[i].cpus, (unsigned)cpus)
+						   : CPUMASK_CPUS;
 
 		if (cpu < CPUMASK_CPUS) {
-			return err_set(err, -EINVAL, "cpumask: this machine has no CPU %u, only 0 to %ld", cpu, cpus - 1);
+			return err_set(err, -EINVAL,
+				       "cpumask: this machine has no CPU %u, only 0 to %ld", cpu,
+				       cpus - 1);
 		}
 	}
 	return 0;

@@ -33,8 +33,9 @@ check_depth(const struct perf_target *t, unsigned size, struct err *err)
 	unsigned slots = t->indirect ? size : size / DESCS_PER_REQUEST;
 
 	if (slots < t->queue_depth) {
-		return err_set(err, -EINVAL, "%s: a queue of %u descriptors is too small for a depth of %u", t->name,
-			       size, t->queue_depth);
+		return err_set(err, -EINVAL,
+			       "%s: a queue of %u descriptors is too small for a depth of %u",
+			       t->name, size, t->queue_depth);
 	}
 	return 0;
 }
@@ -94,8 +95,8 @@ prepare(struct perf_worker *w, struct err *err)
 {
 	w->buffers = driver_blk_alloc(w->target->blk, w->depth * w->buffer_bytes, BUFFER_ALIGN);
 	if (w->buffers == NULL) {
-		return err_set(err, -ENOMEM, "%s: no shared memory for %u buffers of %zu bytes", w->job->name,
-			       w->depth, w->buffer_bytes);
+		return err_set(err, -ENOMEM, "%s: no shared memory for %u buffers of %zu bytes",
+			       w->job->name, w->depth, w->buffer_bytes);
 	}
 	memset(w->buffers, 0x5a, w->depth * w->buffer_bytes);
 	w->queue = &w->target->blk->queues[w->queue_index];

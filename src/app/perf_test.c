@@ -73,7 +73,8 @@ start(const char *line)
 	pid_t pid;
 
 	for (const char *c = line; *c != '\0'; c++) {
-		len += (size_t)snprintf(copy + len, sizeof(copy) - len, *c == '%' ? "%s" : "%.1s", *c == '%' ? dir : c);
+		len += (size_t)snprintf(copy + len, sizeof(copy) - len, *c == '%' ? "%s" : "%.1s",
+					*c == '%' ? dir : c);
 	}
 	for (char *word = strtok(copy, " "); word != NULL; word = strtok(NULL, " ")) {
 		argv[argc++] = word;
@@ -153,8 +154,9 @@ result(void)
 static void
 every_workload_in_every_mode(void **state)
 {
-	static const char *const workloads[] = {"randread", "randwrite", "randrw", "read",         "write",
-						"rw",       "flush",     "unmap",  "write_zeroes", "verify"};
+	static const char *const workloads[] = {"randread",     "randwrite", "randrw", "read",
+						"write",        "rw",        "flush",  "unmap",
+						"write_zeroes", "verify"};
 	static const char *const modes[] = {"poll", "interrupt", "adaptive"};
 
 	make_file("disk", 4 << 20);
@@ -166,8 +168,9 @@ every_workload_in_every_mode(void **state)
 
 		/* A flush of a file may take longer than all of this. */
 		snprintf(line, sizeof(line), "--bdev %s -w %s --mode %s -q 4 -t 0.2 --json",
-			 i % 2 == 0 || strcmp(workload, "flush") == 0 ? "malloc:4M:512" : "aio:%/disk:512", workload,
-			 modes[i % ARRAY_SIZE(modes)]);
+			 i % 2 == 0 || strcmp(workload, "flush") == 0 ? "malloc:4M:512"
+								      : "aio:%/disk:512",
+			 workload, modes[i % ARRAY_SIZE(modes)]);
 		assert_ok(perf(line));
 		root = result();
 		assert_true(json_is_null(json_object_get(root, "error")));
@@ -184,7 +187,10 @@ every_workload_in_every_mode(void **state)
 	}
 }
 
-/* A depth of n at a latency of t is n/t requests a second: what is counted agrees with what is timed. */
+/*
+ * A depth of n at a latency of t is n/t requests a second: what is counted agrees with what is
+ * timed.
+ */
 static void
 figures_agree(void **state)
 {
@@ -197,7 +203,9 @@ figures_agree(void **state)
 	iops = json_number_value(json_object_get(all, "iops"));
 	avg = json_number_value(json_object_get(json_object_get(all, "latency_us"), "avg"));
 	assert_in_range((int)(iops * avg / 1e6 * 100), 600, 1000);
-	assert_in_range((int)(json_number_value(json_object_get(all, "mib_per_s")) * 256 / iops * 1000), 999, 1001);
+	assert_in_range(
+		(int)(json_number_value(json_object_get(all, "mib_per_s")) * 256 / iops * 1000),
+		999, 1001);
 	json_decref(root);
 }
 
@@ -217,8 +225,10 @@ several_jobs(void **state)
 	root = result();
 	jobs = json_object_get(root, "jobs");
 	assert_int_equal(json_array_size(jobs), 2);
-	assert_int_equal(json_integer_value(json_object_get(json_array_get(jobs, 0), "workers")), 3);
-	assert_true(json_integer_value(json_object_get(json_array_get(jobs, 0), "blocks_compared")) > 0);
+	assert_int_equal(json_integer_value(json_object_get(json_array_get(jobs, 0), "workers")),
+			 3);
+	assert_true(json_integer_value(
+			    json_object_get(json_array_get(jobs, 0), "blocks_compared")) > 0);
 	assert_true(json_integer_value(json_object_get(json_array_get(jobs, 1), "ios")) > 0);
 	json_decref(root);
 	assert_ok(perf("--jobs %/jobs"));
@@ -231,20 +241,26 @@ configured_bdevs(void **state)
 	FILE *f = fopen(in_dir("jobs"), "w");
 
 	assert_non_null(f);
-	fputs("{\"subsystems\": [{\"subsystem\": \"bdev\", \"config\": [{\"method\": \"bdev_malloc_create\",\n"
+	fputs("{\"subsystems\": [{\"subsystem\": \"bdev\", \"config\": [{\"method\": "
+	      "\"bdev_malloc_create\",\n"
 	      "\"params\": {\"name\": \"Memory\", \"num_blocks\": 4096, \"block_size\": 4096}}]},\n"
-	      "{\"subsystem\": \"vhost_blk\", \"config\": [{\"method\": \"vhost_create_blk_controller\",\n"
+	      "{\"subsystem\": \"vhost_blk\", \"config\": [{\"method\": "
+	      "\"vhost_create_blk_controller\",\n"
 	      "\"params\": {\"ctrlr\": \"x\", \"dev_name\": \"Memory\"}}]}]}\n",
 	      f);
 	fclose(f);
 	assert_ok(perf("--config %/jobs --bdev Memory -w verify -t 0.1"));
-	assert_ok(perf("--bdev {\"method\":\"bdev_null_create\",\"params\":{\"name\":\"N\",\"num_blocks\":64,"
-		       "\"block_size\":512}} -t 0.1"));
+	assert_ok(perf(
+		"--bdev "
+		"{\"method\":\"bdev_null_create\",\"params\":{\"name\":\"N\",\"num_blocks\":64,"
+		"\"block_size\":512}} -t 0.1"));
 	assert_fails(perf("--config %/jobs --bdev memory -t 0.1"), PERF_FAILED, "memory");
 	assert_fails(perf("--config %/none --bdev Memory -t 0.1"), PERF_FAILED, "/none");
 	assert_fails(perf("--bdev {\"method\":1} -t 0.1"), PERF_FAILED, "this is not");
 	assert_fails(perf("--bdev {oops -t 0.1"), PERF_FAILED, "no JSON");
-	assert_fails(perf("--bdev {\"method\":\"bdev_null_create\",\"params\":{\"name\":\"N\",\"num_blocks\":64,"
+	assert_fails(perf("--bdev "
+			  "{\"method\":\"bdev_null_create\",\"params\":{\"name\":\"N\",\"num_"
+			  "blocks\":64,"
 			  "\"block_size\":500}} -t 0.1"),
 		     PERF_FAILED, "bdev_null_create: ");
 }
@@ -253,10 +269,14 @@ configured_bdevs(void **state)
 static void
 verify_sees_lost_writes(void **state)
 {
-	assert_fails(perf("--bdev null:4M -w verify -t 0.1 -q 1"), PERF_FAILED, "is wrong from byte 0 on");
+	assert_fails(perf("--bdev null:4M -w verify -t 0.1 -q 1"), PERF_FAILED,
+		     "is wrong from byte 0 on");
 }
 
-/* All that was written is read once more at the end, besides every other request, which is a read. */
+/*
+ * All that was written is read once more at the end, besides every other request, which is a
+ * read.
+ */
 static void
 verify_reads_everything_at_the_end(void **state)
 {
@@ -274,7 +294,10 @@ verify_reads_everything_at_the_end(void **state)
 	json_decref(root);
 }
 
-/* Somebody else writes to the disk: one bit is enough, and the last pass finds it where no other read has. */
+/*
+ * Somebody else writes to the disk: one bit is enough, and the last pass finds it where no other
+ * read has.
+ */
 static void
 verify_sees_corruption(void **state)
 {
@@ -285,7 +308,10 @@ verify_sees_corruption(void **state)
 	int fd;
 
 	make_file("disk", 1 << 20);
-	/* The range is so large for so short a time that most blocks are written and not read before the end. */
+	/*
+	 * The range is so large for so short a time that most blocks are written and not read
+	 * before the end.
+	 */
 	pid = start("--bdev aio:%/disk:512 -w verify -t 1 -q 1 -o 512 --json");
 	fd = open(in_dir("disk"), O_RDWR);
 	assert_true(fd >= 0);
@@ -294,7 +320,10 @@ verify_sees_corruption(void **state)
 			if (pread(fd, block, sizeof(block), b * 512) == 512 && block[300] != 0) {
 				block[300] ^= 0x10;
 				assert_int_equal(pwrite(fd, block + 300, 1, b * 512 + 300), 1);
-				/* Written again just before us: then nobody will see it. Flip more than one. */
+				/*
+				 * Written again just before us: then nobody will see it. Flip
+				 * more than one.
+				 */
 				snprintf(words, sizeof(words), "is wrong from byte 296 on");
 				flipped = b % 64 == 63;
 			}
@@ -351,7 +380,8 @@ interrupted(void **state)
 	kill(pid, SIGINT);
 	assert_ok(finish(pid));
 	root = result();
-	assert_true(json_number_value(json_object_get(json_object_get(root, "all"), "seconds")) < 50);
+	assert_true(json_number_value(json_object_get(json_object_get(root, "all"), "seconds")) <
+		    50);
 	json_decref(root);
 }
 
@@ -362,7 +392,8 @@ target_process(void **state)
 	json_t *root;
 
 	/* Of our own process, which waits meanwhile and has used some time before. */
-	snprintf(line, sizeof(line), "--bdev malloc:1M -t 0.1 --json --target-pid %d", (int)getpid());
+	snprintf(line, sizeof(line), "--bdev malloc:1M -t 0.1 --json --target-pid %d",
+		 (int)getpid());
 	assert_ok(perf(line));
 	root = result();
 	assert_true(json_is_number(json_object_get(root, "target_cpu_s")));

@@ -3,16 +3,16 @@
  * A worker of `berth perf`: keeps `depth` requests in flight on one queue of one target.
  *
  * Invariants
- *  1. Each request is either in flight (counted in `inflight`) or, within one poll, in the hands of this file. A
- *     request that is not submitted again is never touched again.
- *  2. One batch: poll, next requests, flush, one look at the clock for all of them. On a socket the clock is read after the
- *     flush, so that the target works meanwhile: a latency is then the time from one submission's flush to the flush of
- *     what follows its completion, and includes our own turn.
- *  3. verify: a unit (the place of one request) has at most one request at it, marked by AT_WORK. Its generation is the number of
- *     writes begun; 0: never written, so nothing is known of it.
+ *  1. Each request is either in flight (counted in `inflight`) or, within one poll, in the hands of
+ *     this file. A request that is not submitted again is never touched again.
+ *  2. One batch: poll, next requests, flush, one look at the clock for all of them. On a socket the
+ *     clock is read after the flush, so that the target works meanwhile: a latency is then the time
+ *     from one submission's flush to the flush of what follows its completion, our own turn included.
+ *  3. verify: a unit (the place of one request) has at most one request at it, marked by AT_WORK. Its
+ *     generation is the number of writes begun; 0: never written, so nothing is known of it.
  *
- * RUNNING -stop-> ENDING -nothing in flight-> FINISHED, or for verify CHECKING -everything read-> FINISHED. An
- * error goes to ENDING at once, and from there to FINISHED.
+ * RUNNING -stop-> ENDING -nothing in flight-> FINISHED, or for verify CHECKING -everything read->
+ * FINISHED. An error goes to ENDING at once, and from there to FINISHED.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -180,13 +180,18 @@ verify_write(struct perf_worker *w, struct perf_request *req)
 	if (w->generations[unit] == 0) {
 		w->written++;
 	}
-	w->generations[unit] = w->generations[unit] == GENERATION_MASK ? 1 : w->generations[unit] + 1;
+	w->generations[unit] =
+		w->generations[unit] == GENERATION_MASK ? 1 : w->generations[unit] + 1;
 	pattern_of(w, unit, &pattern);
-	perf_pattern_fill(&pattern, w->first_block + unit * w->blocks, w->blocks, req->iov.iov_base);
+	perf_pattern_fill(&pattern, w->first_block + unit * w->blocks, w->blocks,
+			  req->iov.iov_base);
 	submit_unit(w, req, BDEV_WRITE, unit);
 }
 
-/* After a write: reads another unit that was written before, when chance hits one, else the same. */
+/*
+ * After a write: reads another unit that was written before, when chance hits one, else the
+ * same.
+ */
 static void
 verify_read(struct perf_worker *w, struct perf_request *req)
 {
@@ -207,7 +212,8 @@ verify_compare(struct perf_worker *w, struct perf_request *req)
 
 	w->generations[req->unit] &= GENERATION_MASK;
 	pattern_of(w, req->unit, &pattern);
-	if (perf_pattern_check(&pattern, req->lba, w->blocks, req->iov.iov_base, text, sizeof(text))) {
+	if (perf_pattern_check(&pattern, req->lba, w->blocks, req->iov.iov_base, text,
+			       sizeof(text))) {
 		w->result.checked += w->blocks;
 	} else {
 		fail(w, -EILSEQ, text);
@@ -266,7 +272,8 @@ count(struct perf_worker *w, struct perf_request **done, unsigned n, uint64_t no
 
 	/* Whoever ended meanwhile does not count what comes after its end. */
 	if (LIKELY(w->phase == PERF_RUNNING)) {
-		atomic_store_explicit(&r->ios, atomic_load_explicit(&r->ios, memory_order_relaxed) + n,
+		atomic_store_explicit(&r->ios,
+				      atomic_load_explicit(&r->ios, memory_order_relaxed) + n,
 				      memory_order_relaxed);
 		for (unsigned i = 0; i < n; i++) {
 			hist_add(&r->latency, now - done[i]->stamp_ns);
@@ -416,7 +423,8 @@ check_workload(struct perf_worker *w, struct err *err)
 	const struct perf_job_options *job = w->job;
 	uint32_t missing = needs[job->workload] & ~w->target->ops_mask;
 
-	if (w->target->readonly && (needs[job->workload] & ~(1u << BDEV_READ | 1u << BDEV_FLUSH)) != 0) {
+	if (w->target->readonly &&
+	    (needs[job->workload] & ~(1u << BDEV_READ | 1u << BDEV_FLUSH)) != 0) {
 		return err_set(err, -EROFS, "%s: %s is read-only", job->name, w->target->name);
 	}
 	if (missing != 0) {
@@ -424,8 +432,9 @@ check_workload(struct perf_worker *w, struct err *err)
 			       bdev_op_name((enum bdev_op)__builtin_ctz(missing)));
 	}
 	if (job->io_size % w->target->block_size != 0) {
-		return err_set(err, -EINVAL, "%s: io-size %u is no multiple of the %u-byte blocks of %s", job->name,
-			       job->io_size, w->target->block_size, w->target->name);
+		return err_set(err, -EINVAL,
+			       "%s: io-size %u is no multiple of the %u-byte blocks of %s",
+			       job->name, job->io_size, w->target->block_size, w->target->name);
 	}
 	return 0;
 }
@@ -441,11 +450,12 @@ set_range(struct perf_worker *w, unsigned workers, struct err *err)
 	uint64_t units = range / job->io_size;
 
 	if (job->offset > bytes || range > bytes - job->offset) {
-		return err_set(err, -EINVAL, "%s: the range ends past the %" PRIu64 " bytes of %s", job->name, bytes,
-			       t->name);
+		return err_set(err, -EINVAL, "%s: the range ends past the %" PRIu64 " bytes of %s",
+			       job->name, bytes, t->name);
 	}
 	if (job->offset % t->block_size != 0) {
-		return err_set(err, -EINVAL, "%s: offset is no multiple of the %u-byte blocks of %s", job->name,
+		return err_set(err, -EINVAL,
+			       "%s: offset is no multiple of the %u-byte blocks of %s", job->name,
 			       t->block_size, t->name);
 	}
 	w->blocks = job->io_size / t->block_size;
@@ -456,7 +466,8 @@ set_range(struct perf_worker *w, unsigned workers, struct err *err)
 	}
 	w->first_block = job->offset / t->block_size + w->number * w->units * w->blocks;
 	if (w->units < (job->workload == PERF_VERIFY ? w->depth : 1u)) {
-		return err_set(err, -EINVAL, "%s: the range of %" PRIu64 " bytes is too small", job->name, range);
+		return err_set(err, -EINVAL, "%s: the range of %" PRIu64 " bytes is too small",
+			       job->name, range);
 	}
 	return 0;
 }
@@ -473,7 +484,8 @@ perf_worker_init(struct perf_worker *w, unsigned workers_of_job, struct err *err
 	w->read_percent = job->read_percent;
 	w->depth = job->depth / job->queues + (queue < job->depth % job->queues);
 	/* Any value but 0, different for each worker. */
-	w->random = (job->seed + 1) * UINT64_C(0x9e3779b97f4a7c15) ^ ((uint64_t)w->number + 1) << 32;
+	w->random = (job->seed + 1) * UINT64_C(0x9e3779b97f4a7c15) ^ ((uint64_t)w->number + 1)
+									     << 32;
 	w->random += w->random == 0;
 	w->fd = -1;
 	w->buffer_bytes = MAX(job->io_size, w->target->buffer_align);
@@ -487,14 +499,15 @@ perf_worker_init(struct perf_worker *w, unsigned workers_of_job, struct err *err
 static int
 allocate(struct perf_worker *w)
 {
-	w->request_bytes = PERF_REQUEST_BYTES +
-			   (w->target->request_extra + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES * CACHE_LINE_BYTES;
+	w->request_bytes = PERF_REQUEST_BYTES + (w->target->request_extra + CACHE_LINE_BYTES - 1) /
+							CACHE_LINE_BYTES * CACHE_LINE_BYTES;
 	w->requests = aligned_alloc(CACHE_LINE_BYTES, w->depth * w->request_bytes);
 	w->ready = calloc(w->depth, sizeof(struct perf_request *));
 	if (w->workload == PERF_VERIFY) {
 		w->generations = calloc(w->units, sizeof(*w->generations));
 	}
-	if (w->requests == NULL || w->ready == NULL || (w->workload == PERF_VERIFY && w->generations == NULL)) {
+	if (w->requests == NULL || w->ready == NULL ||
+	    (w->workload == PERF_VERIFY && w->generations == NULL)) {
 		return -ENOMEM;
 	}
 	memset(w->requests, 0, w->depth * w->request_bytes);
@@ -521,7 +534,8 @@ perf_worker_start(struct msg *msg)
 	if (rc == 0) {
 		rc = poller_start(&w->poller, &poller_ops, w->fd);
 		if (rc != 0) {
-			err_set(&w->err, rc, "%s: cannot start polling: %s", w->job->name, strerror(-rc));
+			err_set(&w->err, rc, "%s: cannot start polling: %s", w->job->name,
+				strerror(-rc));
 			w->ops->stop(w);
 		}
 	}

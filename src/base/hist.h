@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Log-linear histogram of unsigned values: each power of two in 64 equal parts, so that a value is known to 1/64
- * (1.6 %); values below 128 exactly, those from HIST_LIMIT on as the largest that fits. Pure; one writer.
+ * Log-linear histogram of unsigned values: each power of two in 64 equal parts, so that a value is
+ * known to 1/64 (1.6 %); values below 128 exactly, those from HIST_LIMIT on as the largest that
+ * fits. Pure; one writer.
  */
 #ifndef BASE_HIST_H
 #define BASE_HIST_H
@@ -53,8 +54,10 @@ hist_add(struct hist *h, uint64_t value)
 
 void hist_merge(struct hist *to, const struct hist *from);
 
-/* The smallest value that per_10000 of 10,000 values do not exceed, to 1/64 upwards: 5000 is the median,
- * 9990 the 99.9th percentile. 0 when empty. */
+/*
+ * The smallest value that per_10000 of 10,000 values do not exceed, to 1/64 upwards: 5000 is the
+ * median, 9990 the 99.9th percentile. 0 when empty.
+ */
 uint64_t hist_quantile(const struct hist *h, unsigned per_10000);
 
 /* Mean, rounded; 0 when empty. */

@@ -21,8 +21,10 @@ model_init(struct model *m)
 		.features = 1ull << VIRTIO_F_VERSION_1 | 1ull << VHOST_USER_F_PROTOCOL_FEATURES |
 			    1ull << VIRTIO_RING_F_INDIRECT_DESC | 1ull << VIRTIO_RING_F_EVENT_IDX |
 			    1ull << VIRTIO_BLK_F_FLUSH | 1ull << VIRTIO_BLK_F_BLK_SIZE,
-		.protocol = 1ull << VHOST_USER_PROTOCOL_F_MQ | 1ull << VHOST_USER_PROTOCOL_F_REPLY_ACK |
-			    1ull << VHOST_USER_PROTOCOL_F_CONFIG | 1ull << VHOST_USER_PROTOCOL_F_BACKEND_REQ |
+		.protocol = 1ull << VHOST_USER_PROTOCOL_F_MQ |
+			    1ull << VHOST_USER_PROTOCOL_F_REPLY_ACK |
+			    1ull << VHOST_USER_PROTOCOL_F_CONFIG |
+			    1ull << VHOST_USER_PROTOCOL_F_BACKEND_REQ |
 			    1ull << VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
 		.max_queues = MODEL_QUEUES,
 		.config = {.capacity = MODEL_DISK_BYTES / 512, .blk_size = 512},
@@ -49,7 +51,10 @@ receive(struct model *m, uint8_t buf[VHOST_USER_MESSAGE_MAX], int *ret_fd)
 		char buf[CMSG_SPACE(sizeof(int))];
 	} control;
 	struct iovec iov = {buf, VHOST_USER_HEADER_BYTES};
-	struct msghdr h = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+	struct msghdr h = {.msg_iov = &iov,
+			   .msg_iovlen = 1,
+			   .msg_control = &control,
+			   .msg_controllen = sizeof(control)};
 	struct cmsghdr *c;
 	int len;
 
@@ -64,7 +69,8 @@ receive(struct model *m, uint8_t buf[VHOST_USER_MESSAGE_MAX], int *ret_fd)
 	len = vhost_msg_length(buf, NULL);
 	CHECK(len >= VHOST_USER_HEADER_BYTES);
 	len -= VHOST_USER_HEADER_BYTES;
-	if (len > 0 && recv(m->fd, buf + VHOST_USER_HEADER_BYTES, (size_t)len, MSG_WAITALL) != len) {
+	if (len > 0 &&
+	    recv(m->fd, buf + VHOST_USER_HEADER_BYTES, (size_t)len, MSG_WAITALL) != len) {
 		return 0;
 	}
 	return (size_t)len + VHOST_USER_HEADER_BYTES;
@@ -122,7 +128,8 @@ replace_fd(int *fd, int with)
 static bool
 act(struct model *m, struct vhost_user_msg *msg, int *fd)
 {
-	unsigned index = msg->type == VHOST_USER_SET_VRING_ADDR ? msg->addr.index : msg->state.index;
+	unsigned index =
+		msg->type == VHOST_USER_SET_VRING_ADDR ? msg->addr.index : msg->state.index;
 	struct model_queue *q = &m->queues[index % MODEL_QUEUES];
 
 	switch ((int)msg->type) {
@@ -243,7 +250,8 @@ model_start(struct model *m)
 
 	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", m->path);
 	m->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	CHECK(m->listen_fd >= 0 && bind(m->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 &&
+	CHECK(m->listen_fd >= 0 &&
+	      bind(m->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 &&
 	      listen(m->listen_fd, 1) == 0);
 	CHECK(pthread_create(&m->thread, NULL, model_main, m) == 0);
 	m->running = true;
@@ -293,7 +301,8 @@ serve_chain(struct model *m, const struct virtq_chain *c, struct iovec *iov)
 	at = header.sector * 512;
 	if (header.type == VIRTIO_BLK_T_OUT) {
 		CHECK(at + c->out_bytes - sizeof(header) <= MODEL_DISK_BYTES);
-		iov_to_buf(iov, (int)c->out_count, sizeof(header), m->disk + at, c->out_bytes - sizeof(header));
+		iov_to_buf(iov, (int)c->out_count, sizeof(header), m->disk + at,
+			   c->out_bytes - sizeof(header));
 	} else if (header.type == VIRTIO_BLK_T_IN) {
 		CHECK(at + c->in_bytes - 1 <= MODEL_DISK_BYTES);
 		written = (uint32_t)c->in_bytes - 1;

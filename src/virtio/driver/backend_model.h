@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * For the tests of the driver: a vhost-user-blk back end of our own that answers messages on a thread of its own, and
- * serves rings only when the test calls model_serve(). It can be told to misbehave at any message.
+ * For the tests of the driver: a vhost-user-blk back end of our own that answers messages on a
+ * thread of its own, and serves rings only when the test calls model_serve(). It can be told to
+ * misbehave at any message.
  */
 #ifndef VIRTIO_DRIVER_BACKEND_MODEL_H
 #define VIRTIO_DRIVER_BACKEND_MODEL_H
@@ -19,10 +20,10 @@
 
 enum model_fault {
 	MODEL_GOOD,
-	MODEL_HANGS_UP,   /* closes the connection instead of answering */
-	MODEL_SILENT,     /* answers nothing more */
-	MODEL_REFUSES,    /* acknowledges with an error */
-	MODEL_CONFUSED,   /* answers another request */
+	MODEL_HANGS_UP, /* closes the connection instead of answering */
+	MODEL_SILENT,   /* answers nothing more */
+	MODEL_REFUSES,  /* acknowledges with an error */
+	MODEL_CONFUSED, /* answers another request */
 };
 
 struct model_queue {
@@ -66,7 +67,10 @@ struct model {
 /* A good device with every feature. */
 void model_init(struct model *m);
 void model_start(struct model *m);
-/* Ends the thread (the connection is closed by either side before, or is now) and releases everything. */
+/*
+ * Ends the thread (the connection is closed by either side before, or is now) and releases
+ * everything.
+ */
 void model_stop(struct model *m);
 
 /* Serves what is available on a queue, the last one first when reversed; how many. */

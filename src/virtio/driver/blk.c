@@ -3,10 +3,11 @@
  * vhost-user-blk, driver side. Layout and why: blk.h.
  *
  * Invariants
- *  1. A slot is on the free stack, or has a request; a used head that names neither a slot nor one with a request
- *     breaks the ring.
- *  2. Descriptors of a slot are written only while it is free, that is, while the device does not have it.
- *  3. data_gpa, data_bytes and data_in of a slot say what its descriptors hold, or data_gpa is NO_SHAPE.
+ *  1. A slot is on the free stack, or has a request; a used head that names neither a slot nor one
+ *     with a request breaks the ring.
+ *  2. Descriptors of a slot are written only while it is free: while the device does not have it.
+ *  3. data_gpa, data_bytes and data_in of a slot say what its descriptors hold, or data_gpa is
+ *     NO_SHAPE.
  */
 #include "virtio/driver/blk.h"
 
@@ -45,12 +46,12 @@ write_chain(struct driver_blk_queue *q, unsigned slot, const struct driver_blk_r
 	uint16_t flags = VRING_DESC_F_NEXT | (req->in ? VRING_DESC_F_WRITE : 0);
 	uint16_t i = first;
 
-	set_desc(&table[i], gpa(q, q->headers - slot), sizeof(struct virtio_blk_outhdr), VRING_DESC_F_NEXT,
-		 (uint16_t)(i + 1));
+	set_desc(&table[i], gpa(q, q->headers - slot), sizeof(struct virtio_blk_outhdr),
+		 VRING_DESC_F_NEXT, (uint16_t)(i + 1));
 	i++;
 	for (unsigned s = 0; s < req->iovcnt; s++, i++) {
-		set_desc(&table[i], gpa(q, req->iov[s].iov_base), (uint32_t)req->iov[s].iov_len, flags,
-			 (uint16_t)(i + 1));
+		set_desc(&table[i], gpa(q, req->iov[s].iov_base), (uint32_t)req->iov[s].iov_len,
+			 flags, (uint16_t)(i + 1));
 	}
 	set_desc(&table[i], gpa(q, q->statuses + slot), 1, VRING_DESC_F_WRITE, 0);
 }
@@ -166,7 +167,8 @@ driver_blk_poll(struct driver_blk_queue *q, struct driver_blk_request **done, un
 		unsigned slot = e.id >> q->head_shift;
 		struct driver_blk_request *req;
 
-		if (UNLIKELY(slot >= q->slot_count || slot << q->head_shift != e.id || q->slots[slot].req == NULL)) {
+		if (UNLIKELY(slot >= q->slot_count || slot << q->head_shift != e.id ||
+			     q->slots[slot].req == NULL)) {
 			q->ring->broken = true;
 			break;
 		}
@@ -224,11 +226,13 @@ queue_bytes(const struct driver_blk *blk, unsigned queue_size)
 	size_t slots = slots_of(blk, queue_size);
 
 	return queue_size * (16u + 2u + 8u) + slots * (sizeof(struct virtio_blk_outhdr) + 1u) +
-	       slots * table_entries(blk) * sizeof(struct vring_desc) + 12 + (size_t)10 * CACHE_LINE_BYTES;
+	       slots * table_entries(blk) * sizeof(struct vring_desc) + 12 +
+	       (size_t)10 * CACHE_LINE_BYTES;
 }
 
 static int
-lay_out(struct driver_blk_queue *q, unsigned queue_size, void **ret_desc, void **ret_avail, void **ret_used)
+lay_out(struct driver_blk_queue *q, unsigned queue_size, void **ret_desc, void **ret_avail,
+	void **ret_used)
 {
 	struct driver_vhost *dev = q->blk->dev;
 	size_t headers_bytes = q->slot_count * sizeof(struct virtio_blk_outhdr);
@@ -237,14 +241,16 @@ lay_out(struct driver_blk_queue *q, unsigned queue_size, void **ret_desc, void *
 	uint8_t *headers;
 
 	*ret_desc = driver_vhost_alloc(dev, 16 * queue_size, CACHE_LINE_BYTES, 0);
-	headers = driver_vhost_alloc(dev, headers_bytes + 6 + 2 * queue_size, CACHE_LINE_BYTES, phase);
+	headers = driver_vhost_alloc(dev, headers_bytes + 6 + 2 * queue_size, CACHE_LINE_BYTES,
+				     phase);
 	/* Elements of the used ring begin with a line. */
 	*ret_used = driver_vhost_alloc(dev, 6 + 8 * queue_size, CACHE_LINE_BYTES, 60);
 	q->statuses = driver_vhost_alloc(dev, q->slot_count, CACHE_LINE_BYTES, 0);
 	q->table_entries = table_entries(q->blk);
 	if (q->table_entries > 0) {
-		q->tables = driver_vhost_alloc(dev, q->slot_count * q->table_entries * sizeof(*q->tables),
-					       CACHE_LINE_BYTES, 0);
+		q->tables = driver_vhost_alloc(
+			dev, q->slot_count * q->table_entries * sizeof(*q->tables),
+			CACHE_LINE_BYTES, 0);
 	}
 	if (*ret_desc == NULL || headers == NULL || *ret_used == NULL || q->statuses == NULL ||
 	    (q->table_entries > 0 && q->tables == NULL)) {
@@ -269,7 +275,8 @@ queue_open(struct driver_blk *blk, unsigned index, unsigned queue_size, struct e
 	q->slot_count = (uint16_t)slots_of(blk, queue_size);
 	q->slots = calloc(q->slot_count, sizeof(*q->slots));
 	q->free = calloc(q->slot_count, sizeof(*q->free));
-	if (q->slots == NULL || q->free == NULL || lay_out(q, queue_size, &desc, &avail, &used) != 0) {
+	if (q->slots == NULL || q->free == NULL ||
+	    lay_out(q, queue_size, &desc, &avail, &used) != 0) {
 		return err_set(err, -ENOMEM, "%s: no memory for queue %u", blk->dev->path, index);
 	}
 	for (unsigned i = 0; i < q->slot_count; i++) {
@@ -281,8 +288,9 @@ queue_open(struct driver_blk *blk, unsigned index, unsigned queue_size, struct e
 
 #define WANTED_FEATURES \
 	(1ull << VIRTIO_BLK_F_SIZE_MAX | 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_RO | \
-	 1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_FLUSH | 1ull << VIRTIO_BLK_F_TOPOLOGY | \
-	 1ull << VIRTIO_BLK_F_CONFIG_WCE | 1ull << VIRTIO_BLK_F_MQ | 1ull << VIRTIO_BLK_F_DISCARD | \
+	 1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_FLUSH | \
+	 1ull << VIRTIO_BLK_F_TOPOLOGY | 1ull << VIRTIO_BLK_F_CONFIG_WCE | \
+	 1ull << VIRTIO_BLK_F_MQ | 1ull << VIRTIO_BLK_F_DISCARD | \
 	 1ull << VIRTIO_BLK_F_WRITE_ZEROES | 1ull << VIRTIO_RING_F_INDIRECT_DESC | \
 	 1ull << VIRTIO_RING_F_EVENT_IDX | 1ull << VIRTIO_F_VERSION_1)
 
@@ -295,17 +303,18 @@ check_options(const struct driver_blk_options *options, unsigned *queue_size, un
 	blk->segments = options->segments == 0 ? 1 : options->segments;
 	blk->indirect = options->indirect;
 	blk->poison_status = options->poison_status;
-	if (*queue_size < SLOT_DESCS || *queue_size > QUEUE_SIZE_MAX || (*queue_size & (*queue_size - 1)) != 0) {
-		return err_set(err, -EINVAL, "%s: queue size %u is not a power of two of %u to %u", options->path,
-			       *queue_size, SLOT_DESCS, QUEUE_SIZE_MAX);
+	if (*queue_size < SLOT_DESCS || *queue_size > QUEUE_SIZE_MAX ||
+	    (*queue_size & (*queue_size - 1)) != 0) {
+		return err_set(err, -EINVAL, "%s: queue size %u is not a power of two of %u to %u",
+			       options->path, *queue_size, SLOT_DESCS, QUEUE_SIZE_MAX);
 	}
 	if (*queues > DRIVER_VHOST_QUEUES_MAX) {
-		return err_set(err, -EINVAL, "%s: %u queues are more than %u", options->path, *queues,
-			       DRIVER_VHOST_QUEUES_MAX);
+		return err_set(err, -EINVAL, "%s: %u queues are more than %u", options->path,
+			       *queues, DRIVER_VHOST_QUEUES_MAX);
 	}
 	if (blk->segments > SEGMENTS_MAX) {
-		return err_set(err, -EINVAL, "%s: %u segments are more than %u", options->path, blk->segments,
-			       SEGMENTS_MAX);
+		return err_set(err, -EINVAL, "%s: %u segments are more than %u", options->path,
+			       blk->segments, SEGMENTS_MAX);
 	}
 	return 0;
 }
@@ -315,19 +324,22 @@ static int
 check_agreed(const struct driver_blk *blk, unsigned queues, struct err *err)
 {
 	if (queues > blk->dev->max_queues) {
-		return err_set(err, -EINVAL, "%s: %u queues asked for, the device has %u", blk->dev->path, queues,
-			       blk->dev->max_queues);
+		return err_set(err, -EINVAL, "%s: %u queues asked for, the device has %u",
+			       blk->dev->path, queues, blk->dev->max_queues);
 	}
 	if (table_entries(blk) > 0 && (blk->features & 1ull << VIRTIO_RING_F_INDIRECT_DESC) == 0) {
-		return err_set(err, -EOPNOTSUPP, "%s: the device has no indirect descriptors", blk->dev->path);
+		return err_set(err, -EOPNOTSUPP, "%s: the device has no indirect descriptors",
+			       blk->dev->path);
 	}
 	return 0;
 }
 
 static int
-open_queues(struct driver_blk *blk, unsigned queues, unsigned queue_size, size_t data_bytes, struct err *err)
+open_queues(struct driver_blk *blk, unsigned queues, unsigned queue_size, size_t data_bytes,
+	    struct err *err)
 {
-	int rc = driver_vhost_share(blk->dev, queues * queue_bytes(blk, queue_size) + data_bytes, err);
+	int rc = driver_vhost_share(blk->dev, queues * queue_bytes(blk, queue_size) + data_bytes,
+				    err);
 
 	if (rc != 0) {
 		return rc;
@@ -344,7 +356,8 @@ open_queues(struct driver_blk *blk, unsigned queues, unsigned queue_size, size_t
 }
 
 int
-driver_blk_open(const struct driver_blk_options *options, struct driver_blk **ret_blk, struct err *err)
+driver_blk_open(const struct driver_blk_options *options, struct driver_blk **ret_blk,
+		struct err *err)
 {
 	struct driver_blk *blk = calloc(1, sizeof(*blk));
 	uint64_t features = WANTED_FEATURES;
@@ -416,7 +429,8 @@ driver_blk_sectors(const struct driver_blk *blk)
 uint32_t
 driver_blk_block_size(const struct driver_blk *blk)
 {
-	if ((blk->features & 1ull << VIRTIO_BLK_F_BLK_SIZE) == 0 || blk->config.blk_size < DRIVER_BLK_SECTOR_BYTES) {
+	if ((blk->features & 1ull << VIRTIO_BLK_F_BLK_SIZE) == 0 ||
+	    blk->config.blk_size < DRIVER_BLK_SECTOR_BYTES) {
 		return DRIVER_BLK_SECTOR_BYTES;
 	}
 	return blk->config.blk_size;

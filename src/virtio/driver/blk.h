@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A vhost-user-blk device from the driver's side: N queues, each with slots for requests that are made once and
- * used again. A queue belongs to one thread; set-up and end belong to one thread, with no queue in use.
+ * A vhost-user-blk device from the driver's side: N queues, each with slots for requests that are
+ * made once and used again. A queue belongs to one thread; set-up and end belong to one thread,
+ * with no queue in use.
  *
- * How memory is laid out is half of the speed, because both sides poll what the other one writes. A request
- * costs, in cache lines that go over to the other core:
- *   header        16 bytes, four slots a line, written for each request; those of the first three slots share
- *                 the line of avail->idx, so that at low depth index and header arrive together
- *   descriptors   four a slot, one line, written only when they change: a slot whose buffer and direction stay
- *                 the same never sends them again
+ * How memory is laid out is half of the speed, because both sides poll what the other one writes. A
+ * request costs, in cache lines that go over to the other core:
+ *   header        16 bytes, four slots a line, written for each request; those of the first three
+ *                 slots share the line of avail->idx: at low depth index and header arrive together
+ *   descriptors   four a slot, one line, written only when they change: a slot whose buffer and
+ *                 direction stay the same never sends them again
  *   avail ring    written only where it changes (ring.h): not at all when requests end in order
  *   status        one byte, sixty-four slots a line, apart from the lines that the driver writes
  *   used ring     begins so that none of its elements crosses a line
@@ -31,31 +32,34 @@
 
 struct driver_blk_options {
 	const char *path;
-	unsigned timeout_ms;    /* 0: the default of driver_vhost_open() */
-	unsigned queues;        /* 0: 1. -EINVAL when the back end has fewer */
-	unsigned queue_size;    /* descriptors, a power of two of 4..32768; 0: 128 */
-	unsigned segments;      /* most data segments of a request, 0: 1; more than two need indirect tables */
-	bool indirect;          /* every request through an indirect table */
-	bool no_event_idx;      /* notification by flags instead */
-	bool poison_status;     /* a status the device does not write is seen (as -EPROTO); costs a cache line */
-	size_t data_bytes;      /* shared memory for buffers, besides the rings */
+	unsigned timeout_ms; /* 0: the default of driver_vhost_open() */
+	unsigned queues;     /* 0: 1. -EINVAL when the back end has fewer */
+	unsigned queue_size; /* descriptors, a power of two of 4..32768; 0: 128 */
+	unsigned segments;   /* of data in a request at most, 0: 1; three and more need tables */
+	bool indirect;       /* every request through an indirect table */
+	bool no_event_idx;   /* notification by flags instead */
+	bool poison_status;  /* a status not written is seen (-EPROTO); costs a cache line */
+	size_t data_bytes;   /* shared memory for buffers, besides the rings */
 };
 
-/* A request: the caller's, borrowed until driver_blk_poll() returns it. Buffers are inside dev's shared memory. */
+/*
+ * A request: the caller's, borrowed until driver_blk_poll() returns it. Buffers are inside dev's
+ * shared memory.
+ */
 struct driver_blk_request {
 	const struct iovec *iov; /* borrowed during submit only */
 	uint64_t sector;
 	uint32_t type; /* VIRTIO_BLK_T_... */
 	uint16_t iovcnt;
-	bool in;       /* the device writes the data */
+	bool in;               /* the device writes the data */
 	uint8_t device_status; /* VIRTIO_BLK_S_... as it came */
-	int status;          /* 0, -EIO, -EOPNOTSUPP, -EPROTO (a status that is none) */
-	uint32_t used_bytes; /* what the device says it wrote, status included */
+	int status;            /* 0, -EIO, -EOPNOTSUPP, -EPROTO (a status that is none) */
+	uint32_t used_bytes;   /* what the device says it wrote, status included */
 };
 
 struct driver_blk_slot {
 	struct driver_blk_request *req; /* NULL: free */
-	uint64_t data_gpa;              /* what the descriptors say now: one segment; ~0: something else */
+	uint64_t data_gpa; /* what the descriptors say now: one segment; ~0: something else */
 	uint32_t data_bytes;
 	bool data_in;
 };
@@ -87,13 +91,20 @@ struct driver_blk {
 	struct driver_blk_queue *queues;
 };
 
-/* Connects, negotiates, shares memory, starts all queues. 0 or a negative errno with err; every text names the socket. */
-int driver_blk_open(const struct driver_blk_options *options, struct driver_blk **ret_blk, struct err *err);
+/*
+ * Connects, negotiates, shares memory, starts all queues. 0 or a negative errno with err; every
+ * text names the socket.
+ */
+int driver_blk_open(const struct driver_blk_options *options, struct driver_blk **ret_blk,
+		    struct err *err);
 
 /* Stops the queues (the device answers what it has) and ends the connection. Accepts NULL. */
 void driver_blk_close(struct driver_blk *blk);
 
-/* Capacity in sectors of 512 bytes as last read, and the block size (512 where the device does not say). */
+/*
+ * Capacity in sectors of 512 bytes as last read, and the block size (512 where the device does
+ * not say).
+ */
 uint64_t driver_blk_sectors(const struct driver_blk *blk);
 uint32_t driver_blk_block_size(const struct driver_blk *blk);
 /* Reads the configuration again. */
@@ -104,20 +115,25 @@ void *driver_blk_alloc(struct driver_blk *blk, size_t bytes, size_t align);
 
 /* ---- Data path (the queue's thread) ---- */
 
-/* Takes req; not seen by the device before driver_blk_kick(). 0; -EAGAIN: no slot is free; -EINVAL: too many segments, or
- * a buffer outside of the shared memory. */
+/*
+ * Takes req; not seen by the device before driver_blk_kick(). 0; -EAGAIN: no slot is free;
+ * -EINVAL: too many segments, or a buffer outside of the shared memory.
+ */
 int driver_blk_submit(struct driver_blk_queue *q, struct driver_blk_request *req);
 
 /* Publishes what was submitted and wakes the device if it asked for that. */
 void driver_blk_kick(struct driver_blk_queue *q);
 
 /*
- * Fills done with up to max finished requests; returns how many, or -EPROTO once the device broke the ring (then what is still
- * in flight is lost).
+ * Fills done with up to max finished requests; returns how many, or -EPROTO once the device broke
+ * the ring (then what is still in flight is lost).
  */
 int driver_blk_poll(struct driver_blk_queue *q, struct driver_blk_request **done, unsigned max);
 
-/* To wait: asks for a signal on driver_blk_fd() at the next completion; true when there is something to poll already. */
+/*
+ * To wait: asks for a signal on driver_blk_fd() at the next completion; true when there is
+ * something to poll already.
+ */
 bool driver_blk_arm(struct driver_blk_queue *q);
 void driver_blk_disarm(struct driver_blk_queue *q);
 /* An eventfd of the queue, for watching edge-triggered (it need not be read). */

@@ -114,7 +114,10 @@ fill(uint8_t *buf, size_t bytes, unsigned seed)
 
 /* ---- Data ---- */
 
-/* Every shape of request: how many segments, with and without tables, one after another in the same slots. */
+/*
+ * Every shape of request: how many segments, with and without tables, one after another in the
+ * same slots.
+ */
 static void
 reads_what_it_wrote(void **state)
 {
@@ -137,8 +140,10 @@ reads_what_it_wrote(void **state)
 		for (unsigned i = 0; i < 200; i++) {
 			unsigned segments = 1 + i % most, sector = i * 7 % 64;
 			struct iovec out[9], in[9];
-			struct driver_blk_request w = request(VIRTIO_BLK_T_OUT, sector, out, segments);
-			struct driver_blk_request r = request(VIRTIO_BLK_T_IN, sector, in, segments);
+			struct driver_blk_request w =
+				request(VIRTIO_BLK_T_OUT, sector, out, segments);
+			struct driver_blk_request r =
+				request(VIRTIO_BLK_T_IN, sector, in, segments);
 			struct driver_blk_request f = request(VIRTIO_BLK_T_FLUSH, 0, NULL, 0);
 
 			for (unsigned s = 0; s < segments; s++) {
@@ -159,7 +164,10 @@ reads_what_it_wrote(void **state)
 	}
 }
 
-/* A slot's descriptors are written again whenever the next request needs others, and only its own count. */
+/*
+ * A slot's descriptors are written again whenever the next request needs others, and only its
+ * own count.
+ */
 static void
 slot_changes_its_shape(void **state)
 {
@@ -193,7 +201,9 @@ static void
 memory_for_data_is_there(void **state)
 {
 	static const struct driver_blk_options variants[] = {
-		{0}, {.queues = 4, .queue_size = 1024, .segments = 126}, {.queue_size = 4096, .indirect = true}};
+		{0},
+		{.queues = 4, .queue_size = 1024, .segments = 126},
+		{.queue_size = 4096, .indirect = true}};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(variants); i++) {
 		open_with(&variants[i]);
@@ -202,7 +212,10 @@ memory_for_data_is_there(void **state)
 	}
 }
 
-/* Many in flight, ended in both orders, on several queues: every one comes back once, with its own data. */
+/*
+ * Many in flight, ended in both orders, on several queues: every one comes back once, with its
+ * own data.
+ */
 static void
 many_in_flight(void **state)
 {
@@ -235,7 +248,8 @@ many_in_flight(void **state)
 			got += (unsigned)k;
 			for (int i = 0; i < k; i++) {
 				assert_int_equal(done[i]->status, 0);
-				assert_memory_equal(done[i]->iov->iov_base, model.disk + done[i]->sector * 512, 512);
+				assert_memory_equal(done[i]->iov->iov_base,
+						    model.disk + done[i]->sector * 512, 512);
 				done[i]->iov = NULL; /* a second time would crash */
 			}
 		}
@@ -380,7 +394,10 @@ agrees_on_what_both_have(void **state)
 	model.features |= 1ull << 60;
 	model.protocol = 1ull << VHOST_USER_PROTOCOL_F_CONFIG | 1ull << 50;
 	open_with(&(struct driver_blk_options){0});
-	/* Without acknowledgements a question that is answered says that everything before was read. */
+	/*
+	 * Without acknowledgements a question that is answered says that everything before was
+	 * read.
+	 */
 	assert_int_equal(driver_blk_refresh(blk, &err), 0);
 	assert_int_equal(model.driver_features, model.features & ~(1ull << 60));
 	assert_int_equal(model.driver_protocol, 1ull << VHOST_USER_PROTOCOL_F_CONFIG);
@@ -407,19 +424,26 @@ stops_and_starts_again(void **state)
 	}
 	assert_int_equal(driver_vhost_stop_queue(blk->dev, 0, &base, &err), 0);
 	assert_int_equal(base, 5);
-	assert_int_equal(driver_vhost_start_queue(blk->dev, 0, r->size, r->desc, r->avail, r->used, base, &err), 0);
+	assert_int_equal(driver_vhost_start_queue(blk->dev, 0, r->size, r->desc, r->avail, r->used,
+						  base, &err),
+			 0);
 	assert_int_equal(execute(&blk->queues[0], &req), 0);
 }
 
-/* Whatever goes wrong at whichever message: an error that names the socket, in time, and nothing is left behind. */
+/*
+ * Whatever goes wrong at whichever message: an error that names the socket, in time, and nothing
+ * is left behind.
+ */
 static void
 set_up_that_fails(void **state)
 {
 	static const uint32_t requests[] = {
-		VHOST_USER_GET_FEATURES,   VHOST_USER_GET_PROTOCOL_FEATURES, VHOST_USER_SET_OWNER,
-		VHOST_USER_SET_FEATURES,   VHOST_USER_GET_QUEUE_NUM,         VHOST_USER_SET_BACKEND_REQ_FD,
-		VHOST_USER_GET_CONFIG,     VHOST_USER_ADD_MEM_REG,           VHOST_USER_SET_VRING_NUM,
-		VHOST_USER_SET_VRING_ADDR, VHOST_USER_SET_VRING_BASE,        VHOST_USER_SET_VRING_KICK,
+		VHOST_USER_GET_FEATURES,   VHOST_USER_GET_PROTOCOL_FEATURES,
+		VHOST_USER_SET_OWNER,      VHOST_USER_SET_FEATURES,
+		VHOST_USER_GET_QUEUE_NUM,  VHOST_USER_SET_BACKEND_REQ_FD,
+		VHOST_USER_GET_CONFIG,     VHOST_USER_ADD_MEM_REG,
+		VHOST_USER_SET_VRING_NUM,  VHOST_USER_SET_VRING_ADDR,
+		VHOST_USER_SET_VRING_BASE, VHOST_USER_SET_VRING_KICK,
 		VHOST_USER_SET_VRING_CALL, VHOST_USER_SET_VRING_ENABLE,
 	};
 	static const struct {
@@ -465,7 +489,8 @@ device_has_too_little(void **state)
 	model.features &= ~(1ull << VIRTIO_F_VERSION_1);
 	assert_int_equal(try_open(&(struct driver_blk_options){0}), -EOPNOTSUPP);
 	again();
-	assert_int_equal(try_open(&(struct driver_blk_options){.queues = MODEL_QUEUES + 1}), -EINVAL);
+	assert_int_equal(try_open(&(struct driver_blk_options){.queues = MODEL_QUEUES + 1}),
+			 -EINVAL);
 	again();
 	model.features &= ~(1ull << VIRTIO_RING_F_INDIRECT_DESC);
 	assert_int_equal(try_open(&(struct driver_blk_options){.indirect = true}), -EOPNOTSUPP);
@@ -481,16 +506,19 @@ static void
 wrong_options(void **state)
 {
 	static const struct driver_blk_options wrong[] = {
-		{.queue_size = 2}, {.queue_size = 100}, {.queue_size = 65536}, {.queues = 257}, {.segments = 5000},
+		{.queue_size = 2}, {.queue_size = 100}, {.queue_size = 65536},
+		{.queues = 257},   {.segments = 5000},
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(wrong); i++) {
-		assert_int_equal(driver_blk_open(&(struct driver_blk_options){.path = "/nowhere",
-									     .queue_size = wrong[i].queue_size,
-									     .queues = wrong[i].queues,
-									     .segments = wrong[i].segments},
-						 &blk, &err),
-				 -EINVAL);
+		assert_int_equal(
+			driver_blk_open(
+				&(struct driver_blk_options){.path = "/nowhere",
+							     .queue_size = wrong[i].queue_size,
+							     .queues = wrong[i].queues,
+							     .segments = wrong[i].segments},
+				&blk, &err),
+			-EINVAL);
 	}
 }
 

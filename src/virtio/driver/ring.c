@@ -3,8 +3,8 @@
 #include "virtio/driver/ring.h"
 
 void
-driver_ring_init(struct driver_ring *r, unsigned size, void *desc, void *avail, void *used, uint16_t base,
-		 bool event_idx)
+driver_ring_init(struct driver_ring *r, unsigned size, void *desc, void *avail, void *used,
+		 uint16_t base, bool event_idx)
 {
 	CHECK(size > 0 && size <= 32768 && (size & (size - 1)) == 0);
 	*r = (struct driver_ring){
@@ -32,7 +32,10 @@ driver_ring_enable_call(struct driver_ring *r)
 	} else {
 		__atomic_store_n(&r->avail->flags, 0, __ATOMIC_RELAXED);
 	}
-	/* Pairs with the device's barrier between publishing used->idx and looking whether we want a call. */
+	/*
+	 * Pairs with the device's barrier between publishing used->idx and looking whether we
+	 * want a call.
+	 */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	return driver_ring_pending(r) > 0 || r->broken;
 }
@@ -42,7 +45,8 @@ driver_ring_disable_call(struct driver_ring *r)
 {
 	if (r->event_idx) {
 		/* Just passed: reached again after 65,536 elements, a call too many at worst. */
-		__atomic_store_n(driver_ring_used_event(r), (uint16_t)(r->last_used - 1), __ATOMIC_RELAXED);
+		__atomic_store_n(driver_ring_used_event(r), (uint16_t)(r->last_used - 1),
+				 __ATOMIC_RELAXED);
 	} else {
 		__atomic_store_n(&r->avail->flags, VRING_AVAIL_F_NO_INTERRUPT, __ATOMIC_RELAXED);
 	}

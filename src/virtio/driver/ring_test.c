@@ -191,10 +191,8 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(wraps_around),
-		cmocka_unit_test(fills_whole_ring),
-		cmocka_unit_test(kicks_when_asked),
-		cmocka_unit_test(called_when_asked),
+		cmocka_unit_test(wraps_around),        cmocka_unit_test(fills_whole_ring),
+		cmocka_unit_test(kicks_when_asked),    cmocka_unit_test(called_when_asked),
 		cmocka_unit_test(survives_bad_device),
 	};
 

@@ -67,8 +67,8 @@ io_error(const struct driver_vhost *dev, int rc, const char *doing, struct err *
 }
 
 int
-driver_vhost_send_bytes(struct driver_vhost *dev, const void *bytes, size_t len, const int *fds, unsigned fd_count,
-			struct err *err)
+driver_vhost_send_bytes(struct driver_vhost *dev, const void *bytes, size_t len, const int *fds,
+			unsigned fd_count, struct err *err)
 {
 	union {
 		struct cmsghdr align;
@@ -163,7 +163,8 @@ receive(int fd, uint8_t *buf, size_t len, uint64_t until)
 }
 
 int
-driver_vhost_receive_bytes(struct driver_vhost *dev, uint8_t buf[VHOST_USER_MESSAGE_MAX], struct err *err)
+driver_vhost_receive_bytes(struct driver_vhost *dev, uint8_t buf[VHOST_USER_MESSAGE_MAX],
+			   struct err *err)
 {
 	uint64_t until = deadline(dev);
 	int len, rc = receive(dev->fd, buf, VHOST_USER_HEADER_BYTES, until);
@@ -176,14 +177,16 @@ driver_vhost_receive_bytes(struct driver_vhost *dev, uint8_t buf[VHOST_USER_MESS
 		err_prefix(err, "%s: ", dev->path);
 		return len;
 	}
-	rc = receive(dev->fd, buf + VHOST_USER_HEADER_BYTES, (size_t)len - VHOST_USER_HEADER_BYTES, until);
+	rc = receive(dev->fd, buf + VHOST_USER_HEADER_BYTES, (size_t)len - VHOST_USER_HEADER_BYTES,
+		     until);
 	return rc != 0 ? io_error(dev, rc, "receive", err) : len;
 }
 
 /* ---- Requests ---- */
 
 static int
-receive_reply(struct driver_vhost *dev, uint32_t type, struct vhost_user_msg *ret_reply, struct err *err)
+receive_reply(struct driver_vhost *dev, uint32_t type, struct vhost_user_msg *ret_reply,
+	      struct err *err)
 {
 	uint8_t buf[VHOST_USER_MESSAGE_MAX];
 	int rc, len = driver_vhost_receive_bytes(dev, buf, err);
@@ -197,16 +200,16 @@ receive_reply(struct driver_vhost *dev, uint32_t type, struct vhost_user_msg *re
 		return rc;
 	}
 	if (ret_reply->type != type) {
-		return err_set(err, -EPROTO, "%s: the back end answered %s where %s was asked", dev->path,
-			       vhost_msg_name(VHOST_MSG_REPLY, ret_reply->type),
+		return err_set(err, -EPROTO, "%s: the back end answered %s where %s was asked",
+			       dev->path, vhost_msg_name(VHOST_MSG_REPLY, ret_reply->type),
 			       vhost_msg_name(VHOST_MSG_REQUEST, type));
 	}
 	return 0;
 }
 
 int
-driver_vhost_request(struct driver_vhost *dev, const struct vhost_user_msg *msg, const int *fds, unsigned fd_count,
-		     struct vhost_user_msg *ret_reply, struct err *err)
+driver_vhost_request(struct driver_vhost *dev, const struct vhost_user_msg *msg, const int *fds,
+		     unsigned fd_count, struct vhost_user_msg *ret_reply, struct err *err)
 {
 	uint8_t buf[VHOST_USER_MESSAGE_MAX];
 	const char *name = vhost_msg_name(VHOST_MSG_REQUEST, msg->type);
@@ -219,11 +222,13 @@ driver_vhost_request(struct driver_vhost *dev, const struct vhost_user_msg *msg,
 	if (ack) {
 		out.flags |= VHOST_USER_NEED_REPLY;
 	}
-	rc = driver_vhost_send_bytes(dev, buf, vhost_msg_encode(VHOST_MSG_REQUEST, &out, buf), fds, fd_count, err);
+	rc = driver_vhost_send_bytes(dev, buf, vhost_msg_encode(VHOST_MSG_REQUEST, &out, buf), fds,
+				     fd_count, err);
 	if (rc == 0 && (ack || has_reply)) {
 		rc = receive_reply(dev, msg->type, has_reply ? ret_reply : &reply, err);
 		if (rc == 0 && ack && reply.u64 != 0) {
-			return err_set(err, -EREMOTEIO, "%s: the back end refused %s", dev->path, name);
+			return err_set(err, -EREMOTEIO, "%s: the back end refused %s", dev->path,
+				       name);
 		}
 	}
 	if (rc != 0) {
@@ -236,7 +241,8 @@ static int
 get_u64(struct driver_vhost *dev, uint32_t type, uint64_t *ret_value, struct err *err)
 {
 	struct vhost_user_msg reply;
-	int rc = driver_vhost_request(dev, &(struct vhost_user_msg){.type = type}, NULL, 0, &reply, err);
+	int rc = driver_vhost_request(dev, &(struct vhost_user_msg){.type = type}, NULL, 0, &reply,
+				      err);
 
 	if (rc == 0) {
 		*ret_value = reply.u64;
@@ -247,8 +253,8 @@ get_u64(struct driver_vhost *dev, uint32_t type, uint64_t *ret_value, struct err
 static int
 set_u64(struct driver_vhost *dev, uint32_t type, uint64_t value, int fd, struct err *err)
 {
-	return driver_vhost_request(dev, &(struct vhost_user_msg){.type = type, .u64 = value}, &fd, fd >= 0 ? 1 : 0,
-				    NULL, err);
+	return driver_vhost_request(dev, &(struct vhost_user_msg){.type = type, .u64 = value}, &fd,
+				    fd >= 0 ? 1 : 0, NULL, err);
 }
 
 static int
@@ -262,7 +268,8 @@ set_state(struct driver_vhost *dev, uint32_t type, unsigned index, unsigned num,
 /* ---- Life ---- */
 
 int
-driver_vhost_open(const char *path, unsigned timeout_ms, struct driver_vhost **ret_dev, struct err *err)
+driver_vhost_open(const char *path, unsigned timeout_ms, struct driver_vhost **ret_dev,
+		  struct err *err)
 {
 	struct driver_vhost *dev = calloc(1, sizeof(*dev));
 	uint64_t until;
@@ -340,11 +347,13 @@ open_backend_channel(struct driver_vhost *dev, struct err *err)
 	int pair[2], rc;
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0) {
-		return err_set(err, -errno, "%s: cannot make a socket pair: %s", dev->path, strerror(errno));
+		return err_set(err, -errno, "%s: cannot make a socket pair: %s", dev->path,
+			       strerror(errno));
 	}
 	dev->backend_fd = pair[0];
-	rc = driver_vhost_request(dev, &(struct vhost_user_msg){.type = VHOST_USER_SET_BACKEND_REQ_FD}, &pair[1], 1,
-				  NULL, err);
+	rc = driver_vhost_request(dev,
+				  &(struct vhost_user_msg){.type = VHOST_USER_SET_BACKEND_REQ_FD},
+				  &pair[1], 1, NULL, err);
 	close(pair[1]);
 	return rc;
 }
@@ -384,7 +393,8 @@ negotiate_protocol(struct driver_vhost *dev, uint64_t want, struct err *err)
 }
 
 int
-driver_vhost_negotiate(struct driver_vhost *dev, uint64_t want_features, uint64_t want_protocol, struct err *err)
+driver_vhost_negotiate(struct driver_vhost *dev, uint64_t want_features, uint64_t want_protocol,
+		       struct err *err)
 {
 	const uint64_t has_protocol = 1ull << VHOST_USER_F_PROTOCOL_FEATURES;
 	int rc = get_u64(dev, VHOST_USER_GET_FEATURES, &dev->offered_features, err);
@@ -393,16 +403,19 @@ driver_vhost_negotiate(struct driver_vhost *dev, uint64_t want_features, uint64_
 		return rc;
 	}
 	if ((dev->offered_features & 1ull << VIRTIO_F_VERSION_1) == 0) {
-		return err_set(err, -EOPNOTSUPP, "%s: the device is older than virtio 1.0", dev->path);
+		return err_set(err, -EOPNOTSUPP, "%s: the device is older than virtio 1.0",
+			       dev->path);
 	}
 	dev->max_queues = 1;
-	dev->features = dev->offered_features & (want_features | has_protocol | 1ull << VIRTIO_F_VERSION_1);
+	dev->features =
+		dev->offered_features & (want_features | has_protocol | 1ull << VIRTIO_F_VERSION_1);
 	if ((dev->features & has_protocol) != 0) {
 		rc = negotiate_protocol(dev, want_protocol, err);
 	}
 	if (rc == 0) {
-		rc = driver_vhost_request(dev, &(struct vhost_user_msg){.type = VHOST_USER_SET_OWNER}, NULL, 0, NULL,
-					  err);
+		rc = driver_vhost_request(dev,
+					  &(struct vhost_user_msg){.type = VHOST_USER_SET_OWNER},
+					  NULL, 0, NULL, err);
 	}
 	if (rc == 0) {
 		rc = set_u64(dev, VHOST_USER_SET_FEATURES, dev->features, -1, err);
@@ -413,18 +426,20 @@ driver_vhost_negotiate(struct driver_vhost *dev, uint64_t want_features, uint64_
 int
 driver_vhost_get_config(struct driver_vhost *dev, void *config, size_t bytes, struct err *err)
 {
-	struct vhost_user_msg msg = {.type = VHOST_USER_GET_CONFIG, .config = {.size = (uint32_t)bytes}};
+	struct vhost_user_msg msg = {.type = VHOST_USER_GET_CONFIG,
+				     .config = {.size = (uint32_t)bytes}};
 	struct vhost_user_msg reply;
 	int rc;
 
 	CHECK(bytes <= VHOST_USER_CONFIG_MAX);
 	if (!agreed(dev, VHOST_USER_PROTOCOL_F_CONFIG)) {
-		return err_set(err, -EOPNOTSUPP, "%s: the back end does not give its configuration", dev->path);
+		return err_set(err, -EOPNOTSUPP, "%s: the back end does not give its configuration",
+			       dev->path);
 	}
 	rc = driver_vhost_request(dev, &msg, NULL, 0, &reply, err);
 	if (rc == 0 && reply.config.size < bytes) {
-		return err_set(err, -EPROTO, "%s: GET_CONFIG gave %u bytes of %zu", dev->path, reply.config.size,
-			       bytes);
+		return err_set(err, -EPROTO, "%s: GET_CONFIG gave %u bytes of %zu", dev->path,
+			       reply.config.size, bytes);
 	}
 	if (rc == 0) {
 		memcpy(config, reply.config.data, bytes);
@@ -438,11 +453,15 @@ driver_vhost_config_changed(struct driver_vhost *dev)
 	uint8_t buf[VHOST_USER_HEADER_BYTES];
 	bool changed = false;
 
-	/* The messages we know have no payload, and are smaller than the socket writes in pieces. */
+	/*
+	 * The messages we know have no payload, and are smaller than the socket writes in
+	 * pieces.
+	 */
 	while (dev->backend_fd >= 0 && recv(dev->backend_fd, buf, sizeof(buf), 0) == sizeof(buf)) {
 		struct vhost_user_msg msg;
 
-		if (vhost_msg_decode(VHOST_MSG_BACKEND_REQUEST, buf, sizeof(buf), &msg, NULL) != 0) {
+		if (vhost_msg_decode(VHOST_MSG_BACKEND_REQUEST, buf, sizeof(buf), &msg, NULL) !=
+		    0) {
 			continue;
 		}
 		changed |= msg.type == VHOST_USER_BACKEND_CONFIG_CHANGE_MSG;
@@ -472,8 +491,8 @@ map_memory(struct driver_vhost *dev, size_t bytes, struct err *err)
 		mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, dev->mem_fd, 0);
 	}
 	if (mem == MAP_FAILED) {
-		return err_set(err, -errno, "%s: cannot map %zu bytes of shared memory: %s", dev->path, bytes,
-			       strerror(errno));
+		return err_set(err, -errno, "%s: cannot map %zu bytes of shared memory: %s",
+			       dev->path, bytes, strerror(errno));
 	}
 	dev->mem = mem;
 	dev->mem_bytes = bytes;
@@ -533,8 +552,8 @@ open_events(struct driver_vhost *dev, unsigned index, struct err *err)
 		q->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	}
 	if (q->kick_fd < 0 || q->call_fd < 0) {
-		return err_set(err, -errno, "%s: queue %u: cannot make an eventfd: %s", dev->path, index,
-			       strerror(errno));
+		return err_set(err, -errno, "%s: queue %u: cannot make an eventfd: %s", dev->path,
+			       index, strerror(errno));
 	}
 	return 0;
 }
@@ -544,10 +563,10 @@ describe_ring(struct driver_vhost *dev, unsigned index, uint16_t base, struct er
 {
 	struct driver_ring *r = &dev->queues[index].ring;
 	struct vhost_user_msg addr = {.type = VHOST_USER_SET_VRING_ADDR,
-				 .addr = {.index = index,
-					  .desc_user_addr = (uint64_t)(uintptr_t)r->desc,
-					  .avail_user_addr = (uint64_t)(uintptr_t)r->avail,
-					  .used_user_addr = (uint64_t)(uintptr_t)r->used}};
+				      .addr = {.index = index,
+					       .desc_user_addr = (uint64_t)(uintptr_t)r->desc,
+					       .avail_user_addr = (uint64_t)(uintptr_t)r->avail,
+					       .used_user_addr = (uint64_t)(uintptr_t)r->used}};
 	int rc = set_state(dev, VHOST_USER_SET_VRING_NUM, index, r->size, err);
 
 	if (rc == 0) {
@@ -560,8 +579,8 @@ describe_ring(struct driver_vhost *dev, unsigned index, uint16_t base, struct er
 }
 
 int
-driver_vhost_start_queue(struct driver_vhost *dev, unsigned index, unsigned size, void *desc, void *avail,
-			 void *used, uint16_t base, struct err *err)
+driver_vhost_start_queue(struct driver_vhost *dev, unsigned index, unsigned size, void *desc,
+			 void *avail, void *used, uint16_t base, struct err *err)
 {
 	struct driver_vhost_queue *q = &dev->queues[index];
 	int rc;
@@ -587,7 +606,8 @@ driver_vhost_start_queue(struct driver_vhost *dev, unsigned index, unsigned size
 }
 
 int
-driver_vhost_stop_queue(struct driver_vhost *dev, unsigned index, uint16_t *ret_base, struct err *err)
+driver_vhost_stop_queue(struct driver_vhost *dev, unsigned index, uint16_t *ret_base,
+			struct err *err)
 {
 	struct vhost_user_msg msg = {.type = VHOST_USER_GET_VRING_BASE, .state = {.index = index}};
 	struct vhost_user_msg reply;
