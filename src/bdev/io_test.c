@@ -68,6 +68,19 @@ module_gets_what_was_submitted(void **state)
 }
 
 static void
+no_blocks_stay_here(void **state)
+{
+	struct iovec iov = {buf, 0};
+
+	begin();
+	scripted_open(&s, &env);
+	assert_int_equal(env_rwv(&env.workers[0], BDEV_READ, 0, 5, 0, &iov, 1), 0);
+	assert_int_equal(env_rwv(&env.workers[0], BDEV_WRITE, 0, 5, 0, &iov, 1), 0);
+	assert_int_equal(s.log_count, 0);
+	end();
+}
+
+static void
 module_status_arrives(void **state)
 {
 	struct bdev_stats stats;
@@ -197,6 +210,49 @@ counters_outlive_channels(void **state)
 	end();
 }
 
+static atomic_bool summed;
+
+static void
+got_stats(void *ctx, const struct bdev_stats *stats)
+{
+	*(struct bdev_stats *)ctx = *stats;
+	atomic_store(&summed, true);
+}
+
+static void
+put_second(struct msg *msg)
+{
+	bdev_channel_put(env.workers[1].ch);
+	env.workers[1].ch = NULL;
+}
+
+/* The sum has begun, and the second worker's channel goes before its turn comes. */
+static void
+sum_and_put(void *arg)
+{
+	static struct msg msg;
+
+	EXPECT(bdev_get_stats(&s.bdev, got_stats, arg) == 0);
+	thread_send(env.workers[1].thread, &msg, put_second);
+}
+
+static void
+channel_closes_meanwhile(void **state)
+{
+	struct bdev_stats stats;
+
+	begin();
+	scripted_open(&s, &env);
+	assert_int_equal(env_rw(&env.workers[0], BDEV_READ, 0, 1, buf), 0);
+	assert_int_equal(env_rw(&env.workers[1], BDEV_READ, 0, 1, buf), 0);
+	atomic_store(&summed, false);
+	env_call(&env, env.app, sum_and_put, &stats);
+	env_wait(&env, &summed);
+	assert_int_equal(stats.op[BDEV_READ].ops, 2);
+	assert_null(env.workers[1].ch);
+	end();
+}
+
 static void
 latency_is_measured(void **state)
 {
@@ -276,6 +332,44 @@ done_may_put_the_channel(void **state)
 }
 
 static void
+grow_further(struct msg *msg)
+{
+	EXPECT(env.workers[0].ch->num_blocks == 4200 && env.workers[1].ch->num_blocks == 4096);
+	EXPECT(bdev_resize(&s.bdev, 4300) == 0);
+}
+
+/* One round later: read-only channels, of which there are none, are visited first. */
+static void
+wait_a_round(struct msg *msg)
+{
+	thread_send(env.app, msg, grow_further);
+}
+
+/* The second change comes when one worker knows of the first and the other does not. */
+static void
+grow_twice(void *arg)
+{
+	static struct msg msg;
+
+	EXPECT(bdev_resize(&s.bdev, 4200) == 0);
+	thread_send(env.app, &msg, wait_a_round);
+}
+
+static void
+channels_know_the_size(void **state)
+{
+	begin();
+	scripted_open(&s, &env);
+	assert_int_equal(env_rw(&env.workers[0], BDEV_READ, 4299, 1, buf), -EINVAL);
+	env_call(&env, env.app, grow_twice, NULL);
+	env_wait_count(&env, &env.resizes, 1);
+	assert_int_equal(env_rw(&env.workers[0], BDEV_READ, 4299, 1, buf), 0);
+	assert_int_equal(env_rw(&env.workers[1], BDEV_READ, 4299, 1, buf), 0);
+	assert_int_equal(env_rw(&env.workers[1], BDEV_READ, 4300, 1, buf), -EINVAL);
+	end();
+}
+
+static void
 channels_know_their_rights(void **state)
 {
 	begin();
@@ -292,14 +386,17 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(module_gets_what_was_submitted),
+		cmocka_unit_test(no_blocks_stay_here),
 		cmocka_unit_test(module_status_arrives),
 		cmocka_unit_test(flush_follows_stable_write),
 		cmocka_unit_test(native_stable_write),
 		cmocka_unit_test(stable_write_without_cache),
 		cmocka_unit_test(stable_write_impossible),
 		cmocka_unit_test(counters_outlive_channels),
+		cmocka_unit_test(channel_closes_meanwhile),
 		cmocka_unit_test(latency_is_measured),
 		cmocka_unit_test(done_may_put_the_channel),
+		cmocka_unit_test(channels_know_the_size),
 		cmocka_unit_test(channels_know_their_rights),
 	};
 	int failures = 0;

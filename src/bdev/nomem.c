@@ -75,7 +75,6 @@ nomem_retry(struct core_channel *c)
 void
 nomem_remove(struct core_channel *c)
 {
-	timer_stop(&c->retry);
 	while (!list_empty(&c->refused)) {
 		struct bdev_io *io = LIST_FIRST(&c->refused, struct bdev_io, link);
 

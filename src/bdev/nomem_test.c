@@ -130,6 +130,47 @@ parts_wait_too(void **state)
 	end();
 }
 
+/* Refused not at once, but when they were to complete. */
+static void
+refused_late(void **state)
+{
+	begin();
+	s.hold = true;
+	scripted_open(&s, &env);
+	for (unsigned i = 0; i < COUNT; i++) {
+		submit(i);
+	}
+	assert_int_equal(s.log_count, COUNT);
+	s.fail_with = -EAGAIN;
+	scripted_let_go(&s, &env);
+	env_linger(&env, 2);
+	s.log_count = 0;
+	s.fail_with = 0;
+	for (unsigned i = 0; i < COUNT; i++) {
+		assert_int_equal(env_finish(&io[i]), 0);
+	}
+	end();
+}
+
+static void
+refused_late_and_removed(void **state)
+{
+	begin();
+	s.hold = true;
+	scripted_open(&s, &env);
+	for (unsigned i = 0; i < COUNT; i++) {
+		submit(i);
+	}
+	scripted_remove(&s, &env);
+	env_wait_count(&env, &env.removes, 1);
+	s.fail_with = -EAGAIN;
+	scripted_let_go(&s, &env);
+	for (unsigned i = 0; i < COUNT; i++) {
+		assert_int_equal(env_finish(&io[i]), -ENODEV);
+	}
+	end();
+}
+
 static void
 removal_answers_them(void **state)
 {
@@ -173,6 +214,8 @@ main(void)
 		cmocka_unit_test(first_come_first_served),
 		cmocka_unit_test(nothing_in_flight),
 		cmocka_unit_test(parts_wait_too),
+		cmocka_unit_test(refused_late),
+		cmocka_unit_test(refused_late_and_removed),
 		cmocka_unit_test(removal_answers_them),
 		cmocka_unit_test(removal_while_the_timer_runs),
 	};

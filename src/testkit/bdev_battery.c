@@ -245,7 +245,7 @@ lists(struct run *r)
 static void
 zeroes(struct run *r, enum bdev_op op, uint8_t flags, bool zero_after)
 {
-	uint64_t n = 3 * (65536 / r->bs) + 2;
+	uint64_t n = 9 * (65536 / r->bs) + 2;
 
 	if (!bdev_supports(r->env.bdev, op)) {
 		EXPECT(env_rw(r->w, op, 0, 1, NULL) == -EOPNOTSUPP);

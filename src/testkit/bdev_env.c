@@ -233,7 +233,7 @@ put_channel(void *arg)
 {
 	struct env_worker *w = arg;
 
-	EXPECT(bdev_channel_inflight(w->ch) == 0);
+	EXPECT(w->ch == NULL || bdev_channel_inflight(w->ch) == 0);
 	bdev_channel_put(w->ch);
 	w->ch = NULL;
 }

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/iov.h"
 #include "bdev/module.h"
@@ -23,7 +24,6 @@
 /* From here on giving pages back is cheaper than clearing them, and worth the faults when they
  * are written again. */
 #define GIVE_BACK_BYTES ((size_t)256 * 1024)
-#define PAGE_BYTES ((size_t)4096)
 
 struct malloc_disk {
 	struct bdev bdev;
@@ -40,13 +40,24 @@ disk_of(struct bdev *bdev)
 
 /* ---- I/O ---- */
 
-/* Pages larger than 4 KiB make madvise() fail; then all is cleared by hand. */
+static size_t
+page_up(size_t n)
+{
+	static size_t page_bytes;
+
+	/* Any thread may be the first; all find the same. */
+	if (__atomic_load_n(&page_bytes, __ATOMIC_RELAXED) == 0) {
+		__atomic_store_n(&page_bytes, (size_t)sysconf(_SC_PAGESIZE), __ATOMIC_RELAXED);
+	}
+	return (n + page_bytes - 1) & ~(page_bytes - 1);
+}
+
 static void
 clear(uint8_t *p, size_t bytes)
 {
 	if (bytes >= GIVE_BACK_BYTES) {
-		uint8_t *first = (uint8_t *)(((uintptr_t)p + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1));
-		uint8_t *last = (uint8_t *)((uintptr_t)(p + bytes) & ~(PAGE_BYTES - 1));
+		uint8_t *first = (uint8_t *)page_up((uintptr_t)p);
+		uint8_t *last = (uint8_t *)page_up((uintptr_t)(p + bytes) + 1) - page_up(1);
 
 		if (madvise(first, (size_t)(last - first), MADV_DONTNEED) == 0) {
 			memset(p, 0, (size_t)(first - p));
@@ -193,8 +204,7 @@ find(const char *name, struct err *err)
 static int
 change_access(struct malloc_disk *disk, size_t from, size_t to, int prot)
 {
-	size_t first = (from + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
-	size_t last = (to + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
+	size_t first = page_up(from), last = page_up(to);
 
 	if (first < last && mprotect(disk->base + first, last - first, prot) != 0) {
 		return -errno;
