@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The queue between threads: everything arrives, in each producer's order, and exactly one push between two takes is the first. */
+/* The queue between threads: everything arrives, in each producer's order, and exactly one push
+ * between two takes is the first. */
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Inside the vhost back end. Two kinds of context:
- *   control  the app thread: controllers, sessions, messages (controller.c, session.c, listen.c, state.c)
+ *   control  the app thread: controllers, sessions, messages (controller.c, session.c, listen.c,
+ *   state.c)
  *   I/O      the thread that serves a virtqueue (queue.c and the device's own file, blk.c)
  *
- * A queue is changed by the control thread through commands only: it fills `next`, sends one command, and waits
- * for its done before it sends another. So at no moment do both sides write the same field.
+ * A queue is changed by the control thread through commands only: it fills `next`, sends one
+ * command, and waits for its done before it sends another. So at no moment do both sides write the
+ * same field.
  */
 #ifndef VHOST_INTERNAL_H
 #define VHOST_INTERNAL_H
@@ -26,16 +28,18 @@ struct vhost_session;
 struct vhost_device_ops {
 	const char *type; /* "blk" */
 
-	/* Control. Device and transport-independent virtio feature bits that this controller offers (virtio 1.2, 6). */
+	/* Control. Device and transport-independent virtio feature bits that this controller offers
+	 * (virtio 1.2, 6). */
 	uint64_t (*features)(struct vhost_controller *ctrlr);
-	/* Control. Fills the device configuration space (size bytes, zeroed before). Whatever the front end asks for past
-	 * config_bytes reads as zero. */
+	/* Control. Fills the device configuration space (size bytes, zeroed before). Whatever the
+	 * front end asks for past config_bytes reads as zero. */
 	size_t config_bytes;
 	void (*get_config)(struct vhost_controller *ctrlr, void *config);
 	/* Control. The driver or VMM writes configuration: 0 or -EINVAL/-EOPNOTSUPP. */
 	int (*set_config)(struct vhost_controller *ctrlr, uint32_t offset, uint32_t size, const void *data);
 
-	/* I/O. Gets and gives back what serving a ring takes (channel, request pool). 0 or -errno. */
+	/* I/O. Gets and gives back what serving a ring takes (channel, request pool). 0 or
+	 * -errno. */
 	int (*queue_start)(struct vhost_queue *q);
 	void (*queue_stop)(struct vhost_queue *q);
 	/* I/O. Takes chains from q->vq and starts them; returns how many. */
@@ -50,7 +54,8 @@ struct vhost_controller {
 	_Atomic uint32_t delay_base_us; /* coalescing: 0 is off; read by the I/O threads */
 	_Atomic uint32_t iops_threshold;
 	struct list link;
-	struct vhost_session *session; /* at most one connection is served at a time; others wait to be accepted */
+	/* at most one connection is served at a time; others wait to be accepted */
+	struct vhost_session *session;
 
 	/* blk */
 	struct bdev_desc *desc; /* NULL once the bdev was removed */
@@ -70,7 +75,9 @@ struct vhost_controller {
 
 enum vhost_queue_command {
 	VHOST_QUEUE_START, /* begin to serve the ring described by `next` */
-	VHOST_QUEUE_STOP,  /* take nothing more, wait for the last completion, publish it; then base says where to go on */
+	/* take nothing more, wait for the last completion, publish it; then base says where to go
+	 * on */
+	VHOST_QUEUE_STOP,
 	VHOST_QUEUE_MAP,   /* as STOP; then use next.map, desc, avail and used, and go on */
 	VHOST_QUEUE_CALL,  /* use next.call_fd from now on (a running ring's SET_VRING_CALL) */
 };
@@ -79,11 +86,13 @@ enum vhost_queue_command {
 struct vhost_queue_setup {
 	unsigned size;
 	void *desc, *avail, *used; /* mapped, whole */
-	struct memmap *map;        /* the session's reference keeps it alive until the queue answered a later MAP or STOP */
+	/* the session's reference keeps it alive until the queue answered a later MAP or STOP */
+	struct memmap *map;
 	uint16_t base;
 	bool event_idx;
 	bool indirect;
-	int kick_fd; /* owned by the session; -1: none, then the ring is polled every VHOST_NO_KICK_US */
+	/* owned by the session; -1: none, then the ring is polled every VHOST_NO_KICK_US */
+	int kick_fd;
 	int call_fd; /* owned by the session; -1: none */
 };
 
@@ -106,7 +115,8 @@ struct vhost_queue {
 	/* I/O thread only. */
 	bool running;
 	bool draining;     /* a STOP or MAP waits for inflight to reach 0 */
-	bool starved;      /* chains wait for a request to become free: the device wakes the poller then */
+	/* chains wait for a request to become free: the device wakes the poller then */
+	bool starved;
 	bool flush_queued; /* flush is on the thread's batch list */
 	bool call_pending; /* the driver wants to be called; call_timer is running */
 	uint32_t inflight; /* chains taken and not completed */
@@ -130,8 +140,9 @@ struct vhost_queue {
 };
 
 /*
- * Control. Sends q one command; done(q, status) later on the control thread. Nothing else may be asked of q meanwhile. START: 0 or
- * an errno (then the queue is not running). STOP and MAP: 0, also for a queue that is not running (MAP: then next.map is ignored).
+ * Control. Sends q one command; done(q, status) later on the control thread. Nothing else may be
+ * asked of q meanwhile. START: 0 or an errno (then the queue is not running). STOP and MAP: 0, also
+ * for a queue that is not running (MAP: then next.map is ignored).
  */
 void vhost_queue_send(struct vhost_queue *q, enum vhost_queue_command command,
 		      void (*done)(struct vhost_queue *q, int status));
@@ -141,7 +152,8 @@ void vhost_queue_send(struct vhost_queue *q, enum vhost_queue_command command,
 /* I/O. Called by devices when a chain is finished; publishes at the end of the turn. */
 void vhost_queue_complete(struct vhost_queue *q, uint16_t head, uint32_t bytes);
 
-/* I/O. The ring cannot go on: nothing more is taken from it, and the session ends. why: a constant text. */
+/* I/O. The ring cannot go on: nothing more is taken from it, and the session ends. why: a constant
+ * text. */
 void vhost_queue_fail(struct vhost_queue *q, const char *why);
 
 /* ---- Devices ---- */
@@ -150,7 +162,8 @@ extern const struct vhost_device_ops vhost_blk_ops;
 
 /* ---- Session side of a device (control) ---- */
 
-/* The device's configuration changed (resize): tells the front end if it negotiated BACKEND_REQ and CONFIG. */
+/* The device's configuration changed (resize): tells the front end if it negotiated BACKEND_REQ and
+ * CONFIG. */
 void vhost_controller_config_changed(struct vhost_controller *ctrlr);
 /* The bdev went away: ends the session, then closes the descriptor. */
 void vhost_controller_bdev_removed(struct vhost_controller *ctrlr);
