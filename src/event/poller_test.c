@@ -182,9 +182,12 @@ poller_is_armed_when_the_modes_patience_is_over(void **state)
 	struct source s = {.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
 
 	hand_call(fx.t, start_armed, &s);
-	/* A fruitless turn is enough to be left to the descriptor in interrupt mode only. */
+	hand_advance(fx.r, REACTOR_GRACE_NS / NS_PER_US - 1);
+	assert_int_equal(s.p.state, POLLER_ACTIVE);
+	/* Interrupt mode waits no longer than a sleep would cost. */
+	hand_advance(fx.r, 1);
 	assert_int_equal(s.p.state, fx.mode == REACTOR_INTERRUPT ? POLLER_ARMED : POLLER_ACTIVE);
-	hand_advance(fx.r, REACTOR_SPIN_NS / NS_PER_US - 1);
+	hand_advance(fx.r, (REACTOR_SPIN_NS - REACTOR_GRACE_NS) / NS_PER_US - 1);
 	assert_int_equal(s.p.state, fx.mode == REACTOR_INTERRUPT ? POLLER_ARMED : POLLER_ACTIVE);
 	/* Work starts the patience anew. */
 	if (fx.mode == REACTOR_ADAPTIVE) {

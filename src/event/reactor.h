@@ -5,7 +5,7 @@
  * One code path for three modes; they differ in one number, how long a fruitless poller stays active
  * before it is armed and left to its descriptor:
  *   poll       for ever (the reactor never sleeps)
- *   interrupt  not at all
+ *   interrupt  REACTOR_GRACE_NS, less than a sleep and its wake-up cost
  *   adaptive   REACTOR_SPIN_NS
  * A reactor sleeps in epoll when no poller is active and no message waits, until the next timer, or
  * without limit when there is none: an idle reactor makes no wake-ups.
@@ -31,6 +31,7 @@ enum reactor_mode {
 	REACTOR_ADAPTIVE,
 };
 
+#define REACTOR_GRACE_NS UINT64_C(4000)
 #define REACTOR_SPIN_NS UINT64_C(100000)
 
 /* 0 or -EINVAL; "poll", "interrupt", "adaptive". */

@@ -432,7 +432,7 @@ poller_idle(struct poller *p, uint64_t now_ns)
 	if (p->idle_since_ns == 0) {
 		p->idle_since_ns = now_ns;
 	}
-	if (r->mode == REACTOR_ADAPTIVE && now_ns - p->idle_since_ns < REACTOR_SPIN_NS) {
+	if (now_ns - p->idle_since_ns < (r->mode == REACTOR_ADAPTIVE ? REACTOR_SPIN_NS : REACTOR_GRACE_NS)) {
 		return;
 	}
 	if (p->ops->arm != NULL && p->ops->arm(p)) {

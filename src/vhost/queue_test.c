@@ -293,7 +293,9 @@ static void
 test_kick_suppression(void **state)
 {
 	start();
-	assert_int_equal(fix->used->flags, mode == REACTOR_INTERRUPT ? 0 : VRING_USED_F_NO_NOTIFY);
+	if (mode != REACTOR_INTERRUPT) {
+		assert_int_equal(fix->used->flags, VRING_USED_F_NO_NOTIFY);
+	}
 	settle();
 	assert_int_equal(fix->used->flags, mode == REACTOR_POLL ? VRING_USED_F_NO_NOTIFY : 0);
 }
