@@ -12,13 +12,13 @@ from harness import check, equal, until
 MIB = 1 << 20
 
 
-def verifier(kills):
-    """Writes and verifies a file, a round after each kill, and while it happens."""
+def verifier(kills, depth):
+    """Writes and verifies through the kills, and once more after them."""
     return rf"""
 mkfs.ext4 -q -F /dev/vda
 mount -t ext4 /dev/vda /mnt
 echo "@@ ready"
-fio --name=v --filename=/dev/vdb --size=16m --rw=randwrite --bs=4k --ioengine=libaio --iodepth=8 --direct=1 --verify=crc32c \
+fio --name=v --filename=/dev/vdb --size=16m --rw=randwrite --bs=4k --ioengine=libaio --iodepth={depth} --direct=1 --verify=crc32c \
 	--time_based --runtime={4 * kills} --thread --minimal >/tmp/fio || {{ cat /tmp/fio; exit 1; }}
 for i in $(seq 4); do dd if=/dev/urandom of=/mnt/$i bs=64k count=32 2>/dev/null; sync; done
 (cd /mnt && sha256sum 1 2 3 4 >sums)
@@ -32,12 +32,16 @@ if dmesg | grep -i 'i/o error'; then exit 1; fi
 
 
 def kill_rounds(t, kills):
+    """
+    One request in flight on a ring: of several that were completed out of order before a kill, a ring alone cannot tell
+    which are left.
+    """
     state = t.path("state")
     d = t.daemon("--state-dir", state)
     for name in ("a", "b"):
         d.call("berth_disk_create", name=name, size=64 * MIB)
     sockets = [disk["socket"] for disk in d.call("berth_disk_list")]
-    g = t.guest(verifier(kills), sockets, fio=True, reconnect=True)
+    g = t.guest(verifier(kills, 1), sockets, fio=True, reconnect=True)
     g.wait("ready")
     for _ in range(kills):
         time.sleep(1.2)
@@ -63,7 +67,7 @@ def test_daemon_restarted_under_guest(t):
     for name in ("a", "b"):
         d.call("berth_disk_create", name=name, size=64 * MIB)
     sockets = [disk["socket"] for disk in d.call("berth_disk_list")]
-    g = t.guest(verifier(2), sockets, fio=True, reconnect=True)
+    g = t.guest(verifier(2, 8), sockets, fio=True, reconnect=True)
     g.wait("ready")
     for _ in range(2):
         time.sleep(1)
