@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Sourced by quickstart and check: which Debian packages are needed, and installing those that are missing.
 
-packages_build="gcc libc6-dev meson ninja-build pkg-config python3 libaio-dev liburing-dev uuid-dev libjansson-dev libisal-dev libsystemd-dev"
+packages_build="gcc libc6-dev meson ninja-build pkg-config python3 libaio-dev liburing-dev uuid-dev libjansson-dev libsystemd-dev"
 case "$(uname -m)" in
 aarch64) packages_guest="qemu-system-arm e2fsprogs" ;;
 *) packages_guest="qemu-system-x86 e2fsprogs" ;;
@@ -58,6 +58,10 @@ packages_install() {
 		quiet as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing ||
 			die "apt could not install: $missing"
 	fi
+}
+
+# The kernel of the test guest is downloaded, not installed: apt must know where from. Only before a guest image is made.
+packages_kernel() {
 	if ! apt-cache show "linux-image-cloud-$(dpkg --print-architecture)" >/dev/null 2>&1; then
 		packages_lists
 	fi

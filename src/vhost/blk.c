@@ -26,8 +26,11 @@
 
 #define SECTOR_SHIFT 9
 #define SECTOR_BYTES 512u
-/* Chains taken from a ring in one poll. */
+/* Chains taken from a ring in one poll, and bytes after which no further one is: memory disks copy on the spot. */
 #define BATCH_MAX 32
+#define BATCH_BYTES_MAX (4u << 20)
+/* Data of one request. Drivers stay far below; segments may all name the same memory, so the sum needs a limit. */
+#define REQUEST_BYTES_MAX (32u << 20)
 /* Data segments that fit in a request itself; more take a block of VIRTQ_CHAIN_MAX from the heap of spare ones. */
 #define INLINE_IOV 4
 /* As many segments of one request as a queue of 128 descriptors holds, the size that VMMs use. */
@@ -291,7 +294,8 @@ read_write(struct blk_request *req, enum bdev_op op, uint64_t sector)
 {
 	bool in = op == BDEV_READ;
 
-	if (UNLIKELY(req->data_bytes == 0 || req->data_bytes % SECTOR_BYTES != 0 || req->data_in != in ||
+	if (UNLIKELY(req->data_bytes == 0 || req->data_bytes % SECTOR_BYTES != 0 ||
+		     req->data_bytes > REQUEST_BYTES_MAX || req->data_in != in ||
 		     (!in && req->q->ctrlr->readonly))) {
 		finish(req, VIRTIO_BLK_S_IOERR);
 		return;
@@ -529,38 +533,67 @@ take(struct vhost_queue *q, struct blk_queue *bq, struct blk_request *req)
 	return false;
 }
 
-static int
-queue_poll(struct vhost_queue *q)
+static void
+starve(struct vhost_queue *q, struct blk_pool *pool)
 {
-	struct blk_queue *bq = q->device;
-	struct blk_request *batch[BATCH_MAX];
+	CHECK(!q->starved && !list_linked(&q->starved_link));
+	q->starved = true;
+	list_append(&pool->starved, &q->starved_link);
+}
+
+/* How many chains to take now. */
+static unsigned
+to_take(struct vhost_queue *q)
+{
 	unsigned pending = virtq_pending(&q->vq);
-	unsigned count = 0, taken = 0;
 
 	if (pending == 0) {
+		return 0;
+	}
+	/* A driver has as many chains under way as the ring has descriptors, at most: more would be others' requests. */
+	if (UNLIKELY(pending + q->inflight > q->vq.size)) {
+		virtq_break(&q->vq, "more chains under way than the ring has descriptors");
 		return 0;
 	}
 	if (UNLIKELY(memmap_lost(q->vq.map))) {
 		vhost_queue_fail(q, "guest memory was truncated by the VMM");
 		return 0;
 	}
-	pending = MIN(pending, (unsigned)BATCH_MAX);
+	return MIN(pending, (unsigned)BATCH_MAX);
+}
+
+static int
+queue_poll(struct vhost_queue *q)
+{
+	struct blk_queue *bq = q->device;
+	struct blk_request *batch[BATCH_MAX];
+	unsigned count = 0, taken = 0, pending;
+	uint64_t bytes = 0;
+
+	/* Whoever gives a request back ends this, and wakes the poller. */
+	if (UNLIKELY(q->starved)) {
+		return 0;
+	}
+	pending = to_take(q);
+	if (pending == 0) {
+		return 0;
+	}
 	virtq_prefetch_used(&q->vq, pending);
 	for (unsigned i = 1; i < pending; i++) {
 		virtq_prefetch(&q->vq, i);
 	}
-	while (taken < pending && !q->vq.broken) {
+	while (taken < pending && !q->vq.broken && bytes < BATCH_BYTES_MAX) {
 		struct blk_request *req = request_get(bq->pool);
 
 		if (UNLIKELY(req == NULL)) {
-			q->starved = true;
-			list_append(&bq->pool->starved, &q->starved_link);
+			starve(q, bq->pool);
 			break;
 		}
 		taken++;
 		if (LIKELY(take(q, bq, req))) {
 			__builtin_prefetch(req->header);
 			__builtin_prefetch(req->status, 1);
+			bytes += req->data_bytes;
 			batch[count++] = req;
 		}
 	}

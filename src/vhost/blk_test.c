@@ -100,6 +100,7 @@ static struct {
 	int answers, status;
 	unsigned next_desc;
 	int kick;
+	int failures;
 } fix;
 
 static void
@@ -474,7 +475,7 @@ test_wrong_direction(void **state)
 	assert_int_equal(dev.ops[BDEV_READ] + dev.ops[BDEV_WRITE], 0);
 }
 
-/* Chains of which nothing can be made come back with nothing written. */
+/* CVE-2026-86566: chains of which nothing can be made come back with nothing written. */
 static void
 test_runts(void **state)
 {
@@ -661,10 +662,63 @@ test_pool_runs_empty(void **state)
 	}
 	assert_true(fix.q.starved);
 	assert_int_equal(dev.held_count, 4096);
+	/* However often it is polled meanwhile, it waits once. */
+	for (int i = 0; i < 100; i++) {
+		reactor_poll_once(fix.reactor);
+	}
 	on_thread(fix.io, complete_held);
 	poll_until((uint16_t)count);
 	assert_int_equal(dev.ops[BDEV_FLUSH], count);
 	assert_false(fix.q.starved);
+}
+
+static void
+failed(struct vhost_queue *q)
+{
+	fix.failures++;
+}
+
+/* A driver that never waits for completions would take everybody's requests. */
+static void
+test_more_chains_than_descriptors(void **state)
+{
+	struct virtio_blk_outhdr h = header(VIRTIO_BLK_T_FLUSH, 0);
+	const struct part parts[] = {{&h, sizeof(h)}, {NULL, 1}};
+
+	fix.q.on_failed = failed;
+	dev.hold = true;
+	for (unsigned i = 0; i < 3000; i++) {
+		offer(parts, 2);
+	}
+	for (int i = 0; i < 20000 && dev.held_count < 3000; i++) {
+		reactor_poll_once(fix.reactor);
+	}
+	assert_int_equal(dev.held_count, 3000);
+	fix.avail->idx = (uint16_t)(fix.avail->idx + RING - 2999);
+	spin();
+	assert_int_equal(fix.failures, 1);
+	on_thread(fix.io, complete_held);
+}
+
+/* All segments name the same memory: small for the guest, long for us. */
+static void
+test_request_too_long(void **state)
+{
+	struct virtio_blk_outhdr h = header(VIRTIO_BLK_T_IN, 0);
+	struct part parts[20] = {{&h, sizeof(h)}};
+
+	for (unsigned i = 1; i < 19; i++) {
+		parts[i] = (struct part){NULL, 512};
+	}
+	parts[19] = (struct part){NULL, 1};
+	offer(parts, 20);
+	for (unsigned i = 1; i < 19; i++) {
+		fix.desc[fix.next_desc - 20 + i].addr = GPA;
+		fix.desc[fix.next_desc - 20 + i].len = 2 << 20;
+	}
+	poll_until(1);
+	assert_int_equal(fix.memory[part_at[19]], VIRTIO_BLK_S_IOERR);
+	assert_int_equal(dev.ops[BDEV_READ], 0);
 }
 
 static void
@@ -708,6 +762,8 @@ main(void)
 		TEST(test_write_zeroes_segments),
 		TEST(test_segments_are_copied_once),
 		TEST(test_pool_runs_empty),
+		TEST(test_more_chains_than_descriptors),
+		TEST(test_request_too_long),
 		TEST(test_config),
 		cmocka_unit_test_setup_teardown(test_config, setup_4k, teardown),
 	};

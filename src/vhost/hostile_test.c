@@ -13,6 +13,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -256,6 +257,7 @@ static void
 test_kicks_that_are_no_eventfds(void **state)
 {
 	int pipes[2], null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int epoll = epoll_create1(EPOLL_CLOEXEC); /* an anonymous inode as an eventfd is */
 
 	assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
 	begin();
@@ -264,6 +266,7 @@ test_kicks_that_are_no_eventfds(void **state)
 		assert_int_equal(front_u64(&f, (enum vhost_user_request)type, 0, f.memory_fd), 1);
 		assert_int_equal(front_u64(&f, (enum vhost_user_request)type, 0, pipes[1]), 1);
 		assert_int_equal(front_u64(&f, (enum vhost_user_request)type, 0, null), 1);
+		assert_int_equal(front_u64(&f, (enum vhost_user_request)type, 0, epoll), 1);
 		assert_int_equal(front_u64(&f, (enum vhost_user_request)type, 0, f.fd), 1);
 		assert_int_equal(front_u64(&f, (enum vhost_user_request)type, 0, -1), 1);
 		assert_int_equal(front_u64(&f, (enum vhost_user_request)type, VHOST_USER_VRING_NOFD, f.kick[0]), 1);
@@ -272,6 +275,7 @@ test_kicks_that_are_no_eventfds(void **state)
 	close(pipes[0]);
 	close(pipes[1]);
 	close(null);
+	close(epoll);
 }
 
 /* A full eventfd must not make the I/O thread wait. */

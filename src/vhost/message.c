@@ -14,9 +14,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/virtio_ring.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -407,12 +407,23 @@ set_vring_enable(struct vhost_session *s)
  * none. Only eventfds and their like (anonymous inodes, which have no type) are taken: whatever a
  * file, pipe or socket does when it is written to or watched, it would do to an I/O thread.
  */
+/* Nothing else: an epoll or a userfaultfd is an anonymous inode too, and can make whoever waits for it wait for its owner. */
+static bool
+is_eventfd(int fd)
+{
+	static const char expected[] = "anon_inode:[eventfd]";
+	char path[32], target[sizeof(expected)];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return readlink(path, target, sizeof(target)) == (ssize_t)strlen(expected) &&
+	       memcmp(target, expected, strlen(expected)) == 0;
+}
+
 static int
 take_vring_fd(struct vhost_session *s, struct ring **ret_ring, int *ret_fd)
 {
 	const char *name = vhost_msg_name(VHOST_MSG_REQUEST, s->msg.type);
 	bool none = (s->msg.u64 & VHOST_USER_VRING_NOFD) != 0;
-	struct stat st;
 
 	if ((s->msg.u64 & ~(VHOST_USER_VRING_NOFD | VHOST_USER_VRING_INDEX_MASK)) != 0) {
 		return err_set(&s->err, -EINVAL, "%s: value %#llx", name, (unsigned long long)s->msg.u64);
@@ -420,7 +431,7 @@ take_vring_fd(struct vhost_session *s, struct ring **ret_ring, int *ret_fd)
 	if (s->fds.count != (none ? 0 : 1)) {
 		return err_set(&s->err, -EINVAL, "%s with %u descriptors", name, s->fds.count);
 	}
-	if (!none && (fstat(s->fds.fds[0], &st) != 0 || (st.st_mode & S_IFMT) != 0)) {
+	if (!none && !is_eventfd(s->fds.fds[0])) {
 		return err_set(&s->err, -EINVAL, "%s: the descriptor is no eventfd", name);
 	}
 	*ret_ring = ring_get(s, (uint32_t)(s->msg.u64 & VHOST_USER_VRING_INDEX_MASK));
