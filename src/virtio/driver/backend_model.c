@@ -239,7 +239,8 @@ model_main(void *arg)
 		more = handle(m, &msg, &fd);
 		replace_fd(&fd, -1);
 	}
-	replace_fd(&m->fd, -1);
+	fd = atomic_exchange(&m->fd, -1);
+	replace_fd(&fd, -1);
 	return NULL;
 }
 

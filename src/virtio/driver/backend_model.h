@@ -9,6 +9,7 @@
 
 #include <linux/virtio_blk.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -57,7 +58,7 @@ struct model {
 	char dir[64];
 	char path[96];
 	int listen_fd;
-	int fd;
+	_Atomic int fd; /* the model's thread closes it, a test may shut it down */
 	int backend_fd;
 	struct memmap *map;
 	pthread_t thread;
