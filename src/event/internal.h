@@ -46,7 +46,7 @@ struct thread {
 	struct list watches;
 	struct list channels;
 	uint64_t next_poller_id;
-	uint64_t busy_ns;
+	_Atomic uint64_t busy_ns; /* written by the thread's reactor, read by anyone */
 	uint64_t created_ns;
 
 	struct list link; /* in the reactor's list of threads, under its lock */

@@ -111,16 +111,21 @@ reactor_wake(struct reactor *r)
 
 /* ---- One round ---- */
 
+/* A counter with one writer and any number of readers: no locked instruction. */
+static void
+count(_Atomic uint64_t *counter, uint64_t n)
+{
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
 static void
 turn_end(struct reactor *r, struct thread *t, int work)
 {
 	if (work > 0) {
 		uint64_t now = clock_now_ns();
 
-		t->busy_ns += now - r->now_ns;
-		atomic_store_explicit(&r->busy_ns,
-				      atomic_load_explicit(&r->busy_ns, memory_order_relaxed) + now - r->now_ns,
-				      memory_order_relaxed);
+		count(&t->busy_ns, now - r->now_ns);
+		count(&r->busy_ns, now - r->now_ns);
 		r->now_ns = now;
 	}
 	if (UNLIKELY(t->exiting)) {
@@ -229,9 +234,7 @@ note_idle(struct reactor *r)
 {
 	uint64_t now = clock_now_ns();
 
-	atomic_store_explicit(&r->idle_ns,
-			      atomic_load_explicit(&r->idle_ns, memory_order_relaxed) + now - r->now_ns,
-			      memory_order_relaxed);
+	count(&r->idle_ns, now - r->now_ns);
 	r->now_ns = now;
 }
 
@@ -316,8 +319,7 @@ reactor_wait(struct reactor *r, uint64_t max_wait_us)
 	}
 	n = wait_events(r, wait_ns);
 	atomic_store_explicit(&r->sleeping, false, memory_order_relaxed);
-	atomic_store_explicit(&r->wakeups, atomic_load_explicit(&r->wakeups, memory_order_relaxed) + 1,
-			      memory_order_relaxed);
+	count(&r->wakeups, 1);
 	note_idle(r);
 	r->last_epoll_ns = r->now_ns;
 	return n > 0 ? run_events(r, n) : 0;

@@ -131,6 +131,12 @@ thread_reactor(const struct thread *t)
 	return atomic_load_explicit(&t->reactor, memory_order_relaxed);
 }
 
+uint64_t
+thread_busy_ns(const struct thread *t)
+{
+	return atomic_load_explicit(&t->busy_ns, memory_order_relaxed);
+}
+
 /* ---- Messages ---- */
 
 void
@@ -556,10 +562,11 @@ thread_get_stats(struct thread_stats *ret_stats)
 {
 	struct thread *t = current_thread;
 	uint64_t lifetime = clock_now_ns() - t->created_ns;
+	uint64_t busy = thread_busy_ns(t);
 
 	*ret_stats = (struct thread_stats){
-		.busy_ns = t->busy_ns,
-		.idle_ns = lifetime > t->busy_ns ? lifetime - t->busy_ns : 0,
+		.busy_ns = busy,
+		.idle_ns = lifetime > busy ? lifetime - busy : 0,
 		.active_pollers = t->active_count,
 		.timed_pollers = t->timed_count,
 		.armed_pollers = t->armed_count,

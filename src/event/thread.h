@@ -44,6 +44,9 @@ const char *thread_name(const struct thread *t);
 uint64_t thread_id(const struct thread *t);
 struct reactor *thread_reactor(const struct thread *t);
 
+/* Any system thread, while t lives: nanoseconds that t spent in turns that did something; never less than before. */
+uint64_t thread_busy_ns(const struct thread *t);
+
 /* ---- Messages ---- */
 
 /* A message lives in its sender's memory and returns to it when fn is called. */
