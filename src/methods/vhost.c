@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "bdev/bdev.h"
 #include "methods/internal.h"
 #include "rpc/schema_gen.h"
@@ -136,6 +137,71 @@ get_controllers(struct rpc_request *req, const void *params)
 	rpc_result(req, array);
 }
 
+/* ---- vhost_get_stats ---- */
+
+static json_t *
+queues_json(const struct vhost_controller *ctrlr)
+{
+	struct vhost_queue_info queues[VHOST_QUEUES_MAX];
+	unsigned count = vhost_get_queues(ctrlr, queues, VHOST_QUEUES_MAX);
+	json_t *array = json_array();
+
+	for (unsigned i = 0; i < count; i++) {
+		const struct vhost_queue_info *q = &queues[i];
+
+		json_array_append_new(
+			array, json_pack("{s:i, s:i, s:s, s:I, s:I}", "index", (int)q->index,
+					 "lcore", (int)reactor_lcore(thread_reactor(q->thread)),
+					 "thread", thread_name(q->thread), "inflight",
+					 (json_int_t)q->inflight, "requests",
+					 (json_int_t)q->requests));
+	}
+	return array;
+}
+
+static json_t *
+stats_json(const struct vhost_controller *ctrlr, const struct vhost_stats *s)
+{
+	struct vhost_info info;
+
+	vhost_get_info(ctrlr, &info);
+	return json_pack("{s:s, s:o, s:b, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+			 "ctrlr", info.name, "bdev",
+			 info.bdev_name[0] != '\0' ? text_json(info.bdev_name) : json_null(),
+			 "session", info.has_session, "queues", queues_json(ctrlr), "inflight",
+			 (json_int_t)s->inflight, "read_ops", (json_int_t)s->read_ops, "write_ops",
+			 (json_int_t)s->write_ops, "other_ops", (json_int_t)s->other_ops,
+			 "bytes_read", (json_int_t)s->bytes_read, "bytes_written",
+			 (json_int_t)s->bytes_written, "latency_ns_total",
+			 (json_int_t)s->latency_ns, "errors", (json_int_t)s->errors, "malformed",
+			 (json_int_t)s->malformed, "calls", (json_int_t)s->calls, "kicks",
+			 (json_int_t)s->kicks);
+}
+
+static void
+get_stats(struct rpc_request *req, const void *params)
+{
+	const struct vhost_get_stats_params *p = params;
+	struct vhost_controller *c = p->ctrlr != NULL ? vhost_find(p->ctrlr) : vhost_first();
+	uint64_t now = clock_now_ns(), window = p->active_ms * UINT64_C(1000000);
+	json_t *array;
+
+	if (p->ctrlr != NULL && c == NULL) {
+		rpc_error(req, -ENODEV, "there is no controller '%.128s'", p->ctrlr);
+		return;
+	}
+	array = json_array();
+	for (; c != NULL; c = p->ctrlr != NULL ? NULL : vhost_next(c)) {
+		struct vhost_stats s;
+
+		vhost_get_stats(c, &s);
+		if (p->active_ms == 0 || s.inflight > 0 || (s.active_ns != 0 && s.active_ns + window >= now)) {
+			json_array_append_new(array, stats_json(c, &s));
+		}
+	}
+	rpc_result(req, array);
+}
+
 /* ---- Transports ---- */
 
 static void
@@ -210,6 +276,7 @@ vhost_config(json_t *calls, bool for_state)
 const struct rpc_method vhost_methods[] = {
 	{"vhost_create_blk_controller", create},
 	{"vhost_get_controllers", get_controllers},
+	{"vhost_get_stats", get_stats},
 	{"vhost_delete_controller", delete},
 	{"vhost_controller_set_coalescing", set_coalescing},
 	{"virtio_blk_create_transport", create_transport},

@@ -239,13 +239,22 @@ big_get(struct blk_channel *c)
 
 /* ---- Finishing ---- */
 
+_Static_assert(VIRTIO_BLK_T_IN == VHOST_READ && VIRTIO_BLK_T_OUT == VHOST_WRITE, "a kind is the smaller of type and OTHER");
+
 static void
 finish(struct blk_request *req, uint8_t status)
 {
 	struct vhost_queue *q = req->q;
 	uint32_t bytes = 1 + (status == VIRTIO_BLK_S_OK ? req->written : 0);
 	uint16_t head = req->head;
+	unsigned kind = MIN(req->copied.type, (uint32_t)VHOST_OTHER);
 
+	vhost_count(&q->counters.ops[kind], 1);
+	if (LIKELY(status == VIRTIO_BLK_S_OK)) {
+		vhost_count(&q->counters.bytes[kind], req->data_bytes);
+	} else {
+		vhost_count(&q->counters.errors, 1);
+	}
 	*req->status = status;
 	request_put(q->device, req);
 	vhost_queue_complete(q, head, bytes);
@@ -524,7 +533,7 @@ take(struct vhost_queue *q, struct blk_queue *bq, struct blk_request *req)
 		q->inflight++;
 		return true;
 	}
-	q->errors++;
+	vhost_count(&q->counters.malformed, 1);
 	request_put(bq, req);
 	if (!q->vq.broken) {
 		q->inflight++;

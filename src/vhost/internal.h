@@ -12,6 +12,8 @@
 #ifndef VHOST_INTERNAL_H
 #define VHOST_INTERNAL_H
 
+#include <stdatomic.h>
+
 #include "base/cpumask.h"
 #include "base/list.h"
 #include "bdev/bdev.h"
@@ -46,6 +48,43 @@ struct vhost_device_ops {
 	int (*queue_poll)(struct vhost_queue *q);
 };
 
+/* ---- Counters (stats.c sums them) ---- */
+
+enum vhost_kind { VHOST_READ, VHOST_WRITE, VHOST_OTHER, VHOST_KINDS };
+
+/*
+ * What a virtqueue has done. Written by the thread that serves it, read by any: each field is a relaxed atomic with
+ * one writer, so adding is a load and a store. The sums of queues that are no more are kept in the same form by the
+ * control thread.
+ */
+struct vhost_counters {
+	_Atomic uint64_t ops[VHOST_KINDS];   /* completed, errors included */
+	_Atomic uint64_t bytes[VHOST_KINDS]; /* of those without an error */
+	_Atomic uint64_t errors;
+	_Atomic uint64_t malformed;
+	_Atomic uint64_t calls; /* written to call_fd */
+	_Atomic uint64_t kicks;
+	/* Time spent by all requests together: `weight` of them since weighed_ns, and before that latency_ns. */
+	_Atomic uint64_t latency_ns;
+	_Atomic uint64_t weighed_ns;
+	_Atomic uint32_t weight;
+};
+
+static inline uint64_t
+vhost_counter(const _Atomic uint64_t *c)
+{
+	return atomic_load_explicit(c, memory_order_relaxed);
+}
+
+static inline void
+vhost_count(_Atomic uint64_t *c, uint64_t n)
+{
+	atomic_store_explicit(c, vhost_counter(c) + n, memory_order_relaxed);
+}
+
+/* Control. Adds what a queue that no thread serves has counted. */
+void vhost_counters_add(struct vhost_counters *to, const struct vhost_counters *from);
+
 struct vhost_controller {
 	char name[VHOST_NAME_BYTES];
 	char *socket_path;
@@ -60,6 +99,8 @@ struct vhost_controller {
 	/* blk */
 	struct bdev_desc *desc; /* NULL once the bdev was removed */
 	bool readonly;
+
+	struct vhost_counters past; /* of sessions that have ended */
 
 	/* controller.c */
 	struct listener listener;
@@ -119,8 +160,10 @@ struct vhost_queue {
 	bool starved;
 	bool flush_queued; /* flush is on the thread's batch list */
 	bool call_pending; /* the driver wants to be called; call_timer is running */
+	bool armed;        /* the driver was asked to kick */
 	uint32_t inflight; /* chains taken and not completed */
 	int call_fd;
+	struct vhost_counters counters; /* read by others */
 	struct virtq vq;
 	struct poller poller;
 	struct defer flush;
@@ -131,8 +174,6 @@ struct vhost_queue {
 	uint64_t rate_start_ns;  /* of the interval in which completions are being counted */
 	uint32_t rate_count;
 	uint32_t rate_iops;      /* of the last whole interval */
-	uint64_t calls;          /* written to call_fd */
-	uint64_t errors;         /* malformed chains */
 	bool failed; /* ring broken or guest memory lost: control was told and ends the session */
 	const char *failed_why; /* a constant text; written before on_failed */
 	struct msg failed_msg;

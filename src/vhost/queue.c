@@ -12,6 +12,9 @@
  *  2. A draining queue takes nothing. A command is answered exactly once.
  *  3. The driver is called after used->idx was published, never before; at most one call a batch.
  *  4. A call that coalescing holds back is made when nothing is in flight any more, so depth 1 never waits.
+ *  5. Latency is an integral: requests under way times time, brought up to date when their number changes, once a turn. A
+ *     completed request weighs until the next poll, that is until the clock was read after the turn that completed it; an armed
+ *     queue, which is not polled soon, is weighed when it publishes.
  */
 #include <errno.h>
 #include <string.h>
@@ -23,6 +26,23 @@
 
 /* Completions are counted over intervals of this length to learn a queue's rate. */
 #define RATE_INTERVAL_NS (10 * NS_PER_MS)
+
+/* ---- Latency ---- */
+
+/* From now on there are `weight` requests under way. */
+static void
+weigh(struct vhost_queue *q, uint32_t weight)
+{
+	struct vhost_counters *c = &q->counters;
+	uint64_t now = reactor_now_ns();
+	uint32_t before = atomic_load_explicit(&c->weight, memory_order_relaxed);
+
+	if (before != 0) {
+		vhost_count(&c->latency_ns, before * (now - vhost_counter(&c->weighed_ns)));
+	}
+	atomic_store_explicit(&c->weighed_ns, now, memory_order_relaxed);
+	atomic_store_explicit(&c->weight, weight, memory_order_relaxed);
+}
 
 /* ---- Calls ---- */
 
@@ -38,7 +58,7 @@ call_now(struct vhost_queue *q)
 	if (q->call_fd < 0) {
 		return;
 	}
-	q->calls++;
+	vhost_count(&q->counters.calls, 1);
 	/* A VMM that lets its eventfd overflow has no use for more events. */
 	(void)!write(q->call_fd, &one, sizeof(one));
 }
@@ -103,6 +123,9 @@ flush(struct defer *d)
 	if (atomic_load_explicit(&q->ctrlr->delay_base_us, memory_order_relaxed) != 0) {
 		count_rate(q, completed);
 	}
+	if (q->poller.state != POLLER_ACTIVE) {
+		weigh(q, q->inflight);
+	}
 	if (UNLIKELY(q->draining) && q->inflight == 0) {
 		finish_drain(q);
 	}
@@ -145,12 +168,16 @@ static int
 queue_poll(struct poller *p)
 {
 	struct vhost_queue *q = CONTAINER_OF(p, struct vhost_queue, poller);
+	uint32_t before = q->inflight;
 	int n;
 
 	if (UNLIKELY(q->draining || q->failed)) {
 		return 0;
 	}
 	n = q->ctrlr->ops->queue_poll(q);
+	if (n > 0 || before != atomic_load_explicit(&q->counters.weight, memory_order_relaxed)) {
+		weigh(q, before + (uint32_t)n);
+	}
 	if (UNLIKELY(q->vq.broken)) {
 		vhost_queue_fail(q, q->vq.broken_why);
 	}
@@ -169,7 +196,8 @@ queue_arm(struct poller *p)
 		vhost_queue_fail(q, "guest memory was truncated by the VMM");
 		return false;
 	}
-	return virtq_enable_kick(&q->vq);
+	q->armed = !virtq_enable_kick(&q->vq);
+	return !q->armed;
 }
 
 static void
@@ -177,6 +205,10 @@ queue_disarm(struct poller *p)
 {
 	struct vhost_queue *q = CONTAINER_OF(p, struct vhost_queue, poller);
 
+	if (q->armed) {
+		q->armed = false;
+		vhost_count(&q->counters.kicks, 1);
+	}
 	virtq_disable_kick(&q->vq);
 }
 
@@ -216,6 +248,7 @@ start(struct vhost_queue *q)
 	q->failed = false;
 	q->starved = false;
 	q->draining = false;
+	q->armed = false;
 	rc = q->ctrlr->ops->queue_start(q);
 	if (rc != 0) {
 		return rc;
@@ -251,6 +284,7 @@ finish_drain(struct vhost_queue *q)
 		if (q->call_pending) {
 			call_now(q);
 		}
+		weigh(q, 0);
 		q->ctrlr->ops->queue_stop(q);
 		q->running = false;
 	}

@@ -277,6 +277,7 @@ rings_free(struct vhost_session *s)
 			continue;
 		}
 		CHECK(!r->busy && !r->running);
+		vhost_counters_add(&s->ctrlr->past, &r->q.counters);
 		if (r->kick_fd >= 0) {
 			close(r->kick_fd);
 		}

@@ -78,4 +78,39 @@ struct vhost_info {
 
 void vhost_get_info(const struct vhost_controller *ctrlr, struct vhost_info *ret_info);
 
+/*
+ * What a controller's virtqueues have done since it was created, those of earlier sessions included: no number
+ * ever goes down.
+ *
+ * latency_ns is the time requests have spent here, summed: of each, from the start of the turn that took it to the end of the
+ * turn that published its completion (of a queue that sleeps while they are under way: to that turn's start); those under way
+ * count up to the last time that anything happened on their queue. The clock is the reactor's (reactor_now_ns), good to a few
+ * microseconds a request. The mean of an interval is the difference of latency_ns over that of the requests.
+ */
+struct vhost_stats {
+	uint64_t read_ops, write_ops, other_ops; /* completed, errors included */
+	uint64_t bytes_read, bytes_written;      /* of those without an error */
+	uint64_t latency_ns;
+	uint64_t errors;    /* completed with a status other than OK */
+	uint64_t malformed; /* chains of which no request could be made */
+	uint64_t calls;     /* the driver was interrupted */
+	uint64_t kicks;     /* a sleeping queue was woken */
+	uint64_t active_ns; /* clock_now_ns() when a request was last taken or completed; 0: never */
+	uint32_t inflight;  /* under way now */
+};
+
+/* Control thread; asks no other one. */
+void vhost_get_stats(const struct vhost_controller *ctrlr, struct vhost_stats *ret_stats);
+
+/* A virtqueue that runs. */
+struct vhost_queue_info {
+	unsigned index;
+	struct thread *thread;
+	uint32_t inflight;
+	uint64_t requests; /* completed in this session */
+};
+
+/* Control thread. How many run; describes those for which there is room, in order of index. */
+unsigned vhost_get_queues(const struct vhost_controller *ctrlr, struct vhost_queue_info *ret_queues, unsigned room);
+
 #endif
