@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/cpumask.h"
 #include "methods/internal.h"
 #include "rpc/schema_gen.h"
 
@@ -130,38 +131,63 @@ add_lw_thread(void *ctx, struct thread *t)
 						  (json_int_t)(clock_now_ns() - methods_start_ns)));
 }
 
-static json_t *
-reactor_json(const struct reactor *r)
+/* A reactor that sleeps says how long when it wakes; who asks meanwhile wants it counted. Never goes down:
+ * spdk_top takes differences of unsigned numbers. */
+static uint64_t
+idle_until_now(const struct reactor_stats *stats)
 {
-	struct reactor_stats stats;
-	struct lw_threads threads = {.array = json_array()};
+	static uint64_t said[CPUMASK_CPUS];
+	uint64_t up = clock_now_ns() - methods_start_ns;
+	uint64_t idle = up > stats->busy_ns ? up - stats->busy_ns : 0;
+	uint64_t *last = &said[stats->lcore % CPUMASK_CPUS];
+
+	idle = MAX(idle, stats->idle_ns);
+	*last = MAX(*last, idle);
+	return *last;
+}
+
+/* Exactly SPDK's members: spdk_top refuses an object with a member that it does not know. */
+static json_t *
+reactor_json(struct reactor *r, const struct reactor_stats *stats)
+{
+	struct lw_threads threads = {.array = json_array(), .lcore = stats->lcore};
 	struct cpu_times times;
 
-	reactor_get_stats(r, &stats);
-	read_cpu_times(stats.lcore, &times);
-	threads.lcore = stats.lcore;
-	reactor_for_each_thread((struct reactor *)r, add_lw_thread, &threads);
-	return json_pack("{s:i, s:i, s:i, s:I, s:I, s:b, s:I, s:I, s:I, s:s, s:i, s:I, s:o}",
-			 "lcore", (int)stats.lcore, "numa_id", numa_node_of(stats.lcore), "tid",
-			 (int)stats.tid, "busy", (json_int_t)stats.busy_ns, "idle",
-			 (json_int_t)stats.idle_ns, "in_interrupt", stats.mode != REACTOR_POLL,
-			 "irq", (json_int_t)times.irq, "sys", (json_int_t)times.sys, "usr",
-			 (json_int_t)times.usr, "mode", reactor_mode_name(stats.mode), "cpu",
-			 stats.cpu, "wakeups", (json_int_t)stats.wakeups, "lw_threads",
+	read_cpu_times(stats->cpu >= 0 ? (unsigned)stats->cpu : stats->lcore, &times);
+	reactor_for_each_thread(r, add_lw_thread, &threads);
+	return json_pack("{s:i, s:i, s:i, s:I, s:I, s:b, s:I, s:I, s:I, s:o}", "lcore",
+			 (int)stats->lcore, "numa_id", numa_node_of(stats->lcore), "tid",
+			 (int)stats->tid, "busy", (json_int_t)stats->busy_ns, "idle",
+			 (json_int_t)idle_until_now(stats), "in_interrupt",
+			 stats->mode != REACTOR_POLL, "irq", (json_int_t)times.irq, "sys",
+			 (json_int_t)times.sys, "usr", (json_int_t)times.usr, "lw_threads",
 			 threads.array);
+}
+
+/* What berth knows besides, one for each reactor in the same order. */
+static json_t *
+reactor_details_json(const struct reactor_stats *stats)
+{
+	return json_pack("{s:i, s:i, s:s, s:I}", "lcore", (int)stats->lcore, "cpu", stats->cpu,
+			 "mode", reactor_mode_name(stats->mode), "wakeups",
+			 (json_int_t)stats->wakeups);
 }
 
 static void
 get_reactors(struct rpc_request *req, const void *params)
 {
-	json_t *reactors = json_array();
+	json_t *reactors = json_array(), *details = json_array();
 
 	for (unsigned i = 0; i < methods->reactor_count; i++) {
-		json_array_append_new(reactors, reactor_json(methods->reactors[i]));
+		struct reactor_stats stats;
+
+		reactor_get_stats(methods->reactors[i], &stats);
+		json_array_append_new(reactors, reactor_json(methods->reactors[i], &stats));
+		json_array_append_new(details, reactor_details_json(&stats));
 	}
-	rpc_result(req,
-		   json_pack("{s:I, s:i, s:o}", "tick_rate", (json_int_t)CLOCK_TICKS_PER_SECOND,
-			     "pid", (int)getpid(), "reactors", reactors));
+	rpc_result(req, json_pack("{s:I, s:i, s:o, s:o}", "tick_rate",
+				  (json_int_t)CLOCK_TICKS_PER_SECOND, "pid", (int)getpid(),
+				  "reactors", reactors, "details", details));
 }
 
 static void
