@@ -98,6 +98,9 @@ channel_put(struct channel *ch)
 	list_remove(&ch->dev_link);
 	pthread_mutex_unlock(&channel_lock);
 	list_remove(&ch->thread_link);
+	if (ch->travel == CHANNEL_LEAVING) {
+		channel_left(ch);
+	}
 	ch->dev->ops->channel_destroy(ch->dev, ch);
 	free(ch);
 }

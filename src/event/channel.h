@@ -18,6 +18,16 @@ struct device_ops {
 	/* On the channel's thread. The channel's memory is zeroed. 0 or a negative errno. */
 	int (*channel_create)(struct device *dev, struct channel *ch);
 	void (*channel_destroy)(struct device *dev, struct channel *ch);
+
+	/*
+	 * Both, or neither: for channels with something that belongs to the system thread (an io_uring).
+	 * leave: the thread is about to move. Brings the channel to a state that another system thread can go on from, and calls
+	 * channel_left(ch), perhaps at once; until channel_arrive what is asked of the channel waits.
+	 * arrive: on the system thread that runs it now; 0, or a negative errno: the thread goes back, and arrive is called
+	 * there, where it may not fail.
+	 */
+	void (*channel_leave)(struct device *dev, struct channel *ch);
+	int (*channel_arrive)(struct device *dev, struct channel *ch);
 };
 
 /* Embedded in what it makes shareable. Fields are private. */
@@ -33,6 +43,7 @@ struct channel {
 	struct device *dev;
 	struct thread *thread;
 	unsigned refs;
+	enum { CHANNEL_HERE, CHANNEL_LEAVING, CHANNEL_LEFT } travel;
 	struct list dev_link;
 	struct list thread_link;
 };
@@ -54,6 +65,9 @@ void device_unregister(struct device *dev);
  * NULL when channel_create failed: its error in *ret_rc (may be NULL). */
 struct channel *channel_get(struct device *dev, int *ret_rc);
 void channel_put(struct channel *ch); /* accepts NULL */
+
+/* Answers channel_leave, once. */
+void channel_left(struct channel *ch);
 
 /*
  * Calls fn(ctx, ch) on the thread of each channel that dev has now, one after another; then done(ctx) on

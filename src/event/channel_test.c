@@ -65,7 +65,7 @@ destroy(struct device *dev, struct channel *ch)
 	channel_put(CONTAINER_OF(ch, struct thing_channel, ch)->below);
 }
 
-static const struct device_ops thing_ops = {create, destroy};
+static const struct device_ops thing_ops = {.channel_create = create, .channel_destroy = destroy};
 
 struct fixture {
 	enum reactor_mode mode;

@@ -148,7 +148,7 @@ static void
 let_idle(void)
 {
 	hand_run(fx.r);
-	hand_advance(fx.r, 2 * REACTOR_SPIN_NS / NS_PER_US);
+	hand_advance(fx.r, 2 * PATIENCE_FIRST_NS / NS_PER_US);
 	reactor_poll_once(fx.r);
 	reactor_poll_once(fx.r);
 }
@@ -187,13 +187,13 @@ poller_is_armed_when_the_modes_patience_is_over(void **state)
 	/* Interrupt mode waits no longer than a sleep would cost. */
 	hand_advance(fx.r, 1);
 	assert_int_equal(s.p.state, fx.mode == REACTOR_INTERRUPT ? POLLER_ARMED : POLLER_ACTIVE);
-	hand_advance(fx.r, (REACTOR_SPIN_NS - REACTOR_GRACE_NS) / NS_PER_US - 1);
+	hand_advance(fx.r, (PATIENCE_FIRST_NS - REACTOR_GRACE_NS) / NS_PER_US - 1);
 	assert_int_equal(s.p.state, fx.mode == REACTOR_INTERRUPT ? POLLER_ARMED : POLLER_ACTIVE);
 	/* Work starts the patience anew. */
 	if (fx.mode == REACTOR_ADAPTIVE) {
 		s.pending = 1;
 		hand_run(fx.r);
-		hand_advance(fx.r, REACTOR_SPIN_NS / NS_PER_US - 1);
+		hand_advance(fx.r, PATIENCE_FIRST_NS / NS_PER_US - 1);
 		assert_int_equal(s.p.state, POLLER_ACTIVE);
 	}
 	let_idle();

@@ -4,6 +4,9 @@
  * events are fetched from epoll, without waiting every REACTOR_EPOLL_NS while something is active, and
  * waiting when nothing is (reactor_wait).
  *
+ * What others may leave for a reactor: threads with messages (ready), threads that were moved to it (arrivals), another
+ * mode, an order to stop. Whoever leaves something looks at `sleeping` afterwards (reactor_wake).
+ *
  * Rejected: one inbox per reactor instead of per thread (a thread could not move), nested epoll (two system
  * calls a wake-up), a timerfd (epoll_pwait2 takes nanoseconds).
  */
@@ -19,11 +22,13 @@
 #include <unistd.h>
 
 #include "event/internal.h"
+#include "event/scheduler.h"
 
-/* How long descriptors go unnoticed while pollers are active. */
-#define REACTOR_EPOLL_NS UINT64_C(50000)
 /* Fruitless rounds between two looks at the clock. */
 #define REACTOR_IDLE_ROUNDS 8
+/* Sleeps whose CPU time is measured: one of so many. And a new sample's weight in what was learnt. */
+#define SLEEP_CPU_EVERY 16
+#define SLEEP_LEARN 8
 
 __thread struct reactor *current_reactor;
 
@@ -47,6 +52,50 @@ reactor_mode_name(enum reactor_mode mode)
 	return mode_names[mode];
 }
 
+/* ---- What a sleep costs ---- */
+
+static uint64_t
+thread_cpu_ns(void)
+{
+	struct timespec ts;
+
+	return clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts) == 0
+		       ? (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec
+		       : 0;
+}
+
+static void
+learn(uint64_t *value, uint64_t sample)
+{
+	int64_t change = (int64_t)MIN(sample, REACTOR_SLEEP_MAX_NS) - (int64_t)*value;
+
+	*value = (uint64_t)((int64_t)*value + change / SLEEP_LEARN);
+}
+
+static void
+sleep_cost_sum(struct sleep_cost *c)
+{
+	atomic_store_explicit(&c->total_ns, c->latency_ns + c->cpu_ns + REACTOR_KICK_NS, memory_order_relaxed);
+}
+
+static void
+sleep_cost_init(struct sleep_cost *c)
+{
+	c->latency_ns = c->cpu_ns = (REACTOR_SLEEP_NS - REACTOR_KICK_NS) / 2;
+	sleep_cost_sum(c);
+}
+
+uint64_t
+reactor_sleep_price_ns(const struct reactor *r)
+{
+	uint64_t cost = atomic_load_explicit(&r->sleep_cost.total_ns, memory_order_relaxed);
+
+	if (r->active_pollers <= 1) {
+		return cost;
+	}
+	return MAX(cost, REACTOR_EPOLL_NS / 2) * r->active_pollers;
+}
+
 /* ---- Life ---- */
 
 struct reactor *
@@ -62,7 +111,9 @@ reactor_create(unsigned lcore, int cpu, enum reactor_mode mode, struct err *err)
 	memset(r, 0, sizeof(*r));
 	r->lcore = lcore;
 	r->cpu = cpu;
-	r->mode = mode;
+	atomic_init(&r->mode, (int)mode);
+	r->acting_mode = r->seen_mode = (int)mode;
+	sleep_cost_init(&r->sleep_cost);
 	r->now_ns = clock_now_ns();
 	list_init(&r->active_threads);
 	list_init(&r->threads);
@@ -105,18 +156,12 @@ reactor_wake(struct reactor *r)
 
 	/* Only one of many senders writes. */
 	if (atomic_exchange_explicit(&r->sleeping, false, memory_order_seq_cst)) {
+		atomic_store_explicit(&r->woken_ns, clock_now_ns(), memory_order_relaxed);
 		CHECK(write(r->wake_fd, &one, sizeof(one)) == sizeof(one));
 	}
 }
 
 /* ---- One round ---- */
-
-/* A counter with one writer and any number of readers: no locked instruction. */
-static void
-count(_Atomic uint64_t *counter, uint64_t n)
-{
-	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
-}
 
 static void
 turn_end(struct reactor *r, struct thread *t, int work)
@@ -124,14 +169,18 @@ turn_end(struct reactor *r, struct thread *t, int work)
 	if (work > 0) {
 		uint64_t now = clock_now_ns();
 
-		count(&t->busy_ns, now - r->now_ns);
-		count(&r->busy_ns, now - r->now_ns);
+		counter_add(&t->busy_ns, now - r->now_ns);
+		counter_add(&r->busy_ns, now - r->now_ns);
 		r->now_ns = now;
 	}
-	if (UNLIKELY(t->exiting)) {
-		thread_try_free(t);
-	}
 	current_thread = NULL;
+	if (UNLIKELY(t->leaving)) {
+		if (t->move != NULL) {
+			thread_move_on(t);
+		} else {
+			thread_try_free(t);
+		}
+	}
 }
 
 /* A message may change what is active, so pollers' batch hooks and deferred calls run after messages too. */
@@ -146,6 +195,10 @@ run_ready(struct reactor *r)
 		int n;
 
 		node = node->next; /* the thread may be pushed again at once */
+		if (UNLIKELY(atomic_load_explicit(&t->home, memory_order_relaxed) != r)) {
+			thread_forward(r, t);
+			continue;
+		}
 		current_thread = t;
 		n = thread_run_messages(t);
 		n += thread_run_pollers(t);
@@ -197,6 +250,18 @@ run_timers(struct reactor *r)
 	return work;
 }
 
+void
+reactor_forget_events(const void *target)
+{
+	struct reactor *r = current_reactor;
+
+	for (int i = r->event_cursor; i < r->event_count; i++) {
+		if (r->events[i].data.ptr == target) {
+			r->events[i].data.ptr = NULL;
+		}
+	}
+}
+
 static int
 run_events(struct reactor *r, int count)
 {
@@ -234,8 +299,41 @@ note_idle(struct reactor *r)
 {
 	uint64_t now = clock_now_ns();
 
-	count(&r->idle_ns, now - r->now_ns);
+	counter_add(&r->idle_ns, now - r->now_ns);
 	r->now_ns = now;
+}
+
+static void
+wake_pollers(void *ctx, struct thread *t)
+{
+	thread_wake_pollers(t);
+}
+
+void
+reactor_apply_mode(struct reactor *r)
+{
+	int state = atomic_load_explicit(&r->cpu_state, memory_order_relaxed);
+	bool own_cpu = state == REACTOR_CPU_OWN || state == REACTOR_CPU_ANY;
+
+	r->seen_mode = atomic_load_explicit(&r->mode, memory_order_seq_cst);
+	r->acting_mode = r->seen_mode == REACTOR_POLL && !own_cpu ? REACTOR_ADAPTIVE : r->seen_mode;
+	if (r->acting_mode == REACTOR_POLL) {
+		reactor_for_each_thread(r, wake_pollers, NULL);
+	}
+}
+
+/* What need not be seen each round: every REACTOR_EPOLL_NS, and after each sleep. */
+static void
+look_around(struct reactor *r)
+{
+	reactor_cpu_check(r);
+	if (UNLIKELY(atomic_load_explicit(&r->mode, memory_order_relaxed) != r->seen_mode)) {
+		reactor_apply_mode(r);
+	}
+	if (UNLIKELY(atomic_load_explicit(&r->busy_ns, memory_order_relaxed) - r->reported_busy_ns >= REACTOR_REPORT_NS)) {
+		r->reported_busy_ns = atomic_load_explicit(&r->busy_ns, memory_order_relaxed);
+		scheduler_poke();
+	}
 }
 
 static int
@@ -244,6 +342,7 @@ fetch_events(struct reactor *r)
 	int n;
 
 	r->last_epoll_ns = r->now_ns;
+	look_around(r);
 	n = epoll_wait(r->epoll_fd, r->events, REACTOR_EVENTS_MAX, 0);
 	return n > 0 ? run_events(r, n) : 0;
 }
@@ -253,6 +352,9 @@ run_round(struct reactor *r)
 {
 	int work = 0;
 
+	if (UNLIKELY(!mpsc_empty(&r->arrivals))) {
+		work += reactor_take_arrivals(r);
+	}
 	if (!mpsc_empty(&r->ready)) {
 		work += run_ready(r);
 	}
@@ -300,6 +402,39 @@ wait_events(struct reactor *r, uint64_t wait_ns)
 	return epoll_wait(r->epoll_fd, r->events, REACTOR_EVENTS_MAX, forever ? -1 : (int)wait_ns);
 }
 
+/* Something that others left, and a sleep would leave lying. */
+static bool
+has_mail(const struct reactor *r)
+{
+	return !mpsc_empty(&r->ready) || !mpsc_empty(&r->arrivals) ||
+	       atomic_load_explicit(&r->stop, memory_order_seq_cst) ||
+	       atomic_load_explicit(&r->mode, memory_order_seq_cst) != r->seen_mode;
+}
+
+/* wait_events(), and what it cost: how long after a sender's wake-up it returned, and now and then its CPU time. */
+static int
+sleep_events(struct reactor *r, uint64_t wait_ns)
+{
+	struct sleep_cost *c = &r->sleep_cost;
+	bool measure = c->sleeps++ % SLEEP_CPU_EVERY == 0;
+	uint64_t cpu_ns = measure ? thread_cpu_ns() : 0, woken_ns;
+	int n = wait_events(r, wait_ns);
+
+	atomic_store_explicit(&r->sleeping, false, memory_order_relaxed);
+	counter_add(&r->wakeups, 1);
+	if (measure) {
+		learn(&c->cpu_ns, thread_cpu_ns() - cpu_ns);
+	}
+	note_idle(r);
+	woken_ns = atomic_load_explicit(&r->woken_ns, memory_order_relaxed);
+	if (woken_ns != 0) {
+		atomic_store_explicit(&r->woken_ns, 0, memory_order_relaxed);
+		learn(&c->latency_ns, r->now_ns > woken_ns ? r->now_ns - woken_ns : 0);
+		sleep_cost_sum(c);
+	}
+	return n;
+}
+
 /* Sleeps until an event, a message, or the next timer; at most max_wait_us. */
 static int
 reactor_wait(struct reactor *r, uint64_t max_wait_us)
@@ -311,24 +446,23 @@ reactor_wait(struct reactor *r, uint64_t max_wait_us)
 		note_idle(r);
 		return fetch_events(r);
 	}
-	/* Pairs with thread_send() and reactor_stop(): either they see `sleeping`, or we see what they wrote. */
+	/* Pairs with whoever leaves something: either they see `sleeping`, or we see what they left. */
 	atomic_store_explicit(&r->sleeping, true, memory_order_seq_cst);
-	if (!mpsc_empty(&r->ready) || atomic_load_explicit(&r->stop, memory_order_seq_cst)) {
+	if (has_mail(r)) {
 		atomic_store_explicit(&r->sleeping, false, memory_order_relaxed);
+		look_around(r);
 		return 0;
 	}
-	n = wait_events(r, wait_ns);
-	atomic_store_explicit(&r->sleeping, false, memory_order_relaxed);
-	count(&r->wakeups, 1);
-	note_idle(r);
+	n = sleep_events(r, wait_ns);
 	r->last_epoll_ns = r->now_ns;
+	look_around(r);
 	return n > 0 ? run_events(r, n) : 0;
 }
 
 static bool
 may_sleep(const struct reactor *r)
 {
-	return r->mode != REACTOR_POLL && list_empty(&r->active_threads);
+	return list_empty(&r->active_threads) && (r->acting_mode != REACTOR_POLL || r->source_count == 0);
 }
 
 static int
@@ -341,7 +475,7 @@ step(struct reactor *r, uint64_t max_wait_us)
 		 * before sleep and wake-up would be over. And by hand, whoever polls wants to see what was done. */
 		return work + reactor_wait(r, work > 0 ? 0 : max_wait_us);
 	}
-	if (r->now_ns - r->last_epoll_ns >= REACTOR_EPOLL_NS) {
+	if (r->now_ns - r->last_epoll_ns >= REACTOR_EPOLL_NS || list_empty(&r->active_threads)) {
 		work += fetch_events(r);
 	}
 	return work;
@@ -349,26 +483,13 @@ step(struct reactor *r, uint64_t max_wait_us)
 
 /* ---- Running ---- */
 
-static void
-pin(struct reactor *r)
-{
-	cpu_set_t set;
-
-	if (r->cpu >= 0) {
-		CPU_ZERO(&set);
-		CPU_SET((size_t)r->cpu, &set);
-		/* Checked when the mask was parsed; a CPU that went away since leaves us unpinned, not dead. */
-		(void)sched_setaffinity(0, sizeof(set), &set);
-	}
-}
-
 void
 reactor_run(struct reactor *r)
 {
 	current_reactor = r;
 	atomic_store(&r->tid, gettid());
-	pin(r);
 	r->now_ns = clock_now_ns();
+	reactor_cpu_pin(r);
 	while (!atomic_load_explicit(&r->stop, memory_order_acquire)) {
 		step(r, UINT64_MAX);
 	}
@@ -453,7 +574,9 @@ reactor_get_stats(const struct reactor *r, struct reactor_stats *ret_stats)
 		.tid = atomic_load(&r->tid),
 		.lcore = r->lcore,
 		.cpu = r->cpu,
-		.mode = (enum reactor_mode)r->mode,
+		.mode = reactor_get_mode(r),
+		.cpu_state = (enum reactor_cpu_state)atomic_load_explicit(&r->cpu_state, memory_order_relaxed),
+		.sleep_cost_ns = atomic_load_explicit(&r->sleep_cost.total_ns, memory_order_relaxed),
 	};
 }
 
@@ -466,7 +589,14 @@ reactor_lcore(const struct reactor *r)
 enum reactor_mode
 reactor_get_mode(const struct reactor *r)
 {
-	return (enum reactor_mode)r->mode;
+	return (enum reactor_mode)atomic_load_explicit(&r->mode, memory_order_relaxed);
+}
+
+void
+reactor_set_mode(struct reactor *r, enum reactor_mode mode)
+{
+	atomic_store_explicit(&r->mode, (int)mode, memory_order_seq_cst);
+	reactor_wake(r);
 }
 
 uint64_t

@@ -4,14 +4,20 @@
  *
  * One code path for three modes; they differ in one number, how long a fruitless poller stays active
  * before it is armed and left to its descriptor:
- *   poll       for ever (the reactor never sleeps)
+ *   poll       for ever; but with more than REACTOR_POLLED_MAX active pollers, one that was idle for REACTOR_POLLED_NS is armed
  *   interrupt  REACTOR_GRACE_NS, less than a sleep and its wake-up cost
- *   adaptive   REACTOR_SPIN_NS
+ *   adaptive   what it has learnt pays (patience.h): nothing for a source whose gaps are long
  * A reactor sleeps in epoll when no poller is active and no message waits, until the next timer, or
- * without limit when there is none: an idle reactor makes no wake-ups.
+ * without limit when there is none: an idle reactor makes no wake-ups. In poll mode it sleeps only when it has no
+ * poller at all: a surplus reactor costs nothing in any mode.
  *
- * Going to sleep is race-free: `sleeping` is set, then the queue of threads with messages is looked at again
- * (reactor_wait); a sender pushes, then looks at `sleeping` (thread_send). All four are sequentially consistent.
+ * Going to sleep is race-free: `sleeping` is set, then what others may have left is looked at again
+ * (reactor_wait); they leave it first, then look at `sleeping` (thread_send). All four are sequentially consistent.
+ *
+ * The price of a sleep is learnt, from wake-ups by messages (which carry the time) and from the CPU time of sleeps now and
+ * then: latency + CPU time + REACTOR_KICK_NS for who wakes it. While other pollers are active the reactor does not sleep, an armed source
+ * is noticed at the next look at epoll instead, and polling a source costs only its share of each round:
+ * reactor_sleep_price_ns() has both.
  */
 #ifndef EVENT_REACTOR_H
 #define EVENT_REACTOR_H
@@ -32,7 +38,21 @@ enum reactor_mode {
 };
 
 #define REACTOR_GRACE_NS UINT64_C(4000)
-#define REACTOR_SPIN_NS UINT64_C(100000)
+#define REACTOR_POLLED_MAX 4
+#define REACTOR_POLLED_NS UINT64_C(1000000)
+/* What a kick costs a guest, or a wake-up its sender; the price of a sleep before the first, and its limits. */
+#define REACTOR_KICK_NS UINT64_C(2000)
+#define REACTOR_SLEEP_NS UINT64_C(8000)
+#define REACTOR_SLEEP_MAX_NS UINT64_C(50000)
+
+/* Where a pinned reactor runs. */
+enum reactor_cpu_state {
+	REACTOR_CPU_ANY,     /* it was not pinned */
+	REACTOR_CPU_OWN,
+	REACTOR_CPU_OFFLINE, /* its CPU was unplugged: it goes back when it can */
+	REACTOR_CPU_MOVED,   /* somebody else's doing (a cpuset, taskset): it obeys */
+};
+const char *reactor_cpu_state_name(enum reactor_cpu_state state);
 
 /* 0 or -EINVAL; "poll", "interrupt", "adaptive". */
 int reactor_mode_parse(const char *name, enum reactor_mode *ret_mode);
@@ -74,6 +94,8 @@ struct reactor_stats {
 	uint64_t busy_ns;
 	uint64_t idle_ns; /* includes sleep */
 	uint64_t wakeups; /* returns from a sleep */
+	uint64_t sleep_cost_ns; /* learnt */
+	enum reactor_cpu_state cpu_state;
 	pid_t tid;
 	unsigned lcore;
 	int cpu;
@@ -84,6 +106,13 @@ struct reactor_stats {
 void reactor_get_stats(const struct reactor *r, struct reactor_stats *ret_stats);
 unsigned reactor_lcore(const struct reactor *r);
 enum reactor_mode reactor_get_mode(const struct reactor *r);
+
+/*
+ * Any thread, at any time, under any load: in force within a round, or REACTOR_EPOLL_NS of one (50 us). Nothing is lost: what was armed stays armed
+ * until its event, and becomes active at once in poll mode. A reactor in poll mode whose CPU is not its own any more acts as
+ * an adaptive one.
+ */
+void reactor_set_mode(struct reactor *r, enum reactor_mode mode);
 
 /* The reactor's clock: time of the current round, good to a few microseconds while busy. On a thread of r. */
 uint64_t reactor_now_ns(void);

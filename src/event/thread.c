@@ -14,7 +14,9 @@
  *     the edge that an event left in epoll is kept by the kernel until the reactor fetches it, which never
  *     happens between poll() and arm(). An edge fetched while the poller is active may be dropped: it is polled
  *     once more before it is armed, and what was signalled is there by then.
- *  5. A turn is bounded, whatever its callbacks do: pollers that were active at its start, once each; a share
+ *  5. A poller's gaps are counted from its first fruitless poll, or from poller_expect(), through its sleep if
+ *     it had one, to the poll that finds work; what a sleep added to that is taken off.
+ *  6. A turn is bounded, whatever its callbacks do: pollers that were active at its start, once each; a share
  *     of deferred calls and batch hooks. A completion that submits again for ever starves nobody.
  */
 #include "event/thread.h"
@@ -64,6 +66,7 @@ thread_create(const char *name, struct reactor *reactor)
 	t->next_poller_id = 1;
 	t->created_ns = clock_now_ns();
 	atomic_store(&t->reactor, reactor);
+	atomic_store(&t->home, reactor);
 	pthread_mutex_lock(&reactor->lock);
 	list_append(&reactor->threads, &t->link);
 	pthread_mutex_unlock(&reactor->lock);
@@ -81,6 +84,7 @@ thread_exit(void)
 {
 	CHECK(current_thread != NULL);
 	current_thread->exiting = true;
+	current_thread->leaving = true;
 }
 
 void
@@ -268,6 +272,14 @@ run_batch(struct thread *t)
 	}
 }
 
+void
+thread_finish_turn(struct thread *t)
+{
+	if (t->batch.first != NULL || t->deferred.first != NULL || t->left) {
+		run_batch(t);
+	}
+}
+
 /* ---- Pollers ---- */
 
 static void
@@ -276,7 +288,7 @@ activate(struct poller *p)
 	struct thread *t = p->thread;
 
 	p->state = POLLER_ACTIVE;
-	p->idle_since_ns = 0;
+	current_reactor->active_pollers++;
 	if (t->active_count++ == 0 && !t->left) {
 		list_append(&thread_reactor(t)->active_threads, &t->active_link);
 	}
@@ -293,6 +305,7 @@ deactivate(struct poller *p)
 		t->cursor = p->link.next;
 	}
 	list_remove(&p->link);
+	current_reactor->active_pollers--;
 	if (--t->active_count == 0 && !t->left) {
 		list_remove(&t->active_link);
 	}
@@ -323,6 +336,11 @@ poller_start(struct poller *p, const struct poller_ops *ops, int fd)
 	}
 	link_poller(p, ops);
 	p->fd = fd;
+	p->idle_since_ns = 0;
+	p->signalled = false;
+	patience_init(&p->patience);
+	current_thread->source_count++;
+	current_reactor->source_count++;
 	activate(p);
 	return 0;
 }
@@ -368,18 +386,6 @@ poller_start_timed(struct poller *p, const struct poller_ops *ops, uint64_t peri
 	return 0;
 }
 
-static void
-forget_events(const void *target)
-{
-	struct reactor *r = current_reactor;
-
-	for (int i = r->event_cursor; i < r->event_count; i++) {
-		if (r->events[i].data.ptr == target) {
-			r->events[i].data.ptr = NULL;
-		}
-	}
-}
-
 void
 poller_stop(struct poller *p)
 {
@@ -389,7 +395,7 @@ poller_stop(struct poller *p)
 	CHECK(p->thread == current_thread);
 	if (p->fd >= 0) {
 		epoll_ctl(current_reactor->epoll_fd, EPOLL_CTL_DEL, p->fd, NULL);
-		forget_events(&p->target);
+		reactor_forget_events(&p->target);
 	}
 	if (p->state == POLLER_ACTIVE) {
 		deactivate(p);
@@ -399,6 +405,10 @@ poller_stop(struct poller *p)
 	} else {
 		p->thread->armed_count--;
 	}
+	if (p->state != POLLER_TIMED) {
+		p->thread->source_count--;
+		current_reactor->source_count--;
+	}
 	if (p->thread->running == p) {
 		p->thread->running = NULL;
 	}
@@ -406,12 +416,9 @@ poller_stop(struct poller *p)
 	p->state = POLLER_STOPPED;
 }
 
-void
-poller_wake(struct poller *p)
+static void
+wake(struct poller *p)
 {
-	if (p->state != POLLER_ARMED) {
-		return;
-	}
 	p->thread->armed_count--;
 	activate(p);
 	if (p->ops->disarm != NULL) {
@@ -420,36 +427,105 @@ poller_wake(struct poller *p)
 }
 
 void
+poller_wake(struct poller *p)
+{
+	if (p->state == POLLER_ARMED) {
+		p->idle_since_ns = 0;
+		wake(p);
+	}
+}
+
+void
 poller_event(struct poller *p)
 {
 	current_thread = p->thread;
-	poller_wake(p);
+	if (p->state == POLLER_ARMED) {
+		p->signalled = true;
+		wake(p);
+	}
+}
+
+void
+poller_expect(struct poller *p)
+{
+	struct reactor *r = current_reactor;
+
+	if (p->state == POLLER_ACTIVE) {
+		p->idle_since_ns = 0;
+	} else if (p->state == POLLER_ARMED) {
+		p->idle_since_ns = r->now_ns;
+		if (r->acting_mode == REACTOR_POLL || (r->acting_mode == REACTOR_ADAPTIVE && p->patience.ns > 0)) {
+			wake(p);
+		}
+	}
+}
+
+void
+thread_wake_pollers(struct thread *t)
+{
+	struct poller *p;
+
+	current_thread = t;
+	LIST_FOREACH(p, &t->pollers, all_link)
+	{
+		poller_wake(p);
+	}
+	current_thread = NULL;
+}
+
+/* A poller found work after a time without: the end of a gap. */
+static void
+end_gap(struct poller *p)
+{
+	struct reactor *r = current_reactor;
+	uint64_t gap = r->now_ns - p->idle_since_ns;
+
+	p->idle_since_ns = 0;
+	if (r->acting_mode == REACTOR_ADAPTIVE) {
+		uint64_t price = reactor_sleep_price_ns(r);
+		/* Asleep, it saw the event later than it would have, polling. */
+		uint64_t late = p->signalled ? MIN(price, REACTOR_SLEEP_MAX_NS) : 0;
+
+		patience_learn(&p->patience, gap - MIN(gap, late), price);
+	}
+	p->signalled = false;
+}
+
+static uint64_t
+patience_ns(const struct reactor *r, const struct poller *p)
+{
+	switch (r->acting_mode) {
+	case REACTOR_ADAPTIVE:
+		return p->patience.ns;
+	case REACTOR_INTERRUPT:
+		return REACTOR_GRACE_NS;
+	default:
+		return r->active_pollers > REACTOR_POLLED_MAX ? REACTOR_POLLED_NS : UINT64_MAX;
+	}
 }
 
 /* An active poller had nothing to do: leave it to its descriptor once the mode's patience is over. */
 static void
-poller_idle(struct poller *p, uint64_t now_ns)
+poller_idle(struct poller *p)
 {
 	struct reactor *r = current_reactor;
 
-	if (r->mode == REACTOR_POLL || (p->fd < 0 && p->ops->arm == NULL)) {
-		return;
-	}
 	if (p->idle_since_ns == 0) {
-		p->idle_since_ns = now_ns;
+		p->idle_since_ns = r->now_ns;
 	}
-	if (now_ns - p->idle_since_ns < (r->mode == REACTOR_ADAPTIVE ? REACTOR_SPIN_NS : REACTOR_GRACE_NS)) {
+	if (r->now_ns - p->idle_since_ns < patience_ns(r, p) || (p->fd < 0 && p->ops->arm == NULL)) {
 		return;
 	}
 	if (p->ops->arm != NULL && p->ops->arm(p)) {
 		if (p->ops->disarm != NULL) {
 			p->ops->disarm(p);
 		}
-		p->idle_since_ns = 0;
+		end_gap(p);
 		return;
 	}
 	deactivate(p);
 	p->state = POLLER_ARMED;
+	p->signalled = false;
 	p->thread->armed_count++;
 }
 
@@ -476,15 +552,15 @@ thread_run_pollers(struct thread *t)
 			work += n;
 			if (t->running == p) {
 				p->busy_count++;
-				p->idle_since_ns = 0;
+				if (p->idle_since_ns != 0) {
+					end_gap(p);
+				}
 			}
 		} else if (t->running == p) {
-			poller_idle(p, current_reactor->now_ns);
+			poller_idle(p);
 		}
 	}
-	if (t->batch.first != NULL || t->deferred.first != NULL || t->left) {
-		run_batch(t);
-	}
+	thread_finish_turn(t);
 	return work;
 }
 
@@ -528,6 +604,7 @@ watch_start(struct watch *w, int fd, uint32_t events, void (*fn)(struct watch *w
 		return -errno;
 	}
 	w->fd = fd;
+	w->events = events;
 	w->thread = current_thread;
 	w->fn = fn;
 	list_append(&current_thread->watches, &w->link);
@@ -539,7 +616,11 @@ watch_modify(struct watch *w, uint32_t events)
 {
 	struct epoll_event ev = {.events = events, .data.ptr = &w->target};
 
-	return epoll_ctl(current_reactor->epoll_fd, EPOLL_CTL_MOD, w->fd, &ev) == 0 ? 0 : -errno;
+	if (epoll_ctl(current_reactor->epoll_fd, EPOLL_CTL_MOD, w->fd, &ev) != 0) {
+		return -errno;
+	}
+	w->events = events;
+	return 0;
 }
 
 void
@@ -550,7 +631,7 @@ watch_stop(struct watch *w)
 	}
 	CHECK(w->thread == current_thread);
 	epoll_ctl(current_reactor->epoll_fd, EPOLL_CTL_DEL, w->fd, NULL);
-	forget_events(&w->target);
+	reactor_forget_events(&w->target);
 	list_remove(&w->link);
 	w->thread = NULL;
 }

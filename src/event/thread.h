@@ -20,6 +20,7 @@
 #include "base/heap.h"
 #include "base/list.h"
 #include "base/mpsc.h"
+#include "event/patience.h"
 
 struct reactor;
 struct thread;
@@ -42,6 +43,7 @@ void thread_exit(void);
 
 const char *thread_name(const struct thread *t);
 uint64_t thread_id(const struct thread *t);
+/* The reactor that runs t; while t moves, the one that will. Any system thread. */
 struct reactor *thread_reactor(const struct thread *t);
 
 /* Any system thread, while t lives: nanoseconds that t spent in turns that did something; never less than before. */
@@ -79,6 +81,7 @@ void thread_batch(struct defer *d, void (*fn)(struct defer *d));
 
 struct timer {
 	struct heap_node node;
+	struct timer *next; /* while its thread moves */
 	struct thread *thread;
 	void (*fn)(struct timer *t);
 };
@@ -128,7 +131,9 @@ struct poller {
 	struct list all_link; /* in the thread's list of all pollers */
 	struct timer timer;
 	uint64_t period_us;
-	uint64_t idle_since_ns; /* of an active poller: first fruitless turn; 0: the last turn had work */
+	uint64_t idle_since_ns; /* first fruitless turn, or poller_expect(); 0: the last turn had work */
+	bool signalled;         /* its descriptor, not poller_wake(), made it active */
+	struct patience patience;
 	uint64_t run_count;
 	uint64_t busy_count;
 	uint64_t id;
@@ -151,8 +156,15 @@ int poller_start_timed(struct poller *p, const struct poller_ops *ops, uint64_t 
 /* Allowed from anywhere on its thread, its own poll included. The fd must still be open. */
 void poller_stop(struct poller *p);
 
-/* Makes an armed poller active, as its descriptor would. Same thread. Harmless when active or stopped. */
+/* Makes an armed poller active: there is work for it. Same thread. Harmless when active or stopped. */
 void poller_wake(struct poller *p);
+
+/*
+ * Something was begun whose end the source will find: the first request given to a device that had none. From now on
+ * time counts for its patience; armed, it becomes active if the mode, and what it learnt of the time such things take,
+ * say that polling for the end pays. Same thread. Harmless when stopped.
+ */
+void poller_expect(struct poller *p);
 
 /* ---- Descriptor watches (sockets and the like; level-triggered) ---- */
 
@@ -160,6 +172,7 @@ void poller_wake(struct poller *p);
 struct watch {
 	struct { int kind; } target; /* see event/internal.h */
 	int fd;
+	uint32_t events;
 	struct thread *thread;
 	struct list link;
 	void (*fn)(struct watch *w, uint32_t events);
@@ -170,6 +183,34 @@ int watch_start(struct watch *w, int fd, uint32_t events, void (*fn)(struct watc
 int watch_modify(struct watch *w, uint32_t events);
 /* Allowed anywhere on its thread; fn is not called afterwards. Before close(fd). */
 void watch_stop(struct watch *w);
+
+/* ---- Moving a thread to another reactor ---- */
+
+struct thread_move;
+typedef void (*thread_moved_fn)(struct thread_move *move, int status);
+
+/* Owned by the caller; its fields are private, but thread and to may be read. */
+struct thread_move {
+	struct msg msg;
+	struct thread *thread;
+	struct reactor *to;
+	struct reactor *from;
+	struct thread *origin;
+	thread_moved_fn done;
+	struct mpsc_node node;
+	struct timer *timers; /* on the way: in no heap */
+	unsigned leaving; /* channels that are still being made ready */
+	int status;
+};
+
+/*
+ * Moves t, with its pollers, timers, watches and channels, to reactor `to`: between two of its turns, so that what runs
+ * on t notices nothing; messages sent meanwhile arrive. Channels with something that belongs to a system thread
+ * (device_ops.channel_leave) are asked first. done(move, status) on the calling thread: 0, -EBUSY (t exits, or is being moved),
+ * or what a channel could not do on the new reactor: then t is where it was. t must live until it has run what was
+ * sent to it before; `to` until done.
+ */
+void thread_move(struct thread_move *move, struct thread *t, struct reactor *to, thread_moved_fn done);
 
 /* ---- What a thread has been doing (thread_get_stats, thread_get_pollers) ---- */
 
