@@ -28,6 +28,19 @@ const struct ctl_command ctl_commands[] = {
 	 .summary = "how the target is",
 	 .help = "",
 	 .run = ctl_status},
+	{.name = "top",
+	 .arguments = "[options]",
+	 .summary = "what controllers, threads and cores do, live",
+	 .help = "  -d, --delay SECONDS  between two pictures (1)\n"
+		 "  -n, --count N        ends after N pictures\n"
+		 "      --view VIEW      controllers (default), threads or cores\n"
+		 "      --sort COLUMN    names are those of --json\n"
+		 "      --reverse        the other way round\n"
+		 "      --filter TEXT    only rows that have it in them\n"
+		 "      --once           one picture as text, as where standard output is no terminal\n"
+		 "      --text           text on a terminal, too\n"
+		 "Live, h shows the keys and what the columns mean.\n",
+	 .run = ctl_top},
 	{.name = "config",
 	 .arguments = "save [FILE] | load FILE",
 	 .summary = "the configuration of the running target, as SPDK's save_config writes it",

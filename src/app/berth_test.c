@@ -343,6 +343,14 @@ test_usage(void **state)
 	assert_run("disk create $'\\xff' 1G", 2, "UTF-8");
 	assert_run("status x", 2, "'x'");
 	assert_run("--timeout 0 status", 2, "--timeout");
+	assert_run("top x", 2, "'x'");
+	assert_run("top -n 0", 2, "-n is '0'");
+	assert_run("top -n -1", 2, "-n is '-1'");
+	assert_run("top -d 0", 2, "0.1 to 3600");
+	assert_run("top -d nan", 2, "'nan'");
+	assert_run("top --view disks", 2, "'disks'");
+	assert_run("top --view cores --sort latency", 2, "of cores there are lcore, cpu, mode,");
+	assert_run("top --filter aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", 2, "longer than 63");
 	assert_run("rpc", 2, "--list");
 	assert_run("rpc bdev_null_create name=x", 2, "num_blocks=... is missing");
 	assert_run("rpc bdev_null_create nam=x", 2, "'nam'");
@@ -438,7 +446,9 @@ static void
 test_completion(void **state)
 {
 	assert_run("completion bash", 0, "complete -F _berth berth\n");
-	assert_run("completion words", 0, "disk\nstatus\nconfig\nrpc\n");
+	assert_run("completion words", 0, "disk\nstatus\ntop\n");
+	assert_run("completion words top", 0, "--view\n--sort\n");
+	assert_run("completion words top --view", 0, "controllers\nthreads\ncores\n");
 	assert_run("completion words disk", 0, "create\nlist\ndelete\n");
 	assert_run("completion words disk delete", 0, "long name\n--keep-file\n");
 	assert_run("completion words rpc", 0, "bdev_malloc_create\n");

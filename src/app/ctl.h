@@ -102,6 +102,7 @@ int ctl_disk(struct ctl *ctl, int argc, char **argv);
 int ctl_status(struct ctl *ctl, int argc, char **argv);
 int ctl_config(struct ctl *ctl, int argc, char **argv);
 int ctl_perf(struct ctl *ctl, int argc, char **argv);
+int ctl_top(struct ctl *ctl, int argc, char **argv);
 int ctl_completion(struct ctl *ctl, int argc, char **argv);
 
 /* Help of a method from the schema. */

@@ -103,6 +103,16 @@ config_words(int argc)
 }
 
 static void
+top_words(const char *last)
+{
+	if (strcmp(last, "--view") == 0) {
+		puts("controllers\nthreads\ncores");
+	} else {
+		puts("--delay\n--count\n--view\n--sort\n--reverse\n--filter\n--once\n--text\n--json");
+	}
+}
+
+static void
 command_words(void)
 {
 	for (const struct ctl_command *c = ctl_commands; c->name != NULL; c++) {
@@ -128,6 +138,8 @@ print_words(struct ctl *ctl, int argc, char **argv)
 		disk_action_words(ctl, argc - 1, argv + 1);
 	} else if (strcmp(argv[0], "config") == 0) {
 		config_words(argc - 1);
+	} else if (strcmp(argv[0], "top") == 0) {
+		top_words(argv[argc - 1]);
 	} else if (strcmp(argv[0], "help") == 0 && argc == 1) {
 		command_words();
 	} else if (strcmp(argv[0], "completion") == 0 && argc == 1) {
