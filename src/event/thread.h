@@ -15,6 +15,7 @@
 #define EVENT_THREAD_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/heap.h"
@@ -111,6 +112,10 @@ struct poller_ops {
 	/* The source need not signal any more; called when an armed poller becomes active, and when arm found
 	 * work. May be NULL. Neither arm nor disarm may stop the poller. */
 	void (*disarm)(struct poller *p);
+
+	/* Tells p from others of this name, for people: what it serves. On its thread; writes at most size bytes, the zero
+	 * included. May be NULL. */
+	void (*describe)(const struct poller *p, char *text, size_t size);
 };
 
 enum poller_state {

@@ -168,9 +168,10 @@ reactor_json(struct reactor *r, const struct reactor_stats *stats)
 static json_t *
 reactor_details_json(const struct reactor_stats *stats)
 {
-	return json_pack("{s:i, s:i, s:s, s:I}", "lcore", (int)stats->lcore, "cpu", stats->cpu,
-			 "mode", reactor_mode_name(stats->mode), "wakeups",
-			 (json_int_t)stats->wakeups);
+	return json_pack("{s:i, s:i, s:s, s:s, s:I, s:I}", "lcore", (int)stats->lcore, "cpu",
+			 stats->cpu, "cpu_state", reactor_cpu_state_name(stats->cpu_state), "mode",
+			 reactor_mode_name(stats->mode), "wakeups", (json_int_t)stats->wakeups,
+			 "sleep_cost_ns", (json_int_t)stats->sleep_cost_ns);
 }
 
 static void

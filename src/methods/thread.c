@@ -2,6 +2,7 @@
 /* Methods on lightweight threads. What a thread knows about itself is asked by a message to
  * each, one after another. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/check.h"
@@ -68,6 +69,19 @@ get_stats(struct rpc_request *req, const void *params)
 	start(req, visit_stats);
 }
 
+/* "vhost_queue_poll vm0 queue 1": spdk_top allows no member of berth's own beside the name. */
+static json_t *
+poller_name(const struct poller *p)
+{
+	char what[300] = "", name[400];
+
+	if (p->ops->describe != NULL) {
+		p->ops->describe(p, what, sizeof(what));
+	}
+	snprintf(name, sizeof(name), "%s%s%s", p->ops->name, what[0] != '\0' ? " " : "", what);
+	return text_json(name);
+}
+
 static void
 add_poller(void *ctx, const struct poller *p)
 {
@@ -79,7 +93,7 @@ add_poller(void *ctx, const struct poller *p)
 						      : "paused_pollers";
 	const char *state = p->state == POLLER_ARMED ? "paused" : "waiting";
 
-	poller = json_pack("{s:s, s:I, s:s, s:I, s:I}", "name", p->ops->name, "id",
+	poller = json_pack("{s:o, s:I, s:s, s:I, s:I}", "name", poller_name(p), "id",
 			   (json_int_t)p->id, "state", state, "run_count", (json_int_t)p->run_count,
 			   "busy_count", (json_int_t)p->busy_count);
 	if (p->state == POLLER_TIMED) {

@@ -17,6 +17,7 @@
  *     queue, which is not polled soon, is weighed when it publishes.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -212,11 +213,20 @@ queue_disarm(struct poller *p)
 	virtq_disable_kick(&q->vq);
 }
 
+static void
+queue_describe(const struct poller *p, char *text, size_t size)
+{
+	const struct vhost_queue *q = CONTAINER_OF((struct poller *)p, struct vhost_queue, poller);
+
+	snprintf(text, size, "%s queue %u", q->ctrlr->name, q->index);
+}
+
 static const struct poller_ops queue_poller = {
 	.name = "vhost_queue_poll",
 	.poll = queue_poll,
 	.arm = queue_arm,
 	.disarm = queue_disarm,
+	.describe = queue_describe,
 };
 
 /* ---- Commands ---- */
