@@ -361,6 +361,7 @@ driver_blk_open(const struct driver_blk_options *options, struct driver_blk **re
 {
 	struct driver_blk *blk = calloc(1, sizeof(*blk));
 	uint64_t features = WANTED_FEATURES;
+	uint64_t protocol = UINT64_MAX;
 	unsigned queue_size, queues;
 	int rc;
 
@@ -370,12 +371,15 @@ driver_blk_open(const struct driver_blk_options *options, struct driver_blk **re
 	if (options->no_event_idx) {
 		features &= ~(1ull << VIRTIO_RING_F_EVENT_IDX);
 	}
+	if (options->no_backend_channel) {
+		protocol &= ~(1ull << VHOST_USER_PROTOCOL_F_BACKEND_REQ);
+	}
 	rc = check_options(options, &queue_size, &queues, blk, err);
 	if (rc == 0) {
 		rc = driver_vhost_open(options->path, options->timeout_ms, &blk->dev, err);
 	}
 	if (rc == 0) {
-		rc = driver_vhost_negotiate(blk->dev, features, UINT64_MAX, err);
+		rc = driver_vhost_negotiate(blk->dev, features, protocol, err);
 	}
 	if (rc == 0) {
 		blk->features = blk->dev->features;

@@ -39,6 +39,7 @@ struct driver_blk_options {
 	bool indirect;       /* every request through an indirect table */
 	bool no_event_idx;   /* notification by flags instead */
 	bool poison_status;  /* a status not written is seen (-EPROTO); costs a cache line */
+	bool no_backend_channel; /* two descriptors less; no news of a resize */
 	size_t data_bytes;   /* shared memory for buffers, besides the rings */
 };
 
