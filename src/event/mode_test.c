@@ -353,7 +353,7 @@ want_not(struct poller *p)
 	atomic_store(&CONTAINER_OF(p, struct ring, p)->wanted, false);
 }
 
-static const struct poller_ops ring_ops = {"ring", consume, want, want_not};
+static const struct poller_ops ring_ops = {.name = "ring", .poll = consume, .arm = want, .disarm = want_not};
 
 static void
 start_ring(void *ctx)

@@ -517,7 +517,7 @@ want_not(struct poller *p)
 	atomic_store(&nomad.wanted, false);
 }
 
-static const struct poller_ops nomad_ops = {"nomad", consume, want, want_not};
+static const struct poller_ops nomad_ops = {.name = "nomad", .poll = consume, .arm = want, .disarm = want_not};
 
 static void
 tick(struct timer *timer)

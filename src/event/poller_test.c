@@ -70,8 +70,8 @@ disarm_source(struct poller *p)
 	CONTAINER_OF(p, struct source, p)->disarms++;
 }
 
-static const struct poller_ops armed_ops = {"armed", poll_source, arm_source, disarm_source};
-static const struct poller_ops plain_ops = {"plain", poll_source, NULL, NULL};
+static const struct poller_ops armed_ops = {.name = "armed", .poll = poll_source, .arm = arm_source, .disarm = disarm_source};
+static const struct poller_ops plain_ops = {.name = "plain", .poll = poll_source};
 
 static int
 setup(void **state)
@@ -189,13 +189,6 @@ poller_is_armed_when_the_modes_patience_is_over(void **state)
 	assert_int_equal(s.p.state, fx.mode == REACTOR_INTERRUPT ? POLLER_ARMED : POLLER_ACTIVE);
 	hand_advance(fx.r, (PATIENCE_FIRST_NS - REACTOR_GRACE_NS) / NS_PER_US - 1);
 	assert_int_equal(s.p.state, fx.mode == REACTOR_INTERRUPT ? POLLER_ARMED : POLLER_ACTIVE);
-	/* Work starts the patience anew. */
-	if (fx.mode == REACTOR_ADAPTIVE) {
-		s.pending = 1;
-		hand_run(fx.r);
-		hand_advance(fx.r, PATIENCE_FIRST_NS / NS_PER_US - 1);
-		assert_int_equal(s.p.state, POLLER_ACTIVE);
-	}
 	let_idle();
 	assert_int_equal(s.p.state, fx.mode == REACTOR_POLL ? POLLER_ACTIVE : POLLER_ARMED);
 	assert_int_equal(s.arms, fx.mode == REACTOR_POLL ? 0 : 1);

@@ -328,8 +328,8 @@ produce(struct source *s)
 	}
 }
 
-static const struct poller_ops consume_ops = {"consume", consume, want, want_not};
-static const struct poller_ops signalled_ops = {"signalled", consume, NULL, NULL};
+static const struct poller_ops consume_ops = {.name = "consume", .poll = consume, .arm = want, .disarm = want_not};
+static const struct poller_ops signalled_ops = {.name = "signalled", .poll = consume};
 
 static void
 start_source(void *ctx)
@@ -445,7 +445,7 @@ spin(struct poller *p)
 	return 0;
 }
 
-static const struct poller_ops spin_ops = {"spin", spin, NULL, NULL};
+static const struct poller_ops spin_ops = {.name = "spin", .poll = spin};
 
 static void
 start_spin(void *ctx)
@@ -489,7 +489,7 @@ tick(struct poller *p)
 	return 1;
 }
 
-static const struct poller_ops tick_ops = {"tick", tick, NULL, NULL};
+static const struct poller_ops tick_ops = {.name = "tick", .poll = tick};
 
 static void
 start_tick(void *ctx)

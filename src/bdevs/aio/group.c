@@ -7,7 +7,8 @@
  * Invariants
  *  1. queued + inflight <= depth; after a turn the waiting list is empty unless they are equal.
  *  2. After a turn something is queued only while something is in flight: its completion submits again.
- *  3. The poller may be armed only when every request in flight signals the descriptor.
+ *  3. The poller may be armed only when every request in flight signals the descriptor. Those given to a reactor that
+ *     always polls do not; the mode may change between a request's beginning and its end.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -20,6 +21,9 @@
 #include "base/log.h"
 #include "bdevs/aio/group.h"
 #include "event/reactor.h"
+
+/* In a request's flags: it signals event_fd (linux/aio_abi.h, which cannot be had beside libaio.h). */
+#define IOCB_FLAG_RESFD (1 << 0)
 
 static struct device groups;
 static unsigned groups_refs;
@@ -73,18 +77,29 @@ give_to_workers(struct aio_group *g)
 	file_request_work(req);
 }
 
+static bool
+signals(const struct iocb *iocb)
+{
+	return (iocb->u.c.flags & IOCB_FLAG_RESFD) != 0;
+}
+
 static void
 submitted(struct aio_group *g, unsigned n)
 {
+	bool first = g->inflight == 0;
+
 	g->stats.submits++;
 	g->stats.requests += n;
 	g->stats.mixed += g->queue_mixed;
 	g->inflight += n;
-	g->silent += g->signalled ? 0 : n;
+	for (unsigned i = 0; i < n; i++) {
+		g->silent += !signals(g->queue[i]);
+	}
 	pop_front(g, n);
-	if (reactor_get_mode(thread_reactor(thread_self())) != REACTOR_INTERRUPT) {
-		/* Look for completions before sleeping; in interrupt mode the descriptor tells. */
+	if (g->silent > 0) {
 		poller_wake(&g->poller);
+	} else if (first) {
+		poller_expect(&g->poller);
 	}
 }
 
@@ -138,7 +153,7 @@ aio_group_submit(struct aio_group *g, struct aio_request *req)
 		file_request_work(&req->file);
 		return;
 	}
-	if (g->signalled) {
+	if (reactor_get_mode(thread_reactor(g->channel.thread)) != REACTOR_POLL) {
 		io_set_eventfd(&req->iocb, g->event_fd);
 	}
 	if (UNLIKELY(g->queued + g->inflight >= g->depth)) {
@@ -168,8 +183,8 @@ group_poll(struct poller *p)
 		return 0;
 	}
 	g->inflight -= (unsigned)n;
-	g->silent -= g->signalled ? 0 : (unsigned)n;
 	for (int i = 0; i < n; i++) {
+		g->silent -= !signals(events[i].obj);
 		file_request_answer(request_of(events[i].obj), (int64_t)events[i].res);
 	}
 	if (UNLIKELY(refill(g))) {
@@ -250,7 +265,6 @@ group_create(struct device *dev, struct channel *ch)
 		return -errno;
 	}
 	setup(g);
-	g->signalled = reactor_get_mode(thread_reactor(thread_self())) != REACTOR_POLL;
 	rc = poller_start(&g->poller, &group_poller, g->event_fd);
 	if (rc != 0) {
 		destroy_context(g->ctx);

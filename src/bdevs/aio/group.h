@@ -24,7 +24,6 @@ struct aio_group {
 	struct poller poller;
 	struct defer batch;
 	bool batch_waiting;
-	bool signalled; /* completions signal event_fd; not when the reactor always polls */
 	bool queue_mixed;
 	io_context_t ctx; /* NULL: the kernel gave none */
 	int event_fd;

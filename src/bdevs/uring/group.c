@@ -10,8 +10,10 @@
  *     tries again; what waits, waits for a completion.
  *  3. The kernel signals event_fd only between arm and disarm; arm looks again after asking for signals.
  *
- * The ring belongs to the system thread that made it (IORING_SETUP_SINGLE_ISSUER): a lightweight thread stays on
- * its reactor. Guest memory is never registered, files are.
+ * The ring belongs to the system thread that made it (IORING_SETUP_SINGLE_ISSUER). When the lightweight thread moves to
+ * another reactor, what is in flight ends first, new requests wait, and a new ring is made there with the same files in
+ * the same slots; where that fails, the thread goes back to the old one, which is kept until then.
+ * Guest memory is never registered, files are.
  */
 #include <errno.h>
 #include <string.h>
@@ -115,10 +117,12 @@ turn_end(struct defer *d)
 
 	g->batch_waiting = false;
 	submit_prepared(g);
-	if (g->adaptive || g->prepared > 0 || io_uring_cq_ready(&g->ring) > 0) {
-		/* There is work, or there may be soon; else the descriptor tells. */
+	if (g->prepared > 0 || io_uring_cq_ready(&g->ring) > 0) {
 		poller_wake(&g->poller);
+	} else if (g->expecting) {
+		poller_expect(&g->poller);
 	}
+	g->expecting = false;
 }
 
 static void
@@ -147,6 +151,7 @@ enqueue(struct uring_group *g, struct uring_request *req)
 	}
 	g->last_disk = req->file.disk;
 	prepare(g, sqe, req);
+	g->expecting |= g->inflight == 0;
 	g->prepared++;
 	g->inflight++;
 	want_submit(g);
@@ -156,7 +161,8 @@ enqueue(struct uring_group *g, struct uring_request *req)
 void
 uring_group_submit(struct uring_group *g, struct uring_request *req)
 {
-	if (UNLIKELY(g->inflight >= URING_DEPTH || !list_empty(&g->waiting)) || UNLIKELY(!enqueue(g, req))) {
+	if (UNLIKELY(g->inflight >= URING_DEPTH || g->leaving || g->away || !list_empty(&g->waiting)) ||
+	    UNLIKELY(!enqueue(g, req))) {
 		list_append(&g->waiting, &req->file.job.link);
 	}
 }
@@ -164,7 +170,7 @@ uring_group_submit(struct uring_group *g, struct uring_request *req)
 static void
 submit_waiting(struct uring_group *g)
 {
-	while (!list_empty(&g->waiting) && g->inflight < URING_DEPTH) {
+	while (!list_empty(&g->waiting) && g->inflight < URING_DEPTH && !g->leaving && !g->away) {
 		struct file_request *file = LIST_FIRST(&g->waiting, struct file_request, job.link);
 
 		if (!enqueue(g, CONTAINER_OF(file, struct uring_request, file))) {
@@ -206,6 +212,18 @@ reap(struct uring_group *g)
 	return (int)n;
 }
 
+static void
+leave_if_quiet(struct uring_group *g)
+{
+	if (g->inflight == 0) {
+		g->leaving = false;
+		g->away = true;
+		/* An index of this system thread's table; another thread must not give it back. */
+		(void)io_uring_unregister_ring_fd(&g->ring);
+		channel_left(&g->channel);
+	}
+}
+
 static int
 group_poll(struct poller *p)
 {
@@ -225,6 +243,9 @@ group_poll(struct poller *p)
 	n = reap(g);
 	if (UNLIKELY(!list_empty(&g->waiting))) {
 		submit_waiting(g);
+	}
+	if (UNLIKELY(g->leaving)) {
+		leave_if_quiet(g);
 	}
 	return n;
 }
@@ -270,19 +291,20 @@ register_table(struct uring_group *g)
 	if (io_uring_register_files_sparse(&g->ring, g->files) != 0) {
 		g->files = 0;
 	}
+	for (unsigned slot = 0; slot < g->files; slot++) {
+		g->fds[slot] = -1;
+	}
 }
 
 int
 uring_group_add_file(struct uring_group *g, int fd)
 {
 	for (unsigned slot = 0; slot < g->files; slot++) {
-		uint64_t bit = UINT64_C(1) << slot % 64;
-
-		if ((g->used[slot / 64] & bit) == 0) {
+		if (g->fds[slot] < 0) {
 			if (io_uring_register_files_update(&g->ring, slot, &fd, 1) != 1) {
 				return -1;
 			}
-			g->used[slot / 64] |= bit;
+			g->fds[slot] = fd;
 			return (int)slot;
 		}
 	}
@@ -296,8 +318,83 @@ uring_group_remove_file(struct uring_group *g, int slot)
 
 	if (slot >= 0) {
 		(void)io_uring_register_files_update(&g->ring, (unsigned)slot, &none, 1);
-		g->used[slot / 64] &= ~(UINT64_C(1) << slot % 64);
+		g->fds[slot] = -1;
 	}
+}
+
+/* ---- The thread moves ---- */
+
+static void
+group_leave(struct device *dev, struct channel *ch)
+{
+	struct uring_group *g = CONTAINER_OF(ch, struct uring_group, channel);
+
+	g->leaving = true;
+	leave_if_quiet(g);
+}
+
+/* The same files in the same slots: requests that wait know theirs. */
+static int
+register_files_again(struct uring_group *g)
+{
+	int rc;
+
+	if (g->files == 0) {
+		return 0;
+	}
+	rc = io_uring_register_files_sparse(&g->ring, g->files);
+	if (rc == 0) {
+		rc = io_uring_register_files_update(&g->ring, 0, g->fds, g->files);
+		rc = rc < 0 ? rc : rc == (int)g->files ? 0 : -ENOMEM;
+	}
+	return rc;
+}
+
+/* On the new system thread, in place of `old`. */
+static int
+make_ring_again(struct uring_group *g, struct io_uring *old)
+{
+	int rc = uring_setup(&g->ring, URING_SQ_ENTRIES, URING_DEPTH);
+
+	if (rc == 0) {
+		rc = io_uring_register_eventfd(&g->ring, g->event_fd);
+		if (rc == 0) {
+			rc = register_files_again(g);
+		}
+		if (rc != 0) {
+			io_uring_queue_exit(&g->ring);
+		}
+	}
+	if (rc != 0) {
+		LOG_ERROR(URING, thread_name(thread_self()), "no ring on reactor %u: %s",
+			  reactor_lcore(thread_reactor(thread_self())), strerror(-rc));
+		g->ring = *old;
+		return rc;
+	}
+	(void)io_uring_cq_eventfd_toggle(&g->ring, g->poller.state == POLLER_ARMED);
+	io_uring_queue_exit(old);
+	return 0;
+}
+
+static int
+group_arrive(struct device *dev, struct channel *ch)
+{
+	struct uring_group *g = CONTAINER_OF(ch, struct uring_group, channel);
+	struct reactor *here = thread_reactor(thread_self());
+	struct io_uring old = g->ring;
+
+	if (g->reactor != here) {
+		int rc = make_ring_again(g, &old);
+
+		if (rc != 0) {
+			return rc;
+		}
+		g->reactor = here;
+	}
+	(void)io_uring_register_ring_fd(&g->ring);
+	g->away = false;
+	submit_waiting(g);
+	return 0;
 }
 
 /* ---- Life ---- */
@@ -325,7 +422,7 @@ group_create(struct device *dev, struct channel *ch)
 	int rc;
 
 	list_init(&g->waiting);
-	g->adaptive = reactor_get_mode(thread_reactor(thread_self())) == REACTOR_ADAPTIVE;
+	g->reactor = thread_reactor(thread_self());
 	g->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (g->event_fd < 0) {
 		return -errno;
@@ -355,7 +452,12 @@ group_destroy(struct device *dev, struct channel *ch)
 	close(g->event_fd);
 }
 
-static const struct device_ops group_ops = {.channel_create = group_create, .channel_destroy = group_destroy};
+static const struct device_ops group_ops = {
+	.channel_create = group_create,
+	.channel_destroy = group_destroy,
+	.channel_leave = group_leave,
+	.channel_arrive = group_arrive,
+};
 
 void
 uring_groups_get(void)

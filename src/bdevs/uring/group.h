@@ -26,16 +26,19 @@ struct uring_group {
 	struct defer batch;
 	bool batch_waiting;
 	bool batch_mixed;
-	bool adaptive;
+	bool expecting; /* what was prepared is the first in flight */
+	bool leaving;   /* the thread wants to move; nothing more is given to the ring */
+	bool away;      /* it moves */
 	struct io_uring ring;
+	struct reactor *reactor; /* whose system thread made the ring */
 	int event_fd;
 	unsigned inflight; /* prepared or in the kernel */
 	unsigned prepared; /* not yet in the kernel */
 	const struct file_disk *last_disk;
-	struct list waiting; /* struct file_request: beyond URING_DEPTH, oldest first */
+	struct list waiting; /* struct file_request: beyond URING_DEPTH, or while the thread moves; oldest first */
 	struct uring_stats stats;
 	unsigned files; /* slots of the table */
-	uint64_t used[URING_FILES_MAX / 64];
+	int fds[URING_FILES_MAX]; /* -1: the slot is free */
 };
 
 /* Makes a ring the best way that this kernel knows; 0 or a negative errno. */
