@@ -60,7 +60,7 @@ enum { R_CORE, R_CPU, R_MODE, R_BUSY, R_HOST, R_WAKEUPS, R_THREADS, R_QUEUES, R_
 
 static const struct top_column core_columns[R_COLUMNS] = {
 	[R_CORE] = {"CORE", "lcore", TOP_WHOLE, 4, 100, "reactor"},
-	[R_CPU] = {"CPU", "cpu", TOP_TEXT, 4, 70, "the processor it is pinned to, or any"},
+	[R_CPU] = {"CPU", "cpu", TOP_TEXT, 7, 70, "the processor it is pinned to; any; offline or moved: it is not there"},
 	[R_MODE] = {"MODE", "mode", TOP_TEXT, 9, 80, "how it waits"},
 	[R_BUSY] = {"BUSY %", "busy", TOP_PERCENT, 7, 95, "share of the time in which it did something"},
 	[R_HOST] = {"CPU %", "host_cpu", TOP_PERCENT, 7, 60, "load of that processor, everybody's together"},
@@ -362,6 +362,17 @@ format_thread_names(const json_t *threads, char out[TOP_OWN_BYTES])
 	}
 }
 
+/* Where it ought to run, or why it does not. */
+static struct top_cell
+processor_cell(const json_t *details)
+{
+	double cpu = details != NULL ? number(details, "cpu") : -1;
+	const char *state = text(details, "cpu_state");
+	bool lost = strcmp(state, "offline") == 0 || strcmp(state, "moved") == 0;
+
+	return (struct top_cell){.number = cpu, .text = lost ? state : cpu < 0 ? "any" : NULL};
+}
+
 static void
 fill_core(struct top_row *row, const json_t *before, const json_t *after, size_t i, double s)
 {
@@ -374,7 +385,7 @@ fill_core(struct top_row *row, const json_t *before, const json_t *after, size_t
 
 	format_thread_names(json_object_get(r, "lw_threads"), row->own);
 	c[R_CORE] = cell(number(r, "lcore"));
-	c[R_CPU] = (struct top_cell){.number = cpu, .text = cpu < 0 ? "any" : NULL};
+	c[R_CPU] = processor_cell(details);
 	c[R_MODE] = text_cell(text(details, "mode"));
 	c[R_BUSY] = cell(percent_of_time(old, r, "busy", number(json_object_get(after, "reactors"), "tick_rate"), s));
 	c[R_HOST] = cell(cpu < 0 ? NAN : host_percent(old, r, s));

@@ -54,6 +54,8 @@ parse(const char *text)
 	"'details': [{'lcore': 0, 'cpu': 4, 'mode': 'adaptive', 'wakeups': " wakeups0 "}," \
 	"{'lcore': 1, 'cpu': -1, 'mode': 'poll', 'wakeups': " wakeups1 "}]}"
 
+#define MOVED "{'time_ns': 5, 'reactors': {'reactors': [{'lcore': 0}], 'details': [{'lcore': 0, 'cpu': 4, 'cpu_state': 'moved'}]}}"
+
 #define THREAD(name, id, busy) \
 	"{'name': '" name "', 'id': " id ", 'cpumask': '1', 'busy': " busy ", 'active_pollers_count': 1, " \
 	"'timed_pollers_count': 2, 'paused_pollers_count': 3}"
@@ -158,6 +160,7 @@ static void
 test_threads_and_cores(void **state)
 {
 	struct fixture *f = *state;
+	json_t *moved;
 
 	assert_int_equal(top_rows_make(&f->rows, TOP_THREADS, f->before, f->after), 0);
 	/* The order in the two answers differs: threads are found by id. */
@@ -181,6 +184,11 @@ test_threads_and_cores(void **state)
 	assert_shown(&f->rows, 1, "mode", "poll");
 	assert_shown(&f->rows, 1, "host_cpu", "-");
 	assert_shown(&f->rows, 1, "wakeups", "2.0");
+	top_rows_free(&f->rows);
+	moved = parse(MOVED);
+	assert_int_equal(top_rows_make(&f->rows, TOP_CORES, NULL, moved), 0);
+	assert_shown(&f->rows, 0, "cpu", "moved");
+	json_decref(moved);
 }
 
 static void
