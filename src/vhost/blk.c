@@ -120,7 +120,7 @@ channel_destroy(struct device *dev, struct channel *ch)
 	}
 }
 
-static const struct device_ops channel_ops = {channel_create, channel_destroy};
+static const struct device_ops channel_ops = {.channel_create = channel_create, .channel_destroy = channel_destroy};
 static struct device blk_device = DEVICE_STATIC(blk_device, "vhost_blk", &channel_ops, sizeof(struct blk_channel));
 
 static struct blk_pool *

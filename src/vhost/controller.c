@@ -21,6 +21,7 @@
 
 #include "base/log.h"
 #include "vhost/placement.h"
+#include "vhost/rebalance.h"
 #include "vhost/session.h"
 
 #define SOCKET_MODE 0600
@@ -131,6 +132,7 @@ close_bdev(struct vhost_controller *ctrlr)
 static void
 shut_down(struct msg *msg)
 {
+	rebalance_release();
 	placement_release();
 	state_release();
 	free(g.buckets);

@@ -1,22 +1,48 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Queues per I/O thread. Invariant: load of a thread = placement_take()s minus placement_drop()s of
- * its position. */
+/*
+ * Queues per I/O thread.
+ *
+ * Invariants
+ *  1. The queues of a thread = placement_take()s minus placement_drop()s of its position.
+ *  2. A mask names reactors; which one runs a thread is asked each time, for threads may move. Where none of a mask's runs any
+ *     I/O thread, those that ran one at the start count.
+ *
+ * Rejected: counting queues that are active instead of those that run. An adaptive queue is active for a tenth of a
+ * millisecond at a time; what was so at the moment when a VM starts says nothing about the next minute. Load that lasts
+ * is put right by rebalance.c.
+ */
 #include "vhost/placement.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "event/reactor.h"
+
+/* How old a measurement of the reactors may get, and the shortest time over which one is made. */
+#define MEASURE_NS (100 * NS_PER_MS)
 
 struct place {
 	struct thread *thread;
-	unsigned lcore;
-	unsigned load;
+	unsigned lcore; /* of the reactor that runs it at first */
+	unsigned queues;
+	uint64_t busy_ns; /* of its reactor, when it was measured last */
+	unsigned load;    /* per mille, between the last two measurements */
 };
 
 static struct place *places;
 static unsigned place_count;
+static uint64_t measured_ns;
+
+static uint64_t
+reactor_busy_ns(unsigned position)
+{
+	struct reactor_stats stats;
+
+	reactor_get_stats(thread_reactor(places[position].thread), &stats);
+	return stats.busy_ns;
+}
 
 int
 placement_init(struct thread *const *threads, unsigned count)
@@ -30,7 +56,9 @@ placement_init(struct thread *const *threads, unsigned count)
 	for (unsigned i = 0; i < count; i++) {
 		places[i].thread = threads[i];
 		places[i].lcore = reactor_lcore(thread_reactor(threads[i]));
+		places[i].busy_ns = reactor_busy_ns(i);
 	}
+	measured_ns = clock_now_ns();
 	return 0;
 }
 
@@ -70,31 +98,82 @@ placement_parse(const char *text, struct cpumask *ret_mask, struct err *err)
 	return 0;
 }
 
+/* How busy reactors have been lately. */
+static void
+measure(void)
+{
+	uint64_t now = clock_now_ns(), elapsed = now - measured_ns;
+
+	if (elapsed < MEASURE_NS) {
+		return;
+	}
+	for (unsigned i = 0; i < place_count; i++) {
+		uint64_t busy = reactor_busy_ns(i);
+
+		/* A thread that has moved finds another reactor's count. */
+		places[i].load = busy > places[i].busy_ns ? (unsigned)((busy - places[i].busy_ns) / (elapsed / 1000)) : 0;
+		places[i].busy_ns = busy;
+	}
+	measured_ns = now;
+}
+
+static bool
+better(const struct place *a, const struct place *b)
+{
+	return a->queues < b->queues || (a->queues == b->queues && a->load < b->load);
+}
+
 unsigned
 placement_take(const struct cpumask *mask)
 {
-	unsigned best = place_count;
+	unsigned now = place_count, at_first = place_count, best;
 
+	measure();
 	for (unsigned i = 0; i < place_count; i++) {
-		if (cpumask_test(mask, places[i].lcore) &&
-		    (best == place_count || places[i].load < places[best].load)) {
-			best = i;
+		const struct place *p = &places[i];
+
+		if (cpumask_test(mask, reactor_lcore(thread_reactor(p->thread))) &&
+		    (now == place_count || better(p, &places[now]))) {
+			now = i;
+		}
+		if (cpumask_test(mask, p->lcore) && (at_first == place_count || better(p, &places[at_first]))) {
+			at_first = i;
 		}
 	}
+	best = now < place_count ? now : at_first;
 	CHECK(best < place_count);
-	places[best].load++;
+	places[best].queues++;
 	return best;
+}
+
+void
+placement_take_at(unsigned position)
+{
+	CHECK(position < place_count);
+	places[position].queues++;
 }
 
 void
 placement_drop(unsigned position)
 {
-	CHECK(position < place_count && places[position].load > 0);
-	places[position].load--;
+	CHECK(position < place_count && places[position].queues > 0);
+	places[position].queues--;
+}
+
+unsigned
+placement_count(void)
+{
+	return place_count;
 }
 
 struct thread *
 placement_thread(unsigned position)
 {
 	return places[position].thread;
+}
+
+unsigned
+placement_queues(unsigned position)
+{
+	return places[position].queues;
 }

@@ -6,13 +6,16 @@
  *   not running, wanted   START   a kick set, enabled, size and addresses known, all in guest memory
  *   running, not wanted   STOP    base is remembered: a later START goes on there
  *   running, restart      STOP    then START again
+ *   running, target       STOP    then START at that place (ring_move)
  *   running, remap        MAP
  *   running, recall       CALL
  *
  * Invariants
  *  1. A queue has at most one command under way (ring->busy); s->commands counts them.
  *  2. A queue that cannot start loses its kick: it is tried again when the front end sets one.
- *  3. Maps and descriptors that a command replaces stay until all commands are answered (session.c
+ *  3. A move is nobody's message: it may be under way while messages are handled. What they change a
+ *     START takes along; those that need the queues wait for it as for any command.
+ *  4. Maps and descriptors that a command replaces stay until all commands are answered (session.c
  *     frees old_map, old_fd).
  */
 #include <errno.h>
@@ -95,9 +98,24 @@ start_failed(struct vhost_session *s, struct ring *r, int status)
 		close(r->kick_fd);
 		r->kick_fd = -1;
 	}
-	if (s->failure == 0) {
+	if (s->state == SESSION_OPEN || s->failure == 0) {
 		s->failure = err_set(&s->err, status, "ring %u cannot start: %s", r->q.index, strerror(-status));
 	}
+	/* A move: no message waits whose answer could say it. */
+	if (s->state == SESSION_OPEN) {
+		session_end(s, s->err.text);
+	}
+}
+
+/* On the thread that it was to move to; the one it came from served it well. */
+static void
+move_failed(struct ring *r, int status)
+{
+	LOG_WARNING(VHOST, r->q.ctrlr->name, "ring %u cannot move to %s: %s", r->q.index,
+		    thread_name(r->q.thread), strerror(-status));
+	r->target = r->origin;
+	r->origin = RING_ANYWHERE;
+	stopped(r);
 }
 
 static void
@@ -112,8 +130,12 @@ command_done(struct vhost_queue *q, int status)
 	if (q->command == VHOST_QUEUE_STOP) {
 		r->saved->base = q->base;
 		stopped(r);
+	} else if (status != 0 && r->origin != RING_ANYWHERE) {
+		move_failed(r, status);
 	} else if (status != 0) {
 		start_failed(s, r, status);
+	} else {
+		r->origin = RING_ANYWHERE;
 	}
 	step(r);
 	settle_if_quiet(s);
@@ -139,7 +161,13 @@ on_failed(struct vhost_queue *q)
 static void
 start(struct vhost_session *s, struct ring *r)
 {
-	r->place = placement_take(&s->ctrlr->cpumask);
+	if (r->target != RING_ANYWHERE) {
+		r->place = r->target;
+		placement_take_at(r->place);
+	} else {
+		r->place = placement_take(&s->ctrlr->cpumask);
+	}
+	r->target = RING_ANYWHERE;
 	r->running = true;
 	s->started++;
 	r->q.thread = placement_thread(r->place);
@@ -165,11 +193,14 @@ step(struct ring *r)
 	}
 	/* `next` is ours while no command is under way. */
 	want = wanted(s, r, &r->q.next);
+	if (!want) {
+		r->target = r->origin = RING_ANYWHERE;
+	}
 	if (!r->running) {
 		if (want) {
 			start(s, r);
 		}
-	} else if (!want || r->restart) {
+	} else if (!want || r->restart || r->target != RING_ANYWHERE) {
 		if (s->state == SESSION_BUSY && (r->saved->flags & STATE_RING_KICK) != 0 && ring_misplaced(s, r)) {
 			LOG_WARNING(VHOST, s->ctrlr->name, "ring %u waits: it is not in guest memory any more",
 				    r->q.index);
@@ -218,6 +249,20 @@ rings_remap(struct vhost_session *s)
 	}
 }
 
+bool
+ring_move(struct ring *r, unsigned place)
+{
+	enum session_state state = r->q.session->state;
+
+	if (!r->running || r->busy || r->place == place || state == SESSION_ENDING || state == SESSION_ENDED) {
+		return false;
+	}
+	r->target = place;
+	r->origin = r->place;
+	step(r);
+	return true;
+}
+
 /* ---- Life ---- */
 
 static bool
@@ -259,6 +304,7 @@ ring_get(struct vhost_session *s, uint32_t index)
 	}
 	r->saved = state_ring(s->saved, index);
 	r->kick_fd = r->call_fd = -1;
+	r->target = r->origin = RING_ANYWHERE;
 	r->q.ctrlr = s->ctrlr;
 	r->q.session = s;
 	r->q.index = index;

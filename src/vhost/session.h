@@ -25,6 +25,8 @@ enum session_state {
 #undef SESSION_STATE_ENUM
 };
 
+#define RING_ANYWHERE UINT32_MAX
+
 /* A virtqueue as the front end described it (in `saved`), and as it runs. */
 struct ring {
 	struct vhost_queue q;
@@ -32,6 +34,11 @@ struct ring {
 	int kick_fd; /* -1: none */
 	int call_fd; /* -1: none */
 	unsigned place;
+	unsigned target; /* where it starts next; RING_ANYWHERE: placement decides */
+	unsigned origin; /* while it moves: where it ran, should it not start; else RING_ANYWHERE */
+	/* rebalance.c: the work it had done when that looked last, and the period until which it stays where it is. */
+	uint64_t work_seen;
+	uint32_t stays_until;
 	bool running; /* counted on a thread: from before START until after STOP, or START's failure */
 	bool busy;    /* a command is under way */
 	bool restart; /* while running: its kick descriptor or the features changed */
@@ -127,6 +134,12 @@ void rings_remap(struct vhost_session *s);
  * What was asked before is not answered any more.
  */
 void rings_settle(struct vhost_session *s, void (*settled)(struct vhost_session *s, int status));
+
+/*
+ * Lets a running ring go on at another place (placement.h): it stops there, and starts here with the same state. The front end
+ * and the guest notice nothing. False when it does not run, is being moved or changed, or is there already.
+ */
+bool ring_move(struct ring *r, unsigned place);
 
 /* Closes what rings own and frees them; none runs. */
 void rings_free(struct vhost_session *s);

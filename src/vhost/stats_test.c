@@ -201,7 +201,8 @@ test_kicks_and_calls(void **state)
 		assert_true(read_called(i));
 	}
 	s = stats();
-	assert_int_equal(s.kicks, mode == REACTOR_POLL ? 0 : 4);
+	/* An adaptive queue that has learnt that it waits long may sleep between the two as well. */
+	assert_in_range(s.kicks, mode == REACTOR_POLL ? 0 : 4, mode == REACTOR_POLL ? 0 : mode == REACTOR_INTERRUPT ? 4 : 8);
 	assert_int_equal(s.calls, 8);
 }
 

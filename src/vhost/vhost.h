@@ -53,6 +53,13 @@ struct vhost_controller *vhost_next(struct vhost_controller *ctrlr);
 int vhost_set_coalescing(struct vhost_controller *ctrlr, uint32_t delay_base_us, uint32_t iops_threshold,
 			 struct err *err);
 
+/*
+ * To be called by the scheduler once a period, while anything is being done: moves virtqueues that run from a reactor that is
+ * too busy to one that is less so (balance.h says when and how many). The first calls, and those that come later than two
+ * periods after the one before, only measure. Guests notice nothing; without this call queues stay where they started.
+ */
+void vhost_rebalance(uint64_t period_ns);
+
 /* A snapshot for vhost_get_controllers and for humans. Strings borrowed until the controller changes. */
 struct vhost_session_info {
 	uint64_t id;
