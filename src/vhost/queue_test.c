@@ -14,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "event/reactor.h"
 #include "vhost/internal.h"
 
@@ -219,6 +220,7 @@ teardown(void **state)
 {
 	struct msg second;
 
+	clock_set_fake_ns(UINT64_MAX);
 	if (fix->q.running) {
 		fix->hold = false;
 		send(VHOST_QUEUE_STOP);
@@ -474,6 +476,133 @@ test_coalescing(void **state)
 	assert_false(fix->q.call_pending);
 }
 
+/* ---- Calls, counted ---- */
+
+static void
+complete_first(struct msg *msg)
+{
+	uint16_t head = fix->held[0];
+
+	memmove(fix->held, fix->held + 1, --fix->held_count * sizeof(head));
+	vhost_queue_complete(&fix->q, head, 7);
+}
+
+/*
+ * A driver with `depth` requests under way at any time, of which one is done every us microseconds, each in a turn of its
+ * own. Returns how often `count` requests made the device call.
+ */
+static uint64_t
+calls_at(unsigned depth, unsigned us, unsigned count)
+{
+	uint64_t sum = 0;
+
+	fix->hold = true;
+	for (unsigned i = 0; i < count + depth; i++) {
+		if (i >= depth) {
+			thread_send(fix->io, &fix->msg, complete_first);
+			spin();
+			sum += calls();
+		}
+		if (i < count) {
+			offer((uint16_t)(i % depth));
+			kick();
+			spin();
+		}
+		clock_set_fake_ns(clock_now_ns() + us * NS_PER_US);
+		spin();
+		sum += calls();
+	}
+	assert_int_equal(fix->held_count, 0);
+	return sum;
+}
+
+static void
+set_coalescing(uint32_t delay_us, uint32_t threshold)
+{
+	fix->ctrlr.delay_base_us = delay_us;
+	fix->ctrlr.iops_threshold = threshold;
+}
+
+/* Starts the queue in time that stands still but for what the test moves it. */
+static void
+still_time(void)
+{
+	clock_set_fake_ns(clock_now_ns());
+	start();
+}
+
+static void
+test_calls_without_coalescing(void **state)
+{
+	still_time();
+	assert_int_equal(calls_at(8, 10, 1000), 1000);
+}
+
+/* A hundred thousand a second, of which each hundred microseconds' worth should be one call. */
+static void
+test_coalescing_at_a_high_rate(void **state)
+{
+	uint64_t n;
+
+	still_time();
+	set_coalescing(100, 60000);
+	/* The rate must be known first. */
+	calls_at(8, 10, 3000);
+	n = calls_at(8, 10, 1000);
+	assert_in_range(n, 50, 150);
+	/* Below the threshold nothing is held back. */
+	calls_at(8, 20, 3000);
+	assert_int_equal(calls_at(8, 20, 1000), 1000);
+	set_coalescing(0, 60000);
+	assert_int_equal(calls_at(8, 10, 1000), 1000);
+}
+
+/* One at a time, as fast as you like: each is called for before time moves. */
+static void
+test_coalescing_leaves_depth_1_alone(void **state)
+{
+	still_time();
+	set_coalescing(100, 1000);
+	calls_at(1, 10, 3000);
+	assert_true(fix->q.rate_iops > 1000);
+	fix->hold = false;
+	for (unsigned i = 0; i < 1000; i++) {
+		offer(1);
+		kick();
+		spin();
+		assert_int_equal(fix->used->idx, (uint16_t)(3001 + i));
+		assert_int_equal(calls(), 1);
+	}
+}
+
+/* A driver that looks for itself is never called, and sees everything done. */
+static void
+test_no_interrupt(void **state)
+{
+	still_time();
+	fix->avail->flags = VRING_AVAIL_F_NO_INTERRUPT;
+	assert_int_equal(calls_at(8, 10, 1000), 0);
+	assert_int_equal(fix->used->idx, 1000);
+	set_coalescing(100, 1000);
+	assert_int_equal(calls_at(8, 10, 3000), 0);
+}
+
+static void
+test_no_interrupt_by_event_index(void **state)
+{
+	fix->q.next.event_idx = true;
+	still_time();
+	/* Far behind what will be used next: not before 64 thousand more. */
+	fix->avail->ring[SIZE] = (uint16_t)-2;
+	assert_int_equal(calls_at(8, 10, 1000), 0);
+	assert_int_equal(fix->used->idx, 1000);
+	set_coalescing(100, 1000);
+	assert_int_equal(calls_at(8, 10, 3000), 0);
+	/* And once, when it wants one. */
+	fix->avail->ring[SIZE] = (uint16_t)(fix->used->idx + 3);
+	assert_int_equal(calls_at(1, 10, 100), 1);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int
@@ -491,6 +620,11 @@ main(void)
 		TEST(test_no_kick_descriptor),
 		TEST(test_bad_kick_descriptor),
 		TEST(test_coalescing),
+		TEST(test_calls_without_coalescing),
+		TEST(test_coalescing_at_a_high_rate),
+		TEST(test_coalescing_leaves_depth_1_alone),
+		TEST(test_no_interrupt),
+		TEST(test_no_interrupt_by_event_index),
 	};
 	int failures = 0;
 
