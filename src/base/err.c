@@ -39,6 +39,24 @@ err_prefix(struct err *err, const char *fmt, ...)
 	}
 }
 
+void
+err_append(struct err *err, const char *fmt, ...)
+{
+	size_t len;
+	va_list ap;
+
+	if (err == NULL) {
+		return;
+	}
+	if (err->text[0] == '\0') {
+		snprintf(err->text, sizeof(err->text), "%s", strerror(-err->code));
+	}
+	len = strlen(err->text);
+	va_start(ap, fmt);
+	vsnprintf(err->text + len, sizeof(err->text) - len, fmt, ap);
+	va_end(ap);
+}
+
 const char *
 err_text(const struct err *err)
 {

@@ -22,6 +22,9 @@ int err_set(struct err *err, int code, const char *fmt, ...) __attribute__((form
 /* Puts words in front of the text: "disk0: " + text. The code stays. */
 void err_prefix(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* Puts words behind the text, as far as there is room. The code stays. */
+void err_append(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
 /* The text where there is one, else what the C library says of the code. */
 const char *err_text(const struct err *err);
 
