@@ -35,6 +35,7 @@
 #include "base/log.h"
 #include "base/path.h"
 #include "bdev/module.h"
+#include "event/scheduler.h"
 #include "event/steps.h"
 #include "methods/methods.h"
 #include "rpc/rpc.h"
@@ -344,6 +345,32 @@ stop_vhost(struct steps *s)
 	return STEPS_WAIT;
 }
 
+/* ---- The scheduler ---- */
+
+static int
+start_scheduler(struct steps *s)
+{
+	int rc = scheduler_start(d.threads, 1 + d.reactor_count, d.reactors, d.reactor_count);
+
+	if (rc == 0) {
+		scheduler_set_balancer(vhost_rebalance);
+	}
+	return rc;
+}
+
+static void
+scheduler_stopped(void *ctx)
+{
+	steps_continue(&d.steps, 0);
+}
+
+static int
+stop_scheduler(struct steps *s)
+{
+	scheduler_stop(scheduler_stopped, NULL);
+	return STEPS_WAIT;
+}
+
 /* ---- Methods and calls to be made at start ---- */
 
 static void
@@ -553,6 +580,7 @@ static const struct step start_steps[] = {
 	{"configuration", read_config, forget_config},
 	{"bdevs", NULL, remove_bdevs},
 	{"vhost", start_vhost, stop_vhost},
+	{"scheduler", start_scheduler, stop_scheduler},
 	{"methods", start_methods, stop_methods},
 	{"configuration", make_early_calls, NULL},
 	{"RPC server", serve_early, stop_serving},

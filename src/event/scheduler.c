@@ -403,14 +403,7 @@ scheduler_start(struct thread *const *threads, unsigned thread_count, struct rea
 	owner = threads[0];
 	s.reactors = reactors;
 	s.reactor_count = reactor_count;
-	s.options = (struct scheduler_options){
-		.policy = SCHEDULER_DYNAMIC,
-		.period_us = SCHEDULER_PERIOD_US,
-		.load_limit = 20,
-		.core_limit = 80,
-		.core_busy = 95,
-		.scheduling_core = reactor_lcore(reactors[0]),
-	};
+	scheduler_get_defaults(&s.options);
 	if (!make_entries(threads, thread_count)) {
 		free_entries();
 		return -ENOMEM;
@@ -444,6 +437,19 @@ void
 scheduler_get(struct scheduler_options *ret_options)
 {
 	*ret_options = s.options;
+}
+
+void
+scheduler_get_defaults(struct scheduler_options *ret_options)
+{
+	*ret_options = (struct scheduler_options){
+		.policy = SCHEDULER_DYNAMIC,
+		.period_us = SCHEDULER_PERIOD_US,
+		.load_limit = 20,
+		.core_limit = 80,
+		.core_busy = 95,
+		.scheduling_core = reactor_lcore(s.reactors[0]),
+	};
 }
 
 static int

@@ -51,6 +51,8 @@ int scheduler_start(struct thread *const *threads, unsigned thread_count, struct
 void scheduler_stop(void (*done)(void *ctx), void *ctx);
 
 void scheduler_get(struct scheduler_options *ret_options);
+/* What it starts with. */
+void scheduler_get_defaults(struct scheduler_options *ret_options);
 
 /* 0, or -EINVAL and err: a limit over 100 percent, a period under SCHEDULER_PERIOD_MIN_US, a core that no reactor runs on. */
 int scheduler_set(const struct scheduler_options *options, struct err *err);

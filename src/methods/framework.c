@@ -115,20 +115,15 @@ read_cpu_times(unsigned cpu, struct cpu_times *ret)
 	}
 }
 
-struct lw_threads {
-	json_t *array;
-	unsigned lcore;
-};
-
 static void
 add_lw_thread(void *ctx, struct thread *t)
 {
-	struct lw_threads *l = ctx;
+	json_t *array = ctx;
 
-	json_array_append_new(l->array, json_pack("{s:s, s:I, s:o, s:I}", "name", thread_name(t),
-						  "id", (json_int_t)thread_id(t), "cpumask",
-						  lcore_mask_json(l->lcore, false), "elapsed",
-						  (json_int_t)(clock_now_ns() - methods_start_ns)));
+	json_array_append_new(array, json_pack("{s:s, s:I, s:o, s:I}", "name", thread_name(t), "id",
+					       (json_int_t)thread_id(t), "cpumask",
+					       thread_mask_json(t), "elapsed",
+					       (json_int_t)(clock_now_ns() - methods_start_ns)));
 }
 
 /* A reactor that sleeps says how long when it wakes; who asks meanwhile wants it counted. Never goes down:
@@ -150,18 +145,18 @@ idle_until_now(const struct reactor_stats *stats)
 static json_t *
 reactor_json(struct reactor *r, const struct reactor_stats *stats)
 {
-	struct lw_threads threads = {.array = json_array(), .lcore = stats->lcore};
+	json_t *threads = json_array();
 	struct cpu_times times;
 
 	read_cpu_times(stats->cpu >= 0 ? (unsigned)stats->cpu : stats->lcore, &times);
-	reactor_for_each_thread(r, add_lw_thread, &threads);
+	reactor_for_each_thread(r, add_lw_thread, threads);
 	return json_pack("{s:i, s:i, s:i, s:I, s:I, s:b, s:I, s:I, s:I, s:o}", "lcore",
 			 (int)stats->lcore, "numa_id", numa_node_of(stats->lcore), "tid",
 			 (int)stats->tid, "busy", (json_int_t)stats->busy_ns, "idle",
 			 (json_int_t)idle_until_now(stats), "in_interrupt",
 			 stats->mode != REACTOR_POLL, "irq", (json_int_t)times.irq, "sys",
 			 (json_int_t)times.sys, "usr", (json_int_t)times.usr, "lw_threads",
-			 threads.array);
+			 threads);
 }
 
 /* What berth knows besides, one for each reactor in the same order. */
@@ -191,23 +186,16 @@ get_reactors(struct rpc_request *req, const void *params)
 				  "reactors", reactors, "details", details));
 }
 
-static void
-get_scheduler(struct rpc_request *req, const void *params)
-{
-	rpc_result(req, json_pack("{s:s, s:i, s:s, s:i}", "scheduler_name", "static",
-				  "scheduler_period", 0, "isolated_core_mask", "0",
-				  "scheduling_core", (int)reactor_lcore(methods->reactors[0])));
-}
-
 /* ---- Configuration ---- */
 
 static void
 get_subsystems(struct rpc_request *req, const void *params)
 {
 	rpc_result(req,
-		   json_pack("[{s:s, s:[]}, {s:s, s:[s]}]", "subsystem", METHODS_SUBSYSTEM_BDEV,
-			     "depends_on", "subsystem", METHODS_SUBSYSTEM_VHOST_BLK, "depends_on",
-			     METHODS_SUBSYSTEM_BDEV));
+		   json_pack("[{s:s, s:[]}, {s:s, s:[]}, {s:s, s:[s]}]", "subsystem",
+			     METHODS_SUBSYSTEM_SCHEDULER, "depends_on", "subsystem",
+			     METHODS_SUBSYSTEM_BDEV, "depends_on", "subsystem",
+			     METHODS_SUBSYSTEM_VHOST_BLK, "depends_on", METHODS_SUBSYSTEM_BDEV));
 }
 
 /* Calls that make objects and stand side by side do not depend on each other: they become one
@@ -257,6 +245,5 @@ const struct rpc_method framework_methods[] = {
 	{"framework_get_reactors", get_reactors},
 	{"framework_get_subsystems", get_subsystems},
 	{"framework_get_config", get_config},
-	{"framework_get_scheduler", get_scheduler},
 	{NULL, NULL},
 };

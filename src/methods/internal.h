@@ -12,6 +12,7 @@
 struct bdev;
 struct vhost_info;
 
+#define METHODS_SUBSYSTEM_SCHEDULER "scheduler"
 #define METHODS_SUBSYSTEM_BDEV "bdev"
 #define METHODS_SUBSYSTEM_VHOST_BLK "vhost_blk"
 
@@ -22,6 +23,7 @@ extern uint64_t methods_start_ns;
 
 extern const struct rpc_method process_methods[];
 extern const struct rpc_method framework_methods[];
+extern const struct rpc_method scheduler_methods[];
 extern const struct rpc_method thread_methods[];
 extern const struct rpc_method log_methods[];
 extern const struct rpc_method notify_methods[];
@@ -41,8 +43,8 @@ json_t *call_json(const char *method, json_t *params);
 json_t *uuid_json(const uuid_t uuid);
 /* Bytes that are no UTF-8 (a file name) show as question marks. */
 json_t *text_json(const char *text);
-/* "1" for lcore 0, "0x1" with prefix: a CPU mask of one. */
-json_t *lcore_mask_json(unsigned lcore, bool prefix);
+/* Where a thread may run. */
+json_t *thread_mask_json(const struct thread *t);
 /* Sets key to an absolute path. */
 void set_path(json_t *object, const char *key, const char *path);
 
@@ -94,6 +96,7 @@ void disk_bdev_gone(const char *name);
 
 /* ---- Configuration ---- */
 
+void scheduler_config(json_t *calls, bool for_state);
 void bdev_config(json_t *calls, bool for_state);
 void vhost_config(json_t *calls, bool for_state);
 void disk_config(json_t *calls);

@@ -22,7 +22,7 @@ methods_init(const struct methods_options *options)
 		process_methods,     framework_methods, thread_methods,     log_methods,
 		notify_methods,      bdev_methods,      iostat_methods,     bdev_null_methods,
 		bdev_malloc_methods, bdev_aio_methods,  bdev_uring_methods, vhost_methods,
-		disk_methods,
+		disk_methods,        scheduler_methods,
 	};
 
 	CHECK(methods == NULL);
@@ -74,17 +74,6 @@ text_json(const char *text)
 	json = clean != NULL ? json_string(clean) : NULL;
 	free(clean);
 	return json;
-}
-
-json_t *
-lcore_mask_json(unsigned lcore, bool prefix)
-{
-	struct cpumask mask = {{0}};
-	char text[CPUMASK_TEXT_BYTES];
-
-	cpumask_set(&mask, lcore);
-	cpumask_format(&mask, prefix, text);
-	return json_string(text);
 }
 
 void
@@ -145,7 +134,9 @@ methods_config(const char *subsystem)
 {
 	json_t *calls = json_array();
 
-	if (strcmp(subsystem, METHODS_SUBSYSTEM_BDEV) == 0) {
+	if (strcmp(subsystem, METHODS_SUBSYSTEM_SCHEDULER) == 0) {
+		scheduler_config(calls, false);
+	} else if (strcmp(subsystem, METHODS_SUBSYSTEM_BDEV) == 0) {
 		bdev_config(calls, false);
 	} else if (strcmp(subsystem, METHODS_SUBSYSTEM_VHOST_BLK) == 0) {
 		vhost_config(calls, false);
@@ -162,6 +153,7 @@ methods_state(void)
 	json_t *calls = json_array();
 
 	if (calls != NULL) {
+		scheduler_config(calls, true);
 		bdev_config(calls, true);
 		disk_config(calls);
 		vhost_config(calls, true);

@@ -28,7 +28,7 @@ gathered(struct gather *g)
 }
 
 static void
-start(struct rpc_request *req, void (*visit)(struct gather *g))
+start(struct rpc_request *req, void (*visit)(struct gather *g), void (*done)(struct gather *g))
 {
 	struct thread_gather *tg = calloc(1, sizeof(*tg));
 
@@ -38,7 +38,7 @@ start(struct rpc_request *req, void (*visit)(struct gather *g))
 	}
 	tg->req = req;
 	tg->threads = json_array();
-	gather_start(&tg->gather, visit, gathered);
+	gather_start(&tg->gather, visit, done);
 }
 
 static void
@@ -57,16 +57,30 @@ visit_stats(struct gather *g)
 	add(g,
 	    json_pack("{s:s, s:I, s:o, s:I, s:I, s:i, s:i, s:i}", "name", thread_name(t), "id",
 		      (json_int_t)thread_id(t), "cpumask",
-		      lcore_mask_json(reactor_lcore(thread_reactor(t)), false), "busy",
+		      json_null(), "busy",
 		      (json_int_t)stats.busy_ns, "idle", (json_int_t)stats.idle_ns,
 		      "active_pollers_count", (int)stats.active_pollers, "timed_pollers_count",
 		      (int)stats.timed_pollers, "paused_pollers_count", (int)stats.armed_pollers));
 }
 
+/* The masks are the app thread's; the threads were visited in their order. */
+static void
+gathered_stats(struct gather *g)
+{
+	struct thread_gather *tg = CONTAINER_OF(g, struct thread_gather, gather);
+	json_t *thread;
+	size_t i;
+
+	json_array_foreach (tg->threads, i, thread) {
+		json_object_set_new(thread, "cpumask", thread_mask_json(methods->threads[i]));
+	}
+	gathered(g);
+}
+
 static void
 get_stats(struct rpc_request *req, const void *params)
 {
-	start(req, visit_stats);
+	start(req, visit_stats, gathered_stats);
 }
 
 /* "vhost_queue_poll vm0 queue 1": spdk_top allows no member of berth's own beside the name. */
@@ -118,7 +132,7 @@ visit_pollers(struct gather *g)
 static void
 get_pollers(struct rpc_request *req, const void *params)
 {
-	start(req, visit_pollers);
+	start(req, visit_pollers, gathered);
 }
 
 static void
@@ -141,7 +155,7 @@ visit_channels(struct gather *g)
 static void
 get_io_channels(struct rpc_request *req, const void *params)
 {
-	start(req, visit_channels);
+	start(req, visit_channels, gathered);
 }
 
 const struct rpc_method thread_methods[] = {
