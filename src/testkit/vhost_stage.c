@@ -191,13 +191,20 @@ create_on_control(void *ctx)
 }
 
 int
-stage_create(struct stage *st, const char *name, const char *cpumask, bool readonly, struct err *err)
+stage_create_on(struct stage *st, const char *name, const char *bdev_name, const char *cpumask, bool readonly,
+		struct err *err)
 {
 	struct create c = {
-		.options = {.name = name, .bdev_name = "disk0", .cpumask = cpumask, .readonly = readonly}, .err = err};
+		.options = {.name = name, .bdev_name = bdev_name, .cpumask = cpumask, .readonly = readonly}, .err = err};
 
 	stage_call(st, st->control, create_on_control, &c);
 	return c.rc;
+}
+
+int
+stage_create(struct stage *st, const char *name, const char *cpumask, bool readonly, struct err *err)
+{
+	return stage_create_on(st, name, "disk0", cpumask, readonly, err);
 }
 
 struct delete {

@@ -38,6 +38,9 @@ void stage_call(struct stage *st, struct thread *t, void (*fn)(void *ctx), void 
 
 /* vhost_blk_create() on disk0 with default options but for these; its result. */
 int stage_create(struct stage *st, const char *name, const char *cpumask, bool readonly, struct err *err);
+/* The same on another bdev. */
+int stage_create_on(struct stage *st, const char *name, const char *bdev_name, const char *cpumask, bool readonly,
+		    struct err *err);
 int stage_delete(struct stage *st, const char *name);
 void stage_info(struct stage *st, const char *name, struct vhost_info *ret_info);
 
