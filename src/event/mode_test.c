@@ -178,6 +178,39 @@ a_sleeper_learns_that_gaps_became_short(void **state)
 	hand_call(t, stop_source, &s);
 }
 
+/*
+ * Each gap is a little longer than it is polled for, and the event is seen a sleep's cost later: what is taken off for the
+ * sleep must not make these gaps look like none, or it would never be polled for longer.
+ */
+static void
+a_patience_that_is_too_short_grows(void **state)
+{
+	struct source s = {0};
+	int arms;
+
+	hand_call(t, start_source, &s);
+	for (int i = 0; i < 200; i++) {
+		event_after(&s, 5000);
+	}
+	for (int i = 0; i < 300; i++) {
+		hand_run(r);
+		hand_advance(r, 3);
+		if (s.p.state == POLLER_ARMED) {
+			hand_advance(r, 6); /* the wake-up */
+			s.pending = 1;
+			signal_fd(s.fd);
+		}
+		s.pending = 1;
+		hand_run(r);
+	}
+	arms = s.arms;
+	for (int i = 0; i < 100; i++) {
+		event_after(&s, 3);
+	}
+	assert_int_equal(s.arms, arms);
+	hand_call(t, stop_source, &s);
+}
+
 static void
 expecting_polls_where_the_end_comes_soon(void **state)
 {
@@ -563,6 +596,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(short_gaps_keep_a_poller_active, setup_adaptive, teardown),
 		cmocka_unit_test_setup_teardown(long_gaps_arm_a_poller_at_once, setup_adaptive, teardown),
 		cmocka_unit_test_setup_teardown(a_sleeper_learns_that_gaps_became_short, setup_adaptive, teardown),
+		cmocka_unit_test_setup_teardown(a_patience_that_is_too_short_grows, setup_adaptive, teardown),
 		cmocka_unit_test_setup_teardown(expecting_polls_where_the_end_comes_soon, setup_adaptive, teardown),
 		cmocka_unit_test_setup_teardown(a_few_idle_pollers_are_polled_for_ever_in_poll_mode, setup_poll, teardown),
 		cmocka_unit_test_setup_teardown(of_many_idle_pollers_few_stay_active_in_poll_mode, setup_poll, teardown),

@@ -15,7 +15,8 @@
  *     happens between poll() and arm(). An edge fetched while the poller is active may be dropped: it is polled
  *     once more before it is armed, and what was signalled is there by then.
  *  5. A poller's gaps are counted from its first fruitless poll, or from poller_expect(), through its sleep if
- *     it had one, to the poll that finds work; what a sleep added to that is taken off.
+ *     it had one, to the poll that finds work; what a sleep added to that is taken off, but a gap is never taken for
+ *     shorter than it was polled in vain: or a patience that is always a little too short would find itself right.
  *  6. A turn is bounded, whatever its callbacks do: pollers that were active at its start, once each; a share
  *     of deferred calls and batch hooks. A completion that submits again for ever starves nobody.
  */
@@ -483,10 +484,14 @@ end_gap(struct poller *p)
 	p->idle_since_ns = 0;
 	if (r->acting_mode == REACTOR_ADAPTIVE) {
 		uint64_t price = reactor_sleep_price_ns(r);
-		/* Asleep, it saw the event later than it would have, polling. */
-		uint64_t late = p->signalled ? MIN(price, REACTOR_SLEEP_MAX_NS) : 0;
 
-		patience_learn(&p->patience, gap - MIN(gap, late), price);
+		if (p->signalled) {
+			/* Asleep, it saw the event later than it would have, polling; but not before it gave up polling. */
+			uint64_t late = MIN(price, REACTOR_SLEEP_MAX_NS);
+
+			gap = MAX(gap - MIN(gap, late), (uint64_t)p->polled_ns);
+		}
+		patience_learn(&p->patience, gap, price);
 	}
 	p->signalled = false;
 }
@@ -525,6 +530,7 @@ poller_idle(struct poller *p)
 	}
 	deactivate(p);
 	p->state = POLLER_ARMED;
+	p->polled_ns = (uint32_t)MIN(r->now_ns - p->idle_since_ns, (uint64_t)UINT32_MAX);
 	p->signalled = false;
 	p->thread->armed_count++;
 }

@@ -138,6 +138,7 @@ struct poller {
 	uint64_t period_us;
 	uint64_t idle_since_ns; /* first fruitless turn, or poller_expect(); 0: the last turn had work */
 	bool signalled;         /* its descriptor, not poller_wake(), made it active */
+	uint32_t polled_ns;     /* in vain, before it was armed */
 	struct patience patience;
 	uint64_t run_count;
 	uint64_t busy_count;
