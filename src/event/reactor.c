@@ -424,6 +424,7 @@ sleep_events(struct reactor *r, uint64_t wait_ns)
 	counter_add(&r->wakeups, 1);
 	if (measure) {
 		learn(&c->cpu_ns, thread_cpu_ns() - cpu_ns);
+		sleep_cost_sum(c);
 	}
 	note_idle(r);
 	woken_ns = atomic_load_explicit(&r->woken_ns, memory_order_relaxed);

@@ -5,6 +5,8 @@
 import json
 import os
 import random
+import signal
+import subprocess
 import time
 
 import harness
@@ -15,14 +17,14 @@ KINDS = ["null", "malloc", "aio", "uring"]
 MODES = ["poll", "interrupt", "adaptive"]
 
 
-def make(t, d, kind, name="b", size=32 * MIB):
+def make(t, d, kind, name="b", size=32 * MIB, **params):
     if kind == "uring" and not harness.has_uring():
         raise harness.Skip("no io_uring here")
     if kind in ("malloc", "null"):
         d.call(f"bdev_{kind}_create", name=name, num_blocks=size // 512, block_size=512)
     else:
         d.call(f"bdev_{kind}_create", name=name, filename=t.file(f"{name}.img", size), block_size=512)
-    return d.controller(f"vm-{name}", name)
+    return d.controller(f"vm-{name}", name, **params)
 
 
 def load(t, socket, kind, *args, seconds=1.5):
@@ -176,9 +178,45 @@ def test_threads_spread_over_cores(t):
         equal(reactors(rpc)[name], cpus[0])
         time.sleep(0.5)
         equal(reactors(rpc)[name], cpus[0], "static")
-        rpc.call("framework_set_scheduler", name="dynamic", period=100000, core_busy=40)
+        rpc.call("framework_set_scheduler", name="dynamic", period=100000, core_busy=10)
         until(lambda: reactors(rpc)[name] == cpus[1], "the thread moves to the reactor that has time", 4)
     finish(t, client)
+
+
+def test_queues_spread_over_threads(t):
+    """Two busy disks on one I/O thread, two idle ones on the other: a queue moves, and no request is lost."""
+    cpus = two_reactors()
+    d = t.daemon()
+    with d.rpc() as rpc:
+        rpc.call("framework_set_scheduler", name="static")
+    clients = {}
+
+    def start(name, seconds, cpus):
+        socket = make(t, d, "malloc", name=name, size=MIB, cpumask=f"{cpus}".replace(" ", ""))
+        argv = [os.path.join(harness.BUILD, "berth"), "perf", "-s", socket, "-w", "verify", "-o", "4k", "-q", "32",
+                "-t", str(seconds), "--mode", "interrupt", "--json", "--quiet"]
+        with open(t.path(f"{name}.err"), "wb") as err:
+            clients[name] = t.spawn(argv, stdout=subprocess.DEVNULL, stderr=err)
+        until(lambda: queues(d, f"vm-{name}"), f"{name} runs")
+        return lcore(name)
+
+    def lcore(name):
+        return queues(d, f"vm-{name}")[0]["lcore"]
+
+    first = start("a", 6, cpus)
+    other = [c for c in cpus if c != first]
+    for name in ("i", "k"):
+        # Connected, and its ring runs; it says nothing any more.
+        equal([start(name, 30, other)], other)
+        os.kill(clients[name].pid, signal.SIGSTOP)
+    equal(start("b", 5, cpus), first)
+    with d.rpc() as rpc:
+        rpc.call("framework_set_scheduler", name="dynamic", period=100000)
+    until(lambda: lcore("a") != lcore("b"), "a queue moves to the other thread", 4)
+    for name in ("a", "b"):
+        code = clients[name].wait(60 * harness.PATIENCE)
+        with open(t.path(f"{name}.err")) as f:
+            equal((code, f.read()), (0, ""), name)
 
 
 def queues(d, ctrlr):
