@@ -3,14 +3,13 @@
  * The virtio block device (virtio 1.2, section 5.2) over a bdev.
  *
  * A chain becomes one struct blk_request, taken from a pool that all queues of an I/O thread with the same
- * request size share: last in, first out, so that the request in use is the one in the cache, and an
- * idle VM holds none. Guest buffers go to the bdev as they are, no copy.
+ * request size share (blk_pool.h): an idle VM holds none. Guest buffers go to the bdev as they are, no copy.
  *
  * Invariants
  *  1. The header, and the segments of discard and write zeroes, are copied once; what is checked is what is used.
  *  2. Every chain taken is completed exactly once; the status byte is written before.
  *  3. Framing is the driver's business (2.7.4): header, data and status are found by bytes, not by descriptors.
- *  4. An empty pool makes a queue wait (starved), it never fails a request.
+ *  4. An empty pool makes a queue wait, it never fails a request.
  */
 #include <errno.h>
 #include <linux/virtio_blk.h>
@@ -20,8 +19,7 @@
 #include <string.h>
 
 #include "base/iov.h"
-#include "event/channel.h"
-#include "vhost/internal.h"
+#include "vhost/blk_pool.h"
 #include "virtio/guest.h"
 
 #define SECTOR_SHIFT 9
@@ -31,62 +29,11 @@
 #define BATCH_BYTES_MAX (4u << 20)
 /* Data of one request. Drivers stay far below; segments may all name the same memory, so the sum needs a limit. */
 #define REQUEST_BYTES_MAX (32u << 20)
-/* Data segments that fit in a request itself; more take a block of VIRTQ_CHAIN_MAX from the heap of spare ones. */
-#define INLINE_IOV 4
 /* As many segments of one request as a queue of 128 descriptors holds, the size that VMMs use. */
 #define SEG_MAX 126
-#define DISCARD_SEG_MAX 32
+#define DISCARD_SEG_MAX BLK_SEGMENTS_MAX
 /* Sectors of one discard or write zeroes segment: 2 GiB. */
 #define DISCARD_SECTORS_MAX (1u << 22)
-#define POOL_GROW 16
-#define POOL_MAX 4096
-
-struct blk_request {
-	struct vhost_queue *q;
-	struct blk_request *next_free;
-	const uint8_t *header; /* in guest memory, NULL when `copied` has it already */
-	uint8_t *status;       /* in guest memory */
-	uint32_t data_bytes;
-	uint32_t written;      /* what the used ring says on success, without the status byte */
-	uint16_t head;
-	bool data_in;          /* the data buffers are device-writable */
-	uint16_t segment, segment_count;
-	unsigned iovcnt;
-	struct iovec *iov;     /* inline_iov or a big block */
-	struct iovec inline_iov[INLINE_IOV];
-	struct virtio_blk_outhdr copied;
-	_Alignas(CACHE_LINE_BYTES) struct bdev_io io; /* with room behind it: last */
-};
-
-/* A block for long requests: data segments, or the copied segments of discard and write zeroes. */
-union blk_big {
-	union blk_big *next_free;
-	struct iovec iov[VIRTQ_CHAIN_MAX];
-	struct virtio_blk_discard_write_zeroes segments[DISCARD_SEG_MAX];
-};
-
-struct blk_pool {
-	struct list link;
-	size_t request_bytes;
-	unsigned queues; /* that use it: it goes with the last */
-	unsigned total, used;
-	struct blk_request *free;
-	struct list starved; /* queues */
-	struct blk_chunk *chunks;
-};
-
-struct blk_chunk {
-	struct blk_chunk *next;
-	_Alignas(CACHE_LINE_BYTES) uint8_t memory[];
-};
-
-/* All of an I/O thread's vhost-blk queues share this. */
-struct blk_channel {
-	struct channel channel;
-	struct list pools;
-	union blk_big *big_free;
-	struct iovec scratch[VIRTQ_CHAIN_MAX];
-};
 
 /* What a queue keeps in q->device. */
 struct blk_queue {
@@ -95,156 +42,15 @@ struct blk_queue {
 	unsigned block_shift;
 };
 
-/* ---- Per-thread part ---- */
-
-static int
-channel_create(struct device *dev, struct channel *ch)
-{
-	struct blk_channel *c = (struct blk_channel *)ch;
-
-	list_init(&c->pools);
-	return 0;
-}
-
-static void
-channel_destroy(struct device *dev, struct channel *ch)
-{
-	struct blk_channel *c = (struct blk_channel *)ch;
-
-	CHECK(list_empty(&c->pools));
-	while (c->big_free != NULL) {
-		union blk_big *big = c->big_free;
-
-		c->big_free = big->next_free;
-		free(big);
-	}
-}
-
-static const struct device_ops channel_ops = {.channel_create = channel_create, .channel_destroy = channel_destroy};
-static struct device blk_device = DEVICE_STATIC(blk_device, "vhost_blk", &channel_ops, sizeof(struct blk_channel));
-
-static struct blk_pool *
-pool_get(struct blk_channel *c, size_t request_bytes)
-{
-	struct blk_pool *pool;
-
-	LIST_FOREACH(pool, &c->pools, link)
-	{
-		if (pool->request_bytes == request_bytes) {
-			pool->queues++;
-			return pool;
-		}
-	}
-	pool = calloc(1, sizeof(*pool));
-	if (pool != NULL) {
-		pool->request_bytes = request_bytes;
-		pool->queues = 1;
-		list_init(&pool->starved);
-		list_append(&c->pools, &pool->link);
-	}
-	return pool;
-}
-
-static void
-pool_put(struct blk_pool *pool)
-{
-	if (--pool->queues > 0) {
-		return;
-	}
-	CHECK(pool->used == 0 && list_empty(&pool->starved));
-	while (pool->chunks != NULL) {
-		struct blk_chunk *chunk = pool->chunks;
-
-		pool->chunks = chunk->next;
-		free(chunk);
-	}
-	list_remove(&pool->link);
-	free(pool);
-}
-
-static void
-pool_grow(struct blk_pool *pool)
-{
-	struct blk_chunk *chunk;
-
-	if (pool->total >= POOL_MAX) {
-		return;
-	}
-	chunk = aligned_alloc(CACHE_LINE_BYTES, sizeof(*chunk) + POOL_GROW * pool->request_bytes);
-	if (chunk == NULL) {
-		return;
-	}
-	chunk->next = pool->chunks;
-	pool->chunks = chunk;
-	pool->total += POOL_GROW;
-	for (unsigned i = 0; i < POOL_GROW; i++) {
-		struct blk_request *req = (struct blk_request *)(chunk->memory + i * pool->request_bytes);
-
-		req->next_free = pool->free;
-		pool->free = req;
-	}
-}
-
-static struct blk_request *
-request_get(struct blk_pool *pool)
-{
-	struct blk_request *req;
-
-	if (UNLIKELY(pool->free == NULL)) {
-		pool_grow(pool);
-		if (pool->free == NULL) {
-			return NULL;
-		}
-	}
-	req = pool->free;
-	pool->free = req->next_free;
-	pool->used++;
-	return req;
-}
-
-static void
-request_put(struct blk_queue *bq, struct blk_request *req)
-{
-	struct blk_pool *pool = bq->pool;
-
-	if (UNLIKELY(req->iov != req->inline_iov)) {
-		union blk_big *big = (union blk_big *)(void *)req->iov;
-
-		big->next_free = bq->channel->big_free;
-		bq->channel->big_free = big;
-	}
-	req->next_free = pool->free;
-	pool->free = req;
-	pool->used--;
-	if (UNLIKELY(!list_empty(&pool->starved))) {
-		struct vhost_queue *q = LIST_FIRST(&pool->starved, struct vhost_queue, starved_link);
-
-		list_remove(&q->starved_link);
-		q->starved = false;
-		poller_wake(&q->poller);
-	}
-}
-
-static union blk_big *
-big_get(struct blk_channel *c)
-{
-	union blk_big *big = c->big_free;
-
-	if (big == NULL) {
-		return malloc(sizeof(*big));
-	}
-	c->big_free = big->next_free;
-	return big;
-}
-
 /* ---- Finishing ---- */
 
 _Static_assert(VIRTIO_BLK_T_IN == VHOST_READ && VIRTIO_BLK_T_OUT == VHOST_WRITE, "a kind is the smaller of type and OTHER");
 
-static void
-finish(struct blk_request *req, uint8_t status)
+static inline __attribute__((always_inline)) void
+finish_fast(struct blk_request *req, uint8_t status)
 {
 	struct vhost_queue *q = req->q;
+	struct blk_queue *bq = q->device;
 	uint32_t bytes = 1 + (status == VIRTIO_BLK_S_OK ? req->written : 0);
 	uint16_t head = req->head;
 	unsigned kind = MIN(req->copied.type, (uint32_t)VHOST_OTHER);
@@ -256,8 +62,14 @@ finish(struct blk_request *req, uint8_t status)
 		vhost_count(&q->counters.errors, 1);
 	}
 	*req->status = status;
-	request_put(q->device, req);
+	blk_request_put(bq->pool, req);
 	vhost_queue_complete(q, head, bytes);
+}
+
+static void
+finish(struct blk_request *req, uint8_t status)
+{
+	finish_fast(req, status);
 }
 
 static uint8_t
@@ -276,7 +88,7 @@ status_of(int rc)
 static void
 io_done(struct bdev_io *io, int status)
 {
-	finish(CONTAINER_OF(io, struct blk_request, io), status_of(status));
+	finish_fast(CONTAINER_OF(io, struct blk_request, io), status_of(status));
 }
 
 /* ---- Requests by type ---- */
@@ -386,17 +198,14 @@ discard_or_zero(struct blk_request *req)
 		finish(req, VIRTIO_BLK_S_IOERR);
 		return;
 	}
-	big = big_get(bq->channel);
+	big = blk_big_get(bq->channel);
 	if (big == NULL) {
 		finish(req, VIRTIO_BLK_S_IOERR);
 		return;
 	}
 	iov_to_buf(req->iov, (int)req->iovcnt, 0, big->segments, req->data_bytes);
 	if (req->iov != req->inline_iov) {
-		union blk_big *old = (union blk_big *)(void *)req->iov;
-
-		old->next_free = bq->channel->big_free;
-		bq->channel->big_free = old;
+		blk_big_put(bq->channel, req->iov);
 	}
 	req->iov = big->iov;
 	req->segment = 0;
@@ -446,10 +255,10 @@ start(struct blk_request *req)
 static bool
 iov_room(struct blk_queue *bq, struct blk_request *req, unsigned count)
 {
-	if (LIKELY(count <= INLINE_IOV)) {
+	if (LIKELY(count <= BLK_INLINE_IOV)) {
 		return true;
 	}
-	req->iov = (struct iovec *)(void *)big_get(bq->channel);
+	req->iov = (struct iovec *)(void *)blk_big_get(bq->channel);
 	if (req->iov == NULL) {
 		req->iov = req->inline_iov;
 		return false;
@@ -534,20 +343,12 @@ take(struct vhost_queue *q, struct blk_queue *bq, struct blk_request *req)
 		return true;
 	}
 	vhost_count(&q->counters.malformed, 1);
-	request_put(bq, req);
+	blk_request_put(bq->pool, req);
 	if (!q->vq.broken) {
 		q->inflight++;
 		vhost_queue_complete(q, chain.head, 0);
 	}
 	return false;
-}
-
-static void
-starve(struct vhost_queue *q, struct blk_pool *pool)
-{
-	CHECK(!q->starved && !list_linked(&q->starved_link));
-	q->starved = true;
-	list_append(&pool->starved, &q->starved_link);
 }
 
 /* How many chains to take now. */
@@ -592,10 +393,10 @@ queue_poll(struct vhost_queue *q)
 		virtq_prefetch(&q->vq, i);
 	}
 	while (taken < pending && !q->vq.broken && bytes < BATCH_BYTES_MAX) {
-		struct blk_request *req = request_get(bq->pool);
+		struct blk_request *req = blk_request_get(bq->pool);
 
 		if (UNLIKELY(req == NULL)) {
-			starve(q, bq->pool);
+			blk_pool_starve(bq->pool, q);
 			break;
 		}
 		taken++;
@@ -633,7 +434,7 @@ queue_stop(struct vhost_queue *q)
 	list_remove(&q->starved_link);
 	q->starved = false;
 	if (bq->pool != NULL) {
-		pool_put(bq->pool);
+		blk_pool_put(bq->pool);
 	}
 	if (bq->channel != NULL) {
 		channel_put(&bq->channel->channel);
@@ -661,13 +462,13 @@ queue_start(struct vhost_queue *q)
 	}
 	q->device = bq;
 	q->ch = bdev_channel_get(q->ctrlr->desc, &rc);
-	bq->channel = (struct blk_channel *)channel_get(&blk_device, &rc);
+	bq->channel = blk_channel_get(&rc);
 	if (q->ch == NULL || bq->channel == NULL) {
 		queue_stop(q);
 		return rc;
 	}
 	bq->block_shift = (unsigned)__builtin_ctz(bdev_block_size(bdev));
-	bq->pool = pool_get(bq->channel, request_bytes(bdev));
+	bq->pool = blk_pool_get(bq->channel, request_bytes(bdev));
 	if (bq->pool == NULL) {
 		queue_stop(q);
 		return -ENOMEM;

@@ -15,9 +15,10 @@
 
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "bdev/module.h"
 #include "event/reactor.h"
-#include "vhost/internal.h"
+#include "vhost/blk_pool.h"
 
 #define RING 16384u
 #define GPA UINT64_C(0x100000000)
@@ -209,7 +210,7 @@ setup_with(uint32_t block_size, bool readonly)
 	fix.used = (struct vring_used *)(void *)(fix.memory + 0x80000);
 	fix.ctrlr.ops = &vhost_blk_ops;
 	fix.ctrlr.readonly = readonly;
-	strcpy(fix.ctrlr.name, "ctrlr");
+	fix.ctrlr.name = "ctrlr";
 	fix.kick = eventfd(0, EFD_NONBLOCK);
 	on_thread(fix.control, open_bdev);
 	fix.q.ctrlr = &fix.ctrlr;
@@ -249,6 +250,7 @@ exit_thread(void)
 static int
 teardown(void **state)
 {
+	clock_set_fake_ns(UINT64_MAX);
 	fix.answers = 0;
 	on_thread(fix.control, stop_queue);
 	assert_int_equal(fix.answers, 1);
@@ -672,6 +674,110 @@ test_pool_runs_empty(void **state)
 	assert_false(fix.q.starved);
 }
 
+/* ---- Memory for requests ---- */
+
+static size_t pool_bytes;
+
+static void
+get_pool_bytes(void)
+{
+	pool_bytes = blk_pool_bytes();
+}
+
+static size_t
+held_bytes(void)
+{
+	on_thread(fix.io, get_pool_bytes);
+	return pool_bytes;
+}
+
+static void
+pass_ms(unsigned ms)
+{
+	clock_set_fake_ns(clock_now_ns() + ms * NS_PER_MS);
+	spin();
+}
+
+/* Offers count flushes and waits until the bdev has them. */
+static void
+burst(unsigned count)
+{
+	struct virtio_blk_outhdr h = header(VIRTIO_BLK_T_FLUSH, 0);
+	const struct part parts[] = {{&h, sizeof(h)}, {NULL, 1}};
+	unsigned before = dev.ops[BDEV_FLUSH];
+
+	for (unsigned i = 0; i < count; i++) {
+		offer(parts, 2);
+	}
+	for (int i = 0; i < 20000 && dev.ops[BDEV_FLUSH] != before + count; i++) {
+		reactor_poll_once(fix.reactor);
+	}
+	assert_int_equal(dev.ops[BDEV_FLUSH], before + count);
+}
+
+static void
+test_a_burst_is_given_back(void **state)
+{
+	size_t one, kept;
+
+	clock_set_fake_ns(clock_now_ns());
+	burst(1);
+	one = held_bytes() / BLK_POOL_GROW;
+	kept = (BLK_POOL_KEEP + 1) * one;
+	assert_true(one > sizeof(struct bdev_io));
+	/* What is small stays, and asks for no timer. */
+	dev.hold = true;
+	burst(BLK_POOL_KEEP);
+	on_thread(fix.io, complete_held);
+	assert_int_equal(reactor_next_timer_ns(fix.reactor), UINT64_MAX);
+	dev.hold = true;
+	burst(1000);
+	assert_true(held_bytes() > 1000 * (one / 2));
+	/* In use: not now. */
+	pass_ms(3 * BLK_TRIM_US / 1000);
+	assert_true(held_bytes() > 1000 * (one / 2));
+	on_thread(fix.io, complete_held);
+	assert_true(held_bytes() > 1000 * (one / 2));
+	pass_ms(BLK_TRIM_US / 1000 + 1);
+	assert_true(held_bytes() < kept);
+	assert_int_equal(reactor_next_timer_ns(fix.reactor), UINT64_MAX);
+	/* And again. */
+	dev.hold = true;
+	burst(500);
+	on_thread(fix.io, complete_held);
+	pass_ms(BLK_TRIM_US / 1000 + 1);
+	assert_true(held_bytes() < kept);
+	assert_int_equal(fix.used->idx, 1 + BLK_POOL_KEEP + 1000 + 500);
+}
+
+/* Blocks for requests of many segments. */
+static void
+test_long_requests_are_given_back(void **state)
+{
+	struct virtio_blk_outhdr h = header(VIRTIO_BLK_T_IN, 0);
+	struct part parts[12] = {{&h, sizeof(h)}};
+	size_t before;
+
+	clock_set_fake_ns(clock_now_ns());
+	assert_int_equal(read_sectors(0, 512), VIRTIO_BLK_S_OK);
+	before = held_bytes();
+	for (unsigned i = 1; i < 11; i++) {
+		parts[i] = (struct part){NULL, 512};
+	}
+	parts[11] = (struct part){NULL, 1};
+	dev.hold = true;
+	offer(parts, 12);
+	offer(parts, 12);
+	spin();
+	assert_int_equal(held_bytes(), before + 2 * sizeof(union blk_big));
+	pass_ms(BLK_TRIM_US / 1000 + 1);
+	assert_int_equal(held_bytes(), before + 2 * sizeof(union blk_big));
+	on_thread(fix.io, complete_held);
+	pass_ms(BLK_TRIM_US / 1000 + 1);
+	assert_int_equal(held_bytes(), before);
+	assert_int_equal(reactor_next_timer_ns(fix.reactor), UINT64_MAX);
+}
+
 static void
 failed(struct vhost_queue *q)
 {
@@ -762,6 +868,8 @@ main(void)
 		TEST(test_write_zeroes_segments),
 		TEST(test_segments_are_copied_once),
 		TEST(test_pool_runs_empty),
+		TEST(test_a_burst_is_given_back),
+		TEST(test_long_requests_are_given_back),
 		TEST(test_more_chains_than_descriptors),
 		TEST(test_request_too_long),
 		TEST(test_config),

@@ -12,6 +12,8 @@
  *     and takes its socket along.
  *  2. The bdev is closed when no session is left: then no queue holds a channel.
  *  3. Finding a controller takes the same time however many there are.
+ *  4. One that no VM is connected to takes CONTROLLER_BYTES here at most, the path of its socket and a
+ *     descriptor; nothing is done for it.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -25,9 +27,12 @@
 #include "vhost/session.h"
 
 #define SOCKET_MODE 0600
+#define CONTROLLER_BYTES 512
 #define IOPS_THRESHOLD_DEFAULT 60000
 /* Coalescing delays above are mistakes: guests take seconds for a dead disk. */
 #define DELAY_US_MAX 1000000
+
+_Static_assert(sizeof(struct vhost_controller) <= CONTROLLER_BYTES, "invariant 4");
 
 static struct {
 	char *socket_dir; /* NULL: not initialised */
@@ -323,10 +328,6 @@ start_controller(struct vhost_controller *ctrlr, const struct vhost_blk_options 
 	if (rc != 0) {
 		return rc;
 	}
-	if (asprintf(&ctrlr->socket_path, "%s/%s", g.socket_dir, options->name) < 0) {
-		ctrlr->socket_path = NULL;
-		return err_set(err, -ENOMEM, "out of memory");
-	}
 	return listener_start(&ctrlr->listener, ctrlr->socket_path, SOCKET_MODE, ctrlr->name, accepted, err);
 }
 
@@ -343,10 +344,11 @@ vhost_blk_create(const struct vhost_blk_options *options, struct vhost_controlle
 		return err_set(err, -EOPNOTSUPP, "controller %s: packed rings are not supported", options->name);
 	}
 	ctrlr = calloc(1, sizeof(*ctrlr));
-	if (ctrlr == NULL) {
+	if (ctrlr == NULL || asprintf(&ctrlr->socket_path, "%s/%s", g.socket_dir, options->name) < 0) {
+		free(ctrlr);
 		return err_set(err, -ENOMEM, "out of memory");
 	}
-	snprintf(ctrlr->name, sizeof(ctrlr->name), "%s", options->name);
+	ctrlr->name = ctrlr->socket_path + strlen(g.socket_dir) + 1;
 	ctrlr->ops = &vhost_blk_ops;
 	ctrlr->readonly = options->readonly;
 	ctrlr->iops_threshold = IOPS_THRESHOLD_DEFAULT;

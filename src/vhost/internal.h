@@ -86,8 +86,8 @@ vhost_count(_Atomic uint64_t *c, uint64_t n)
 void vhost_counters_add(struct vhost_counters *to, const struct vhost_counters *from);
 
 struct vhost_controller {
-	char name[VHOST_NAME_BYTES];
 	char *socket_path;
+	const char *name; /* its last component */
 	const struct vhost_device_ops *ops;
 	struct cpumask cpumask; /* lcores whose I/O threads may serve its queues */
 	_Atomic uint32_t delay_base_us; /* coalescing: 0 is off; read by the I/O threads */

@@ -19,7 +19,9 @@
  *     later.
  *  4. The socket is closed after the last queue has stopped: to the peer the end of the connection
  *     means that its memory is not touched any more.
- *  5. A session is freed from a message of its own, so that everyone on the stack may look at its
+ *  5. It takes SESSION_BYTES here at most and RING_BYTES a ring, besides its memory map and a page of
+ *     state; an idle one nothing else.
+ *  6. A session is freed from a message of its own, so that everyone on the stack may look at its
  *     state.
  */
 #include "vhost/session.h"
@@ -34,8 +36,12 @@
 
 /* Messages handled before other work of the thread gets its turn. */
 #define MESSAGES_PER_TURN 32
+#define SESSION_BYTES 1152
+#define RING_BYTES 768
 /* Log lines about messages that were ignored, a session. */
 #define IGNORED_LOG_MAX 8
+
+_Static_assert(sizeof(struct vhost_session) <= SESSION_BYTES && sizeof(struct ring) <= RING_BYTES, "invariant 5");
 
 static const char *const state_names[] = {
 #define SESSION_STATE_NAME(id, name) name,
