@@ -41,6 +41,20 @@ const struct ctl_command ctl_commands[] = {
 		 "      --text           text on a terminal, too\n"
 		 "Live, h shows the keys and what the columns mean.\n",
 	 .run = ctl_top},
+	{.name = "doctor",
+	 .arguments = "[options]",
+	 .summary = "what is well with this host and its berthd, what is not, and what to do",
+	 .help = "      --sample SECONDS  how long to look (1)\n"
+		 "      --state-dir DIR, --socket-dir DIR\n"
+		 "                        to look at before berthd is started with them\n"
+		 "Exit code 1 when something is BAD.\n",
+	 .run = ctl_doctor},
+	{.name = "mode",
+	 .arguments = "[MODE]",
+	 .summary = "how the reactors wait: shows it, or changes it while they work",
+	 .help = "  MODE                 poll, interrupt or adaptive, until the next start of berthd\n"
+		 "    --core N           of one reactor\n",
+	 .run = ctl_mode},
 	{.name = "config",
 	 .arguments = "save [FILE] | load FILE",
 	 .summary = "the configuration of the running target, as SPDK's save_config writes it",

@@ -100,9 +100,11 @@ void ctl_table_print(struct ctl_table *table);
 int ctl_rpc(struct ctl *ctl, int argc, char **argv);
 int ctl_disk(struct ctl *ctl, int argc, char **argv);
 int ctl_status(struct ctl *ctl, int argc, char **argv);
+int ctl_mode(struct ctl *ctl, int argc, char **argv);
 int ctl_config(struct ctl *ctl, int argc, char **argv);
 int ctl_perf(struct ctl *ctl, int argc, char **argv);
 int ctl_top(struct ctl *ctl, int argc, char **argv);
+int ctl_doctor(struct ctl *ctl, int argc, char **argv);
 int ctl_completion(struct ctl *ctl, int argc, char **argv);
 
 /* Help of a method from the schema. */

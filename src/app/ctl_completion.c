@@ -113,6 +113,14 @@ top_words(const char *last)
 }
 
 static void
+doctor_words(const char *last)
+{
+	bool wants_folder = strcmp(last, "--state-dir") == 0 || strcmp(last, "--socket-dir") == 0;
+
+	puts(wants_folder ? "<file>" : "--sample\n--state-dir\n--socket-dir\n--json");
+}
+
+static void
 command_words(void)
 {
 	for (const struct ctl_command *c = ctl_commands; c->name != NULL; c++) {
@@ -140,6 +148,10 @@ print_words(struct ctl *ctl, int argc, char **argv)
 		config_words(argc - 1);
 	} else if (strcmp(argv[0], "top") == 0) {
 		top_words(argv[argc - 1]);
+	} else if (strcmp(argv[0], "mode") == 0 && strcmp(argv[argc - 1], "--core") != 0) {
+		puts("poll\ninterrupt\nadaptive\n--core");
+	} else if (strcmp(argv[0], "doctor") == 0) {
+		doctor_words(argv[argc - 1]);
 	} else if (strcmp(argv[0], "help") == 0 && argc == 1) {
 		command_words();
 	} else if (strcmp(argv[0], "completion") == 0 && argc == 1) {

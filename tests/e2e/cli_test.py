@@ -52,6 +52,22 @@ def test_disks_need_a_state_dir(t):
     contains(berth(t, d, "disk", "create", "demo", "1G", code=1), "state")
 
 
+def test_mode(t):
+    d = t.daemon()
+    contains(berth(t, d, "mode"), "adaptive")
+    berth(t, d, "mode", "poll")
+    modes = {x["lcore"]: x["mode"] for x in json.loads(berth(t, d, "mode", "--json"))}
+    equal(set(modes.values()), {"poll"})
+    first = min(modes)
+    berth(t, d, "mode", "interrupt", "--core", str(first))
+    modes = {x["lcore"]: x["mode"] for x in json.loads(berth(t, d, "mode", "--json"))}
+    equal([x for x in modes if modes[x] == "interrupt"], [first])
+    contains(berth(t, d, "mode", "best", code=1), "mode")
+    contains(berth(t, d, "mode", "poll", "--core", "x", code=2), "--core")
+    contains(berth(t, d, "mode", "poll", "--core", "900", code=1), "900")
+    berth(t, d, "mode", "--core", "0", code=2)
+
+
 def test_status(t):
     d = t.daemon()
     contains(berth(t, d, "status"), str(d.pid))
