@@ -38,7 +38,7 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 }
 
 static void
-exchange_done(struct rpc_exchange *x, const char *text, size_t len)
+exchange_done(struct rpc_exchange *x, char *text, size_t len)
 {
 	done_calls++;
 	broken = x->broken;
@@ -47,6 +47,7 @@ exchange_done(struct rpc_exchange *x, const char *text, size_t len)
 
 		CHECK(answer != NULL && memchr(text, '\n', len) == text + len - 1);
 		json_decref(answer);
+		free(text);
 	}
 }
 

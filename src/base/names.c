@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "base/names.h"
 
-#include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,55 +19,70 @@ hash(const char *name)
 	return (size_t)(h ^ h >> 32);
 }
 
-static int
+static struct list *
+bucket_of(const struct names *t, const char *name)
+{
+	return t->buckets != NULL ? &t->buckets[hash(name) & (t->bucket_count - 1)] : (struct list *)&t->first;
+}
+
+/* Moves what is in old to where it belongs now. */
+static void
+spread(struct names *t, struct list *old)
+{
+	while (!list_empty(old)) {
+		struct names_node *node = LIST_FIRST(old, struct names_node, link);
+
+		list_remove(&node->link);
+		list_append(bucket_of(t, node->name), &node->link);
+	}
+}
+
+/* Without memory for more buckets the old ones get longer. */
+static void
 grow(struct names *t)
 {
 	size_t count = t->bucket_count == 0 ? BUCKETS_MIN : 2 * t->bucket_count;
-	struct list *buckets = calloc(count, sizeof(*buckets));
+	struct list *buckets = calloc(count, sizeof(*buckets)), *old = t->buckets;
+	size_t old_count = t->bucket_count;
 
 	if (buckets == NULL) {
-		return -ENOMEM;
+		return;
 	}
 	for (size_t i = 0; i < count; i++) {
 		list_init(&buckets[i]);
 	}
-	for (size_t i = 0; i < t->bucket_count; i++) {
-		while (!list_empty(&t->buckets[i])) {
-			struct names_node *node = LIST_FIRST(&t->buckets[i], struct names_node, link);
-
-			list_remove(&node->link);
-			list_append(&buckets[hash(node->name) & (count - 1)], &node->link);
-		}
-	}
-	free(t->buckets);
 	t->buckets = buckets;
 	t->bucket_count = count;
-	return 0;
+	spread(t, &t->first);
+	for (size_t i = 0; i < old_count; i++) {
+		spread(t, &old[i]);
+	}
+	free(old);
 }
 
-int
+void
 names_add(struct names *t, struct names_node *node, const char *name)
 {
-	/* Without memory for more buckets the old ones get longer. */
-	if (t->count >= t->bucket_count && grow(t) != 0 && t->bucket_count == 0) {
-		return -ENOMEM;
+	if (t->first.next == NULL) {
+		list_init(&t->first);
+	}
+	if (t->count >= t->bucket_count) {
+		grow(t);
 	}
 	node->name = name;
-	list_append(&t->buckets[hash(name) & (t->bucket_count - 1)], &node->link);
+	list_append(bucket_of(t, name), &node->link);
 	t->count++;
-	return 0;
 }
 
 struct names_node *
 names_find(const struct names *t, const char *name)
 {
+	struct list *bucket = bucket_of(t, name);
 	struct names_node *node;
-	struct list *bucket;
 
-	if (t->bucket_count == 0) {
+	if (list_empty(bucket)) {
 		return NULL;
 	}
-	bucket = &t->buckets[hash(name) & (t->bucket_count - 1)];
 	LIST_FOREACH (node, bucket, link) {
 		if (strcmp(node->name, name) == 0) {
 			return node;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Objects by name: an intrusive hash table that grows with what is in it. Not thread-safe. A zeroed table is an
- * empty one.
+ * Objects by name: an intrusive hash table that grows with what is in it; without memory to grow it gets slower.
+ * Not thread-safe. A zeroed table is an empty one; it must not be moved.
  */
 #ifndef BASE_NAMES_H
 #define BASE_NAMES_H
@@ -17,13 +17,14 @@ struct names_node {
 };
 
 struct names {
-	struct list *buckets;
+	struct list *buckets; /* NULL: only `first` */
+	struct list first;
 	size_t bucket_count; /* 0 or a power of two */
 	size_t count;
 };
 
-/* 0, or -ENOMEM. No other node in the table has this name: it would be found or not. */
-int names_add(struct names *t, struct names_node *node, const char *name);
+/* No other node in the table has this name. */
+void names_add(struct names *t, struct names_node *node, const char *name);
 
 /* NULL when there is none. */
 struct names_node *names_find(const struct names *t, const char *name);

@@ -28,13 +28,9 @@ const struct bdev_kind *
 bdev_kind_find(const struct bdev *bdev, json_t **ret_params)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
-		json_t *params = kinds[i]->params(bdev);
-
-		if (params != NULL) {
+		if (kinds[i]->is(bdev)) {
 			if (ret_params != NULL) {
-				*ret_params = params;
-			} else {
-				json_decref(params);
+				*ret_params = kinds[i]->params(bdev);
 			}
 			return kinds[i];
 		}
@@ -125,12 +121,19 @@ static const char *const hints[] = {
 };
 
 static json_t *
-bdev_json(const struct bdev *b)
+bdev_json(const void *ctx, const char *name)
 {
-	const struct bdev_kind *kind = bdev_kind_find(b, NULL);
-	json_t *object = json_object(), *specific = json_object();
+	const struct bdev *b = bdev_find(name);
+	const struct bdev_kind *kind;
+	json_t *object, *specific;
 	uuid_t uuid;
 
+	if (b == NULL) {
+		return NULL;
+	}
+	kind = bdev_kind_find(b, NULL);
+	object = json_object();
+	specific = json_object();
 	bdev_uuid(b, uuid);
 	json_object_set_new(object, "name", text_json(bdev_name(b)));
 	json_object_set_new(object, "aliases", aliases(b));
@@ -171,12 +174,10 @@ static struct list waiters = {&waiters, &waiters};
 static void
 answer_one(struct rpc_request *req, const char *name)
 {
-	const struct bdev *b = bdev_find(name);
-
-	if (b == NULL) {
+	if (bdev_find(name) == NULL) {
 		rpc_error(req, -ENODEV, "there is no bdev '%.128s'", name);
 	} else {
-		rpc_result(req, json_pack("[o]", bdev_json(b)));
+		rpc_result(req, json_pack("[o]", bdev_json(NULL, name)));
 	}
 }
 
@@ -237,7 +238,7 @@ static void
 get_bdevs(struct rpc_request *req, const void *params)
 {
 	const struct bdev_get_bdevs_params *p = params;
-	json_t *array;
+	struct rpc_list *list;
 
 	if (p->name != NULL) {
 		if (p->timeout > 0 && bdev_find(p->name) == NULL) {
@@ -247,11 +248,11 @@ get_bdevs(struct rpc_request *req, const void *params)
 		}
 		return;
 	}
-	array = json_array();
+	list = rpc_list_begin(req, bdev_json, NULL);
 	for (struct bdev *b = bdev_first(); b != NULL; b = bdev_next(b)) {
-		json_array_append_new(array, bdev_json(b));
+		rpc_list_add(list, bdev_name(b));
 	}
-	rpc_result(req, array);
+	rpc_list_end(list);
 }
 
 /* ---- Options and examination ---- */

@@ -5,8 +5,17 @@
 #include <errno.h>
 
 #include "bdev/bdev.h"
+#include "base/check.h"
 #include "methods/internal.h"
 #include "rpc/schema_gen.h"
+
+static bool
+is(const struct bdev *bdev)
+{
+	struct aio_bdev_info info;
+
+	return bdev_aio_info(bdev, &info);
+}
 
 static json_t *
 params_json(const struct bdev *bdev)
@@ -15,9 +24,7 @@ params_json(const struct bdev *bdev)
 	json_t *params;
 	uuid_t uuid;
 
-	if (!bdev_aio_info(bdev, &info)) {
-		return NULL;
-	}
+	CHECK(bdev_aio_info(bdev, &info));
 	bdev_uuid(bdev, uuid);
 	params = json_pack("{s:o, s:I, s:b, s:b, s:o, s:b}", "name", text_json(bdev_name(bdev)),
 			   "block_size", (json_int_t)bdev_block_size(bdev), "readonly",
@@ -43,7 +50,7 @@ driver_specific(const struct bdev *bdev, json_t *object)
 	}
 }
 
-const struct bdev_kind bdev_aio_kind = {"bdev_aio_create", params_json, driver_specific, false};
+const struct bdev_kind bdev_aio_kind = {"bdev_aio_create", is, params_json, driver_specific, false};
 
 static void
 create(struct rpc_request *req, const void *params)

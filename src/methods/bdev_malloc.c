@@ -5,17 +5,24 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "base/check.h"
 #include "methods/internal.h"
 #include "rpc/schema_gen.h"
+
+static bool
+is(const struct bdev *bdev)
+{
+	struct malloc_bdev_options o;
+
+	return bdev_malloc_get_options(bdev, &o);
+}
 
 static json_t *
 params_json(const struct bdev *bdev)
 {
 	struct malloc_bdev_options o;
 
-	if (!bdev_malloc_get_options(bdev, &o)) {
-		return NULL;
-	}
+	CHECK(bdev_malloc_get_options(bdev, &o));
 	return json_pack("{s:o, s:I, s:I, s:I, s:o, s:I, s:i, s:i, s:b, s:i, s:i}", "name",
 			 text_json(o.name), "num_blocks", (json_int_t)o.num_blocks, "block_size",
 			 (json_int_t)o.block_size, "physical_block_size",
@@ -24,17 +31,32 @@ params_json(const struct bdev *bdev)
 			 "dif_type", 0, "dif_is_head_of_md", 0, "dif_pi_format", 0, "numa_id", -1);
 }
 
-const struct bdev_kind bdev_malloc_kind = {"bdev_malloc_create", params_json, NULL, true};
+const struct bdev_kind bdev_malloc_kind = {"bdev_malloc_create", is, params_json, NULL, true};
+
+/* All below it are taken, so that a thousand names are not looked for a thousand times. */
+static unsigned first_free;
 
 /* The first free one of Malloc0, Malloc1, ... */
 static void
 choose_name(char ret_name[BDEV_NAME_BYTES])
 {
-	unsigned i = 0;
+	for (;; first_free++) {
+		snprintf(ret_name, BDEV_NAME_BYTES, "Malloc%u", first_free);
+		if (bdev_find(ret_name) == NULL) {
+			return;
+		}
+	}
+}
 
-	do {
-		snprintf(ret_name, BDEV_NAME_BYTES, "Malloc%u", i++);
-	} while (bdev_find(ret_name) != NULL);
+/* A name that looks like one of these, though it may be an odd one ("Malloc07"): searching too early does no harm. */
+void
+malloc_bdev_gone(const char *name)
+{
+	unsigned number;
+
+	if (sscanf(name, "Malloc%u", &number) == 1) {
+		first_free = MIN(first_free, number);
+	}
 }
 
 static void

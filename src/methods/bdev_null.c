@@ -4,10 +4,19 @@
 
 #include <errno.h>
 
+#include "base/check.h"
 #include "methods/internal.h"
 #include "rpc/schema_gen.h"
 
 #define MIB UINT64_C(1048576)
+
+static bool
+is(const struct bdev *bdev)
+{
+	struct null_bdev_options o;
+
+	return bdev_null_get_options(bdev, &o);
+}
 
 static json_t *
 params_json(const struct bdev *bdev)
@@ -15,9 +24,7 @@ params_json(const struct bdev *bdev)
 	struct null_bdev_options o;
 	json_t *params;
 
-	if (!bdev_null_get_options(bdev, &o)) {
-		return NULL;
-	}
+	CHECK(bdev_null_get_options(bdev, &o));
 	params = json_pack("{s:o, s:I, s:I, s:I, s:i, s:i, s:b, s:i, s:o}", "name",
 			   text_json(o.name), "num_blocks", (json_int_t)o.num_blocks, "block_size",
 			   (json_int_t)o.block_size, "physical_block_size",
@@ -31,7 +38,7 @@ params_json(const struct bdev *bdev)
 	return params;
 }
 
-const struct bdev_kind bdev_null_kind = {"bdev_null_create", params_json, NULL, false};
+const struct bdev_kind bdev_null_kind = {"bdev_null_create", is, params_json, NULL, false};
 
 static void
 create(struct rpc_request *req, const void *params)

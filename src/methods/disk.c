@@ -23,6 +23,7 @@
 #include "base/check.h"
 #include "base/list.h"
 #include "base/log.h"
+#include "base/names.h"
 #include "base/path.h"
 #include "bdev/bdev.h"
 #include "bdevs/aio/aio.h"
@@ -37,7 +38,8 @@
 #define FAMILY "berth_disk_"
 
 struct disk {
-	struct list link; /* in order of name */
+	struct list link; /* in order of creation */
+	struct names_node node;
 	char *name;
 	char *file;
 	char *backend; /* as asked for: "auto", "uring", "aio" */
@@ -45,20 +47,16 @@ struct disk {
 };
 
 static struct list disks = {&disks, &disks};
+static struct names by_name;
 
 /* ---- The list ---- */
 
 static struct disk *
 find(const char *name)
 {
-	struct disk *d;
+	struct names_node *node = names_find(&by_name, name);
 
-	LIST_FOREACH (d, &disks, link) {
-		if (strcmp(d->name, name) == 0) {
-			return d;
-		}
-	}
-	return NULL;
+	return node != NULL ? CONTAINER_OF(node, struct disk, node) : NULL;
 }
 
 static void
@@ -66,6 +64,7 @@ disk_free(struct disk *d)
 {
 	if (d != NULL) {
 		list_remove(&d->link);
+		names_remove(&by_name, &d->node);
 		free(d->name);
 		free(d->file);
 		free(d->backend);
@@ -76,14 +75,7 @@ disk_free(struct disk *d)
 static void
 insert(struct disk *disk)
 {
-	struct disk *d;
-
-	LIST_FOREACH (d, &disks, link) {
-		if (strcmp(d->name, disk->name) > 0) {
-			list_insert_before(&d->link, &disk->link);
-			return;
-		}
-	}
+	names_add(&by_name, &disk->node, disk->name);
 	list_append(&disks, &disk->link);
 }
 
@@ -111,13 +103,7 @@ disk_has_controller(const struct vhost_info *info)
 size_t
 disk_count(void)
 {
-	struct disk *d;
-	size_t count = 0;
-
-	LIST_FOREACH (d, &disks, link) {
-		count++;
-	}
-	return count;
+	return by_name.count;
 }
 
 /* ---- As JSON ---- */
@@ -138,15 +124,19 @@ params_json(const struct disk *d)
 }
 
 static json_t *
-disk_json(const struct disk *d)
+disk_json(const void *ctx, const char *name)
 {
-	const struct bdev *b = bdev_find(d->name);
-	const struct vhost_controller *ctrlr = vhost_find(d->name);
+	const struct disk *d = find(name);
+	const struct bdev *b = d != NULL ? bdev_find(name) : NULL;
+	const struct vhost_controller *ctrlr = vhost_find(name);
 	struct aio_bdev_info aio;
 	struct vhost_info info = {0};
 	struct stat st = {0};
 	uuid_t uuid;
 
+	if (d == NULL) {
+		return NULL;
+	}
 	CHECK(b != NULL);
 	bdev_uuid(b, uuid);
 	if (ctrlr != NULL) {
@@ -554,7 +544,7 @@ create_done(struct steps *s, int status)
 	}
 	insert(d);
 	job->disk = NULL;
-	result = disk_json(d);
+	result = disk_json(NULL, d->name);
 	if (job->note.code != 0) {
 		json_object_set_new(result, "note", text_json(err_text(&job->note)));
 		LOG_NOTICE(APP, d->name, "%s", err_text(&job->note));
@@ -686,24 +676,42 @@ static void delete (struct rpc_request *req, const void *params)
 
 /* ---- berth_disk_list ---- */
 
+static int
+compare_names(const void *a, const void *b)
+{
+	return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
 static void
 list_disks(struct rpc_request *req, const void *params)
 {
 	const struct berth_disk_list_params *p = params;
-	json_t *array;
+	struct rpc_list *list;
+	const char **names;
 	struct disk *d;
+	size_t count = 0;
 
 	if (p->name != NULL && find(p->name) == NULL) {
 		rpc_error(req, -ENODEV, "there is no disk '%.*s'", DISK_NAME_MAX, p->name);
 		return;
 	}
-	array = json_array();
+	names = malloc((by_name.count + 1) * sizeof(*names));
+	if (names == NULL) {
+		rpc_error(req, -ENOMEM, "out of memory");
+		return;
+	}
 	LIST_FOREACH (d, &disks, link) {
 		if (p->name == NULL || strcmp(d->name, p->name) == 0) {
-			json_array_append_new(array, disk_json(d));
+			names[count++] = d->name;
 		}
 	}
-	rpc_result(req, array);
+	qsort(names, count, sizeof(*names), compare_names);
+	list = rpc_list_begin(req, disk_json, NULL);
+	for (size_t i = 0; i < count; i++) {
+		rpc_list_add(list, names[i]);
+	}
+	rpc_list_end(list);
+	free(names);
 }
 
 const struct rpc_method disk_methods[] = {

@@ -65,8 +65,8 @@ bool check_block_size(struct rpc_request *req, uint32_t block_size);
 
 struct bdev_kind {
 	const char *create_method;
-	/* The parameters of create_method that make bdev again; NULL when bdev is of another
-	 * kind. */
+	bool (*is)(const struct bdev *bdev);
+	/* The parameters of create_method that make bdev, one of this kind, again. */
 	json_t *(*params)(const struct bdev *bdev);
 	/* Adds to bdev_get_bdevs' driver_specific; may be NULL. */
 	void (*driver_specific)(const struct bdev *bdev, json_t *object);
@@ -93,6 +93,7 @@ void notify_stop(void);
 void bdev_waiters_check(const char *name);
 void bdev_waiters_end(void);
 void disk_bdev_gone(const char *name);
+void malloc_bdev_gone(const char *name);
 
 /* ---- Configuration ---- */
 

@@ -36,6 +36,7 @@ on_notice(void *ctx, const char *name, enum bdev_notice what)
 		bdev_waiters_check(name);
 	} else if (what == BDEV_UNREGISTERED) {
 		disk_bdev_gone(name);
+		malloc_bdev_gone(name);
 	}
 }
 

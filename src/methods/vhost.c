@@ -77,6 +77,15 @@ set_coalescing(struct rpc_request *req, const void *params)
 	}
 }
 
+static void
+add_name(struct rpc_list *list, const struct vhost_controller *ctrlr)
+{
+	struct vhost_info info;
+
+	vhost_get_info(ctrlr, &info);
+	rpc_list_add(list, info.name);
+}
+
 /* ---- vhost_get_controllers ---- */
 
 static json_t *
@@ -93,48 +102,50 @@ session_json(const struct vhost_info *info)
 }
 
 static json_t *
-controller_json(const struct vhost_controller *ctrlr)
+controller_json(const void *ctx, const char *name)
 {
+	const struct vhost_controller *ctrlr = vhost_find(name);
 	struct vhost_info info;
-	json_t *object, *sessions = json_array();
+	json_t *sessions;
 
+	if (ctrlr == NULL) {
+		return NULL;
+	}
 	vhost_get_info(ctrlr, &info);
+	sessions = json_array();
 	if (info.has_session) {
 		json_array_append_new(sessions, session_json(&info));
 	}
-	object = json_pack("{s:s, s:s, s:I, s:I, s:o, s:o, s:{s:{s:b, s:o, s:s}}}", "ctrlr",
-			   info.name, "cpumask", info.cpumask, "delay_base_us",
-			   (json_int_t)info.delay_base_us, "iops_threshold",
-			   (json_int_t)info.iops_threshold, "socket", text_json(info.socket_path),
-			   "sessions", sessions, "backend_specific", "block", "readonly",
-			   info.readonly, "bdev",
-			   info.bdev_name[0] != '\0' ? text_json(info.bdev_name) : json_null(),
-			   "transport", TRANSPORT);
-	return object;
+	return json_pack("{s:s, s:s, s:I, s:I, s:o, s:o, s:{s:{s:b, s:o, s:s}}}", "ctrlr",
+			 info.name, "cpumask", info.cpumask, "delay_base_us",
+			 (json_int_t)info.delay_base_us, "iops_threshold",
+			 (json_int_t)info.iops_threshold, "socket", text_json(info.socket_path),
+			 "sessions", sessions, "backend_specific", "block", "readonly",
+			 info.readonly, "bdev",
+			 info.bdev_name[0] != '\0' ? text_json(info.bdev_name) : json_null(),
+			 "transport", TRANSPORT);
 }
 
 static void
 get_controllers(struct rpc_request *req, const void *params)
 {
 	const struct vhost_get_controllers_params *p = params;
-	json_t *array;
+	struct rpc_list *list;
 
 	if (p->name != NULL) {
-		const struct vhost_controller *ctrlr = vhost_find(p->name);
-
-		if (ctrlr == NULL) {
+		if (vhost_find(p->name) == NULL) {
 			rpc_error(req, RPC_ERROR_INTERNAL, "there is no controller '%.128s'",
 				  p->name);
 		} else {
-			rpc_result(req, json_pack("[o]", controller_json(ctrlr)));
+			rpc_result(req, json_pack("[o]", controller_json(NULL, p->name)));
 		}
 		return;
 	}
-	array = json_array();
+	list = rpc_list_begin(req, controller_json, NULL);
 	for (struct vhost_controller *c = vhost_first(); c != NULL; c = vhost_next(c)) {
-		json_array_append_new(array, controller_json(c));
+		add_name(list, c);
 	}
-	rpc_result(req, array);
+	rpc_list_end(list);
 }
 
 /* ---- vhost_get_stats ---- */
@@ -160,11 +171,17 @@ queues_json(const struct vhost_controller *ctrlr)
 }
 
 static json_t *
-stats_json(const struct vhost_controller *ctrlr, const struct vhost_stats *s)
+stats_json(const void *ctx, const char *name)
 {
+	struct vhost_controller *ctrlr = vhost_find(name);
+	struct vhost_stats stats, *s = &stats;
 	struct vhost_info info;
 
+	if (ctrlr == NULL) {
+		return NULL;
+	}
 	vhost_get_info(ctrlr, &info);
+	vhost_get_stats(ctrlr, s);
 	return json_pack("{s:s, s:o, s:b, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
 			 "ctrlr", info.name, "bdev",
 			 info.bdev_name[0] != '\0' ? text_json(info.bdev_name) : json_null(),
@@ -184,22 +201,22 @@ get_stats(struct rpc_request *req, const void *params)
 	const struct vhost_get_stats_params *p = params;
 	struct vhost_controller *c = p->ctrlr != NULL ? vhost_find(p->ctrlr) : vhost_first();
 	uint64_t now = clock_now_ns(), window = p->active_ms * UINT64_C(1000000);
-	json_t *array;
+	struct rpc_list *list;
 
 	if (p->ctrlr != NULL && c == NULL) {
 		rpc_error(req, -ENODEV, "there is no controller '%.128s'", p->ctrlr);
 		return;
 	}
-	array = json_array();
+	list = rpc_list_begin(req, stats_json, NULL);
 	for (; c != NULL; c = p->ctrlr != NULL ? NULL : vhost_next(c)) {
 		struct vhost_stats s;
 
 		vhost_get_stats(c, &s);
 		if (p->active_ms == 0 || s.inflight > 0 || (s.active_ns != 0 && s.active_ns + window >= now)) {
-			json_array_append_new(array, stats_json(c, &s));
+			add_name(list, c);
 		}
 	}
-	rpc_result(req, array);
+	rpc_list_end(list);
 }
 
 /* ---- Transports ---- */

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/descriptors.h"
 #include "base/log.h"
 #include "rpc/decode.h"
 #include "rpc/internal.h"
@@ -31,7 +32,7 @@ struct rpc_request {
 	const struct rpc_schema *schema;
 	json_t *params;   /* what the decoded structure borrows from; may be NULL */
 	json_t *recorded; /* NULL: params */
-	void (*done)(void *ctx, const json_t *result, const json_t *error);
+	void (*done)(void *ctx, const struct rpc_outcome *outcome);
 	void *ctx;
 	_Alignas(16) uint8_t decoded[];
 };
@@ -150,17 +151,14 @@ request_free(struct rpc_request *req)
 	free(req);
 }
 
-/* Takes result and error, of which one is NULL. */
 static void
-answer(struct rpc_request *req, json_t *result, json_t *error)
+answer(struct rpc_request *req, const struct rpc_outcome *outcome)
 {
-	void (*done)(void *ctx, const json_t *result, const json_t *error) = req->done;
+	void (*done)(void *ctx, const struct rpc_outcome *outcome) = req->done;
 	void *ctx = req->ctx;
 
 	request_free(req);
-	done(ctx, result, error);
-	json_decref(result);
-	json_decref(error);
+	done(ctx, outcome);
 }
 
 static int
@@ -200,7 +198,16 @@ rpc_result(struct rpc_request *req, json_t *result)
 			  err_text(&err));
 		return;
 	}
-	answer(req, result, NULL);
+	answer(req, &(struct rpc_outcome){.result = result});
+	json_decref(result);
+}
+
+void
+rpc_result_text(struct rpc_request *req, const struct rpc_text *text)
+{
+	MAGIC_OBJ(req, REQUEST_MAGIC);
+	CHECK(!req->schema->mutates);
+	answer(req, &(struct rpc_outcome){.text = text});
 }
 
 void
@@ -209,23 +216,35 @@ rpc_true(struct rpc_request *req)
 	rpc_result(req, json_true());
 }
 
+static void
+answer_error(struct rpc_request *req, int code, const char *text)
+{
+	json_t *error = rpc_error_json(code, text);
+
+	MAGIC_OBJ(req, REQUEST_MAGIC);
+	answer(req, &(struct rpc_outcome){.error = error});
+	json_decref(error);
+}
+
 void
 rpc_error(struct rpc_request *req, int code, const char *fmt, ...)
 {
 	char text[ERR_TEXT_BYTES];
 	va_list ap;
 
-	MAGIC_OBJ(req, REQUEST_MAGIC);
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	answer(req, NULL, rpc_error_json(code, text));
+	answer_error(req, code, text);
 }
 
 void
 rpc_error_from(struct rpc_request *req, int code, const struct err *err)
 {
-	rpc_error(req, code != 0 ? code : err->code, "%s", err_text(err));
+	struct err told = *err;
+
+	descriptors_explain(&told);
+	answer_error(req, code != 0 ? code : err->code, err_text(&told));
 }
 
 void
@@ -239,13 +258,11 @@ rpc_set_recorded_params(struct rpc_request *req, json_t *params)
 
 /* ---- Calls ---- */
 
-static void
-refuse(int code, void (*done)(void *ctx, const json_t *result, const json_t *error), void *ctx, const char *fmt,
-       ...) __attribute__((format(printf, 4, 5)));
+static void refuse(int code, void (*done)(void *ctx, const struct rpc_outcome *outcome), void *ctx, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
 
 static void
-refuse(int code, void (*done)(void *ctx, const json_t *result, const json_t *error), void *ctx, const char *fmt,
-       ...)
+refuse(int code, void (*done)(void *ctx, const struct rpc_outcome *outcome), void *ctx, const char *fmt, ...)
 {
 	char text[ERR_TEXT_BYTES];
 	json_t *error;
@@ -255,13 +272,13 @@ refuse(int code, void (*done)(void *ctx, const json_t *result, const json_t *err
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	error = rpc_error_json(code, text);
-	done(ctx, NULL, error);
+	done(ctx, &(struct rpc_outcome){.error = error});
 	json_decref(error);
 }
 
 void
-rpc_call(const char *method, const json_t *params, bool record,
-	 void (*done)(void *ctx, const json_t *result, const json_t *error), void *ctx)
+rpc_start_call(const char *method, const json_t *params, bool record,
+	       void (*done)(void *ctx, const struct rpc_outcome *outcome), void *ctx)
 {
 	const struct rpc_schema *schema = rpc_schema_find(method);
 	const struct rpc_method *found = schema != NULL ? find_method(schema) : NULL;
@@ -299,4 +316,42 @@ rpc_call(const char *method, const json_t *params, bool record,
 		return;
 	}
 	found->handler(req, req->decoded);
+}
+
+/* ---- Calls from inside the process ---- */
+
+struct inside_call {
+	void (*done)(void *ctx, const json_t *result, const json_t *error);
+	void *ctx;
+};
+
+static void
+inside_done(void *ctx, const struct rpc_outcome *outcome)
+{
+	struct inside_call call = *(struct inside_call *)ctx;
+	json_t *parsed = NULL;
+
+	free(ctx);
+	if (outcome->text != NULL) {
+		parsed = json_loadb(outcome->text->data, outcome->text->bytes, JSON_DECODE_ANY, NULL);
+	}
+	call.done(call.ctx, parsed != NULL ? parsed : outcome->result, outcome->error);
+	json_decref(parsed);
+}
+
+void
+rpc_call(const char *method, const json_t *params, bool record,
+	 void (*done)(void *ctx, const json_t *result, const json_t *error), void *ctx)
+{
+	struct inside_call *call = malloc(sizeof(*call));
+	json_t *error;
+
+	if (call != NULL) {
+		*call = (struct inside_call){done, ctx};
+		rpc_start_call(method, params, record, inside_done, call);
+		return;
+	}
+	error = rpc_error_json(-ENOMEM, "out of memory");
+	done(ctx, NULL, error);
+	json_decref(error);
 }

@@ -10,7 +10,8 @@
  *  1. What a client makes berth keep is bounded: one message in, RPC_RUNNING_MAX under way, the answers to these out.
  *  2. Messages start in the order in which they came; answers leave in the order in which they were made.
  *  3. After bytes that are no JSON nothing more is read; the error is sent, then the connection closes.
- *  4. A client that shuts down its sending side gets all its answers; one that is gone gets none, and what it
+ *  4. Other work of the thread has its turn after RPC_SLICE_NS of messages, or SEND_BYTES of answers.
+ *  5. A client that shuts down its sending side gets all its answers; one that is gone gets none, and what it
  *     started goes on unheard.
  */
 #include "rpc/conn.h"
@@ -24,6 +25,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "event/thread.h"
 #include "rpc/exchange.h"
@@ -32,12 +34,29 @@
 
 #define CONN_MAGIC 0x52504343u
 #define READ_BYTES 65536
+#define SEND_BYTES (1u << 20)
+/* Answers from that size on are sent from where they are, smaller ones are gathered in pieces of this size. */
+#define PIECE_BYTES 16384
 
 struct buffer {
 	char *data;
 	size_t start; /* consumed before it */
 	size_t end;
 	size_t capacity;
+};
+
+/* A part of what is to be sent. */
+struct piece {
+	struct list link;
+	char *data;
+	size_t start; /* sent before it */
+	size_t end;
+	size_t room; /* of data; 0: nothing is to be added */
+};
+
+struct out {
+	struct list pieces;
+	size_t bytes; /* in all of them */
 };
 
 struct conn {
@@ -49,7 +68,7 @@ struct conn {
 	struct watch watch;
 	uint32_t events;
 	struct buffer in;
-	struct buffer out;
+	struct out out;
 	struct rpc_scan scan; /* of in, from its start */
 	struct list exchanges;
 	unsigned running;
@@ -59,9 +78,11 @@ struct conn {
 	bool kicked;
 	bool working;
 	struct defer defer;
+	struct msg msg;
 };
 
 static void kick(struct conn *c);
+static void kick_later(struct conn *c);
 
 /* ---- Buffers ---- */
 
@@ -126,10 +147,20 @@ end(struct conn *c)
 }
 
 static void
+piece_free(struct piece *p)
+{
+	list_remove(&p->link);
+	free(p->data);
+	free(p);
+}
+
+static void
 conn_free(struct conn *c)
 {
+	while (!list_empty(&c->out.pieces)) {
+		piece_free(LIST_FIRST(&c->out.pieces, struct piece, link));
+	}
 	free(c->in.data);
-	free(c->out.data);
 	c->magic = 0;
 	free(c);
 }
@@ -137,36 +168,89 @@ conn_free(struct conn *c)
 /* ---- Out ---- */
 
 static void
+sent(struct conn *c, struct piece *p, size_t bytes)
+{
+	p->start += bytes;
+	c->out.bytes -= bytes;
+	if (p->start == p->end) {
+		piece_free(p);
+	}
+}
+
+static void
 send_out(struct conn *c)
 {
-	while (!c->failed && buffer_used(&c->out) > 0) {
-		ssize_t n = send(c->fd, c->out.data + c->out.start, buffer_used(&c->out), MSG_NOSIGNAL | MSG_DONTWAIT);
+	size_t left = SEND_BYTES;
+
+	while (!c->failed && c->out.bytes > 0 && left > 0) {
+		struct piece *p = LIST_FIRST(&c->out.pieces, struct piece, link);
+		ssize_t n = send(c->fd, p->data + p->start, MIN(p->end - p->start, left), MSG_NOSIGNAL | MSG_DONTWAIT);
 
 		if (n >= 0) {
-			c->out.start += (size_t)n;
+			sent(c, p, (size_t)n);
+			left -= (size_t)n;
 		} else if (errno == EAGAIN || errno == EWOULDBLOCK) {
 			return;
 		} else if (errno != EINTR) {
 			c->failed = true;
 		}
 	}
-	buffer_trim(&c->out);
 }
 
-static void
-put_out(struct conn *c, const char *text, size_t len)
+/* Takes data, of which room bytes are allocated and the first `bytes` are to be sent. */
+static struct piece *
+add_piece(struct out *out, char *data, size_t bytes, size_t room)
 {
-	if (buffer_used(&c->out) + len > RPC_OUT_MAX_BYTES || buffer_reserve(&c->out, len) != 0) {
-		LOG_WARNING(RPC, "", "a client does not take its answers; its connection is closed");
-		c->failed = true;
-		return;
+	struct piece *p = data != NULL ? calloc(1, sizeof(*p)) : NULL;
+
+	if (p == NULL) {
+		free(data);
+		return NULL;
 	}
-	memcpy(c->out.data + c->out.end, text, len);
-	c->out.end += len;
+	p->data = data;
+	p->end = bytes;
+	p->room = room;
+	list_append(&out->pieces, &p->link);
+	out->bytes += bytes;
+	return p;
+}
+
+/* Takes text. */
+static bool
+out_add(struct out *out, char *text, size_t len)
+{
+	struct piece *last = list_empty(&out->pieces) ? NULL : LIST_ENTRY(out->pieces.prev, struct piece, link);
+
+	if (len >= PIECE_BYTES) {
+		return add_piece(out, text, len, 0) != NULL;
+	}
+	if (last == NULL || last->room - MIN(last->room, last->end) < len) {
+		last = add_piece(out, malloc(PIECE_BYTES), 0, PIECE_BYTES);
+	}
+	if (last != NULL) {
+		memcpy(last->data + last->end, text, len);
+		last->end += len;
+		out->bytes += len;
+	}
+	free(text);
+	return last != NULL;
+}
+
+/* Takes text. */
+static void
+put_out(struct conn *c, char *text, size_t len)
+{
+	if (c->out.bytes + len > RPC_OUT_MAX_BYTES) {
+		LOG_WARNING(RPC, "", "a client does not take its answers; its connection is closed");
+		free(text);
+		c->failed = true;
+	} else if (!out_add(&c->out, text, len)) {
+		c->failed = true;
+	}
 }
 
 static void
-exchange_done(struct rpc_exchange *x, const char *text, size_t len)
+exchange_done(struct rpc_exchange *x, char *text, size_t len)
 {
 	struct conn *c = MAGIC_OBJ((struct conn *)x->owner, CONN_MAGIC);
 
@@ -177,6 +261,8 @@ exchange_done(struct rpc_exchange *x, const char *text, size_t len)
 	}
 	if (text != NULL && !c->failed) {
 		put_out(c, text, len);
+	} else {
+		free(text);
 	}
 	kick(c);
 }
@@ -192,7 +278,6 @@ give_up(struct conn *c, int code, const char *message)
 	c->last = true;
 	if (text != NULL) {
 		put_out(c, text, strlen(text));
-		free(text);
 	}
 }
 
@@ -220,12 +305,12 @@ static bool
 may_start(const struct conn *c)
 {
 	return c->fd >= 0 && !c->failed && !c->last && c->running < RPC_RUNNING_MAX &&
-	       buffer_used(&c->out) < RPC_OUT_HIGH_BYTES;
+	       c->out.bytes < RPC_OUT_HIGH_BYTES;
 }
 
-/* Starts the messages that are whole. True when more bytes are wanted. */
+/* Starts the messages that are whole, until end_ns. True when more bytes are wanted. */
 static bool
-start_messages(struct conn *c)
+start_messages(struct conn *c, uint64_t end_ns)
 {
 	char text[96];
 
@@ -233,6 +318,9 @@ start_messages(struct conn *c)
 		if (buffer_used(&c->in) == 0) {
 			buffer_trim(&c->in);
 			return true;
+		}
+		if (clock_now_ns() >= end_ns) {
+			return false;
 		}
 		switch (rpc_scan(&c->scan, c->in.data + c->in.start, buffer_used(&c->in))) {
 		case RPC_SCAN_VALUE:
@@ -293,7 +381,7 @@ read_in(struct conn *c)
 static bool
 is_over(const struct conn *c)
 {
-	bool nothing_left = c->running == 0 && buffer_used(&c->out) == 0;
+	bool nothing_left = c->running == 0 && c->out.bytes == 0;
 
 	return c->failed || ((c->last || (c->eof && may_start(c))) && nothing_left);
 }
@@ -302,7 +390,7 @@ static void
 set_events(struct conn *c, bool wants_bytes)
 {
 	uint32_t events = (wants_bytes && !c->eof && !c->last ? (uint32_t)EPOLLIN : 0) |
-			  (buffer_used(&c->out) > 0 ? (uint32_t)EPOLLOUT : 0);
+			  (c->out.bytes > 0 ? (uint32_t)EPOLLOUT : 0);
 
 	if (events != c->events && watch_modify(&c->watch, events) == 0) {
 		c->events = events;
@@ -310,9 +398,9 @@ set_events(struct conn *c, bool wants_bytes)
 }
 
 static void
-work(struct defer *defer)
+work(struct conn *c)
 {
-	struct conn *c = MAGIC_OBJ(CONTAINER_OF(defer, struct conn, defer), CONN_MAGIC);
+	uint64_t end_ns = clock_now_ns() + RPC_SLICE_NS;
 	bool wants_bytes;
 
 	c->kicked = false;
@@ -321,9 +409,9 @@ work(struct defer *defer)
 		return;
 	}
 	c->working = true;
-	wants_bytes = start_messages(c);
+	wants_bytes = start_messages(c, end_ns);
 	if (wants_bytes && read_in(c)) {
-		wants_bytes = start_messages(c);
+		wants_bytes = start_messages(c, end_ns);
 	}
 	c->working = false;
 	if (c->fd >= 0) {
@@ -332,7 +420,8 @@ work(struct defer *defer)
 	if (c->fd >= 0 && !is_over(c)) {
 		set_events(c, wants_bytes);
 		if (!wants_bytes && may_start(c)) {
-			kick(c); /* sending made room for the answers to what was read already */
+			/* Time was up, or sending made room for the answers to what was read already. */
+			kick_later(c);
 		}
 		return;
 	}
@@ -349,11 +438,33 @@ work(struct defer *defer)
 }
 
 static void
+work_soon(struct defer *defer)
+{
+	work(MAGIC_OBJ(CONTAINER_OF(defer, struct conn, defer), CONN_MAGIC));
+}
+
+static void
+work_later(struct msg *msg)
+{
+	work(MAGIC_OBJ(CONTAINER_OF(msg, struct conn, msg), CONN_MAGIC));
+}
+
+static void
 kick(struct conn *c)
 {
 	if (!c->kicked) {
 		c->kicked = true;
-		thread_defer(&c->defer, work);
+		thread_defer(&c->defer, work_soon);
+	}
+}
+
+/* As kick(), but everybody else on this reactor has a turn before. */
+static void
+kick_later(struct conn *c)
+{
+	if (!c->kicked) {
+		c->kicked = true;
+		thread_send(thread_self(), &c->msg, work_later);
 	}
 }
 
@@ -382,6 +493,7 @@ conn_open(int fd, struct list *conns, void (*closed)(void *ctx), void *ctx)
 		c->ctx = ctx;
 		c->events = EPOLLIN;
 		list_init(&c->exchanges);
+		list_init(&c->out.pieces);
 		rc = watch_start(&c->watch, fd, c->events, on_event);
 	}
 	if (rc != 0) {

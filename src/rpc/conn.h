@@ -6,9 +6,12 @@
 #include "base/list.h"
 
 #define RPC_REQUEST_MAX_BYTES (4u << 20)
-/* A connection is not read from while so many of its messages are under way or so much of its answers waits. */
+/*
+ * A connection is not read from while so many of its messages are under way or so much of its answers waits. The
+ * latter is much, because a client may send all its requests, a hundred thousand creations, before it reads the first answer.
+ */
 #define RPC_RUNNING_MAX 64
-#define RPC_OUT_HIGH_BYTES (1u << 20)
+#define RPC_OUT_HIGH_BYTES (8u << 20)
 /* More answers than that waiting end a connection. */
 #define RPC_OUT_MAX_BYTES (64u << 20)
 

@@ -6,7 +6,8 @@
  *  1. Exactly one answer for each request with an id, none for one without; an array of answers for a batch, in
  *     the order of its requests; nothing when a batch has only notifications.
  *  2. The requests of a batch run one after another, so that a later one may use what an earlier one made.
- *  3. An exchange that is dropped lives until the call under way has answered.
+ *  3. An exchange that is dropped lives until the call under way has answered, or its message has come.
+ *  4. A batch gives way to other work of its thread after RPC_SLICE_NS.
  */
 #include "rpc/exchange.h"
 
@@ -15,6 +16,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "rpc/internal.h"
 #include "rpc/rpc.h"
@@ -24,103 +26,100 @@ static void run(struct rpc_exchange *x);
 /* ---- Ending ---- */
 
 static void
-finish(struct rpc_exchange *x, const char *text)
+finish(struct rpc_exchange *x)
 {
-	if (!x->dropped) {
-		x->done(x, text, text != NULL ? strlen(text) : 0);
+	char *text = NULL;
+	size_t len = 0;
+
+	if (x->text.bytes > 0 || x->text.failed) {
+		if (x->batch != NULL) {
+			rpc_text_add_string(&x->text, "]");
+		}
+		rpc_text_add_string(&x->text, "\n");
+		text = rpc_text_take(&x->text, &len);
+		x->broken |= text == NULL;
+	}
+	if (x->dropped) {
+		free(text);
+	} else {
+		x->done(x, text, len);
 	}
 	json_decref(x->batch);
-	json_decref(x->answers);
 	json_decref(x->id);
 	free(x);
 }
 
-/* Dumps what is to be said, with a line feed; borrows json. */
-static char *
-dump(const json_t *json)
-{
-	char *text = json_dumps(json, JSON_COMPACT);
-	size_t len = text != NULL ? strlen(text) : 0;
-	char *line = text != NULL ? realloc(text, len + 2) : NULL;
+/* ---- Answers ---- */
 
-	if (line == NULL) {
-		free(text);
-		return NULL;
+/* Members in the order in which SPDK writes them. */
+static void
+add_answer(struct rpc_text *t, const json_t *id, const struct rpc_outcome *outcome)
+{
+	rpc_text_add_string(t, "{\"jsonrpc\":\"2.0\",\"id\":");
+	rpc_text_add_json(t, id);
+	rpc_text_add_string(t, outcome->error != NULL ? ",\"error\":" : ",\"result\":");
+	if (outcome->text != NULL) {
+		rpc_text_add(t, outcome->text->data, outcome->text->bytes);
+	} else {
+		rpc_text_add_json(t, outcome->error != NULL ? outcome->error : outcome->result);
 	}
-	memcpy(line + len, "\n", 2);
-	return line;
+	rpc_text_add_string(t, "}");
 }
 
 static void
-finish_json(struct rpc_exchange *x, const json_t *json)
-{
-	char *text = json != NULL ? dump(json) : NULL;
-
-	finish(x, text);
-	free(text);
-}
-
-/* ---- Answers ---- */
-
-/* Borrows all. Members in the order in which SPDK writes them. */
-static json_t *
-make_answer(json_t *id, const json_t *result, const json_t *error)
-{
-	json_t *answer = json_object();
-
-	json_object_set_new(answer, "jsonrpc", json_string("2.0"));
-	json_object_set(answer, "id", id);
-	json_object_set(answer, error != NULL ? "error" : "result", (json_t *)(error != NULL ? error : result));
-	return answer;
-}
-
-static json_t *
-make_error(int code, const char *message, json_t *id)
+add_error(struct rpc_text *t, int code, const char *message, const json_t *id)
 {
 	json_t *error = rpc_error_json(code, message);
-	json_t *answer = make_answer(id, NULL, error);
 
+	add_answer(t, id, &(struct rpc_outcome){.error = error});
 	json_decref(error);
-	return answer;
 }
 
 char *
 rpc_exchange_error_text(int code, const char *message)
 {
-	json_t *answer = make_error(code, message, json_null());
-	char *text = dump(answer);
+	struct rpc_text t = {0};
+	size_t len;
 
-	json_decref(answer);
-	return text;
+	add_error(&t, code, message, json_null());
+	rpc_text_add(&t, "\n", 2); /* and the zero byte */
+	return rpc_text_take(&t, &len);
 }
 
-/* Takes answer, which may be NULL for none. */
+/* The next answer of a batch begins. */
 static void
-give(struct rpc_exchange *x, json_t *answer)
+separate(struct rpc_exchange *x)
+{
+	if (x->batch != NULL) {
+		rpc_text_add_string(&x->text, x->text.bytes == 0 ? "[" : ",");
+	}
+}
+
+/* The request under way has its answer in x->text, or gets none. */
+static void
+go_on(struct rpc_exchange *x)
 {
 	json_decref(x->id);
 	x->id = NULL;
 	x->waiting = false;
 	if (x->batch == NULL) {
-		finish_json(x, answer);
-		json_decref(answer);
-		return;
-	}
-	if (answer != NULL) {
-		json_array_append_new(x->answers, answer);
-	}
-	if (!x->looping) {
+		finish(x);
+	} else if (!x->looping) {
 		run(x);
 	}
 }
 
 static void
-call_done(void *ctx, const json_t *result, const json_t *error)
+call_done(void *ctx, const struct rpc_outcome *outcome)
 {
 	struct rpc_exchange *x = ctx;
 
 	CHECK(x->waiting);
-	give(x, x->id != NULL ? make_answer(x->id, result, error) : NULL);
+	if (x->id != NULL && !x->dropped) {
+		separate(x);
+		add_answer(&x->text, x->id, outcome);
+	}
+	go_on(x);
 }
 
 /* ---- Requests ---- */
@@ -178,27 +177,41 @@ start_request(struct rpc_exchange *x, const json_t *request)
 	if (fault != NULL) {
 		bool usable = json_is_string(id) || json_is_number(id);
 
-		give(x, make_error(RPC_ERROR_INVALID_REQUEST, fault, usable ? id : json_null()));
+		separate(x);
+		add_error(&x->text, RPC_ERROR_INVALID_REQUEST, fault, usable ? id : json_null());
+		go_on(x);
 		return;
 	}
 	x->id = json_incref(id);
-	rpc_call(json_string_value(json_object_get(request, "method")), json_is_null(params) ? NULL : params, true,
-		 call_done, x);
+	rpc_start_call(json_string_value(json_object_get(request, "method")), json_is_null(params) ? NULL : params, true,
+		       call_done, x);
 }
 
-/* Starts the requests of a batch until one is not answered at once. */
+static void
+run_again(struct msg *msg)
+{
+	run(CONTAINER_OF(msg, struct rpc_exchange, msg));
+}
+
+/* Starts the requests of a batch until one is not answered at once, or other work should have its turn. */
 static void
 run(struct rpc_exchange *x)
 {
+	uint64_t end_ns = thread_self() != NULL ? clock_now_ns() + RPC_SLICE_NS : UINT64_MAX;
 	size_t count = json_array_size(x->batch);
 
 	x->looping = true;
-	while (x->next < count && !x->waiting && !x->dropped) {
+	while (x->next < count && !x->waiting && !x->dropped && clock_now_ns() < end_ns) {
 		start_request(x, json_array_get(x->batch, x->next++));
 	}
 	x->looping = false;
-	if (!x->waiting) {
-		finish_json(x, json_array_size(x->answers) > 0 ? x->answers : NULL);
+	if (x->waiting) {
+		return;
+	}
+	if (x->next < count && !x->dropped) {
+		thread_send(thread_self(), &x->msg, run_again);
+	} else {
+		finish(x);
 	}
 }
 
@@ -206,18 +219,15 @@ static void
 start_batch(struct rpc_exchange *x, json_t *batch)
 {
 	size_t count = json_array_size(batch);
-	json_t *fault;
 
 	if (count >= 1 && count <= RPC_BATCH_MAX) {
 		x->batch = json_incref(batch);
-		x->answers = json_array();
 		run(x);
 		return;
 	}
-	fault = make_error(RPC_ERROR_INVALID_REQUEST,
-			   count == 0 ? "the batch is empty" : "the batch has more than 4096 requests", json_null());
-	finish_json(x, fault);
-	json_decref(fault);
+	add_error(&x->text, RPC_ERROR_INVALID_REQUEST,
+		  count == 0 ? "the batch is empty" : "the batch has more than 4096 requests", json_null());
+	finish(x);
 }
 
 void
@@ -227,11 +237,9 @@ rpc_exchange_start(struct rpc_exchange *x, const char *data, size_t len)
 	json_t *message = json_loadb(data, len, JSON_REJECT_DUPLICATES, &fault);
 
 	if (message == NULL) {
-		json_t *answer = make_error(RPC_ERROR_PARSE, fault.text, json_null());
-
 		x->broken = true;
-		finish_json(x, answer);
-		json_decref(answer);
+		add_error(&x->text, RPC_ERROR_PARSE, fault.text, json_null());
+		finish(x);
 		return;
 	}
 	if (json_is_array(message)) {

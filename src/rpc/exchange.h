@@ -10,23 +10,26 @@
 #include <stddef.h>
 
 #include "base/list.h"
+#include "event/thread.h"
+#include "rpc/text.h"
 
 #define RPC_BATCH_MAX 4096
 
 struct rpc_exchange {
 	struct list link; /* the owner's */
 	/* Called once, at once or later, unless dropped; the exchange ends afterwards. text: the answer, NULL when there
-	 * is none to give; borrowed during the call. */
-	void (*done)(struct rpc_exchange *x, const char *text, size_t len);
+	 * is none to give; takes it (free). */
+	void (*done)(struct rpc_exchange *x, char *text, size_t len);
 	void *owner;
-	bool broken; /* the text was no JSON: nothing that follows it can be trusted */
+	bool broken; /* the text was no JSON, or memory for the answer was out: nothing that follows can be trusted */
 
 	/* The exchange's own. */
 	json_t *batch; /* array of requests under way; NULL: a single one */
-	json_t *answers;
+	struct rpc_text text; /* of the answers */
 	json_t *id; /* of the request under way; NULL: a notification */
 	size_t next;
-	bool waiting; /* for an answer */
+	struct msg msg; /* under way between two slices of a batch */
+	bool waiting;   /* for an answer */
 	bool looping; /* in the loop that starts the requests of a batch */
 	bool dropped;
 };

@@ -3,6 +3,28 @@
 #define RPC_INTERNAL_H
 
 #include <jansson.h>
+#include <stdbool.h>
+
+#include "rpc/text.h"
+
+struct rpc_request;
+
+/* What a call came to: one of the three is not NULL. */
+struct rpc_outcome {
+	const json_t *result;
+	const struct rpc_text *text; /* a result that is text already */
+	const json_t *error;
+};
+
+/* rpc_call() for those who write the answer down: borrows the outcome during done. */
+void rpc_start_call(const char *method, const json_t *params, bool record,
+		    void (*done)(void *ctx, const struct rpc_outcome *outcome), void *ctx);
+
+/* Ends a request whose method changes nothing with a result that is text already; borrows it. */
+void rpc_result_text(struct rpc_request *req, const struct rpc_text *text);
+
+/* Gives up the lists that are being made (rpc.h): their requests end with an error. */
+void rpc_lists_end(void);
 
 /* A string of text that may hold bytes that are no UTF-8 (they become '?'). New reference. */
 json_t *rpc_text_json(const char *text);

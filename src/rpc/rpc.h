@@ -31,6 +31,9 @@ struct rpc_strings {
 #define RPC_ERROR_INVALID_PARAMS (-32602)
 #define RPC_ERROR_INTERNAL (-32603)
 
+/* The app thread shares its reactor with I/O: what a burst of calls asks for is done so long at a time. */
+#define RPC_SLICE_NS UINT64_C(200000)
+
 enum rpc_state {
 	RPC_STARTUP = 1, /* before the framework is initialised (--wait-for-rpc) */
 	RPC_RUNTIME = 2,
@@ -54,8 +57,21 @@ void rpc_result(struct rpc_request *req, json_t *result); /* takes result */
 void rpc_true(struct rpc_request *req);
 /* code: one of RPC_ERROR_... or a negative errno. */
 void rpc_error(struct rpc_request *req, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-/* code 0: err->code is the code. */
+/* code 0: err->code is the code. When descriptors have run out, the text also says how many there are. */
 void rpc_error_from(struct rpc_request *req, int code, const struct err *err);
+
+/*
+ * An answer that lists named things, of which there may be ten thousand: an array of item(ctx, name), made RPC_SLICE_NS
+ * at a time, between which the thread does other things. NULL: it is gone meanwhile, and left out. begin and all adds
+ * in one go, then end, which answers, now or later; ctx is borrowed until then. Methods that change nothing only. Memory
+ * that is out is an error answer.
+ */
+struct rpc_list;
+
+struct rpc_list *rpc_list_begin(struct rpc_request *req, json_t *(*item)(const void *ctx, const char *name),
+				const void *ctx);
+void rpc_list_add(struct rpc_list *list, const char *name);
+void rpc_list_end(struct rpc_list *list);
 
 /* ---- Within a handler ---- */
 

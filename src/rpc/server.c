@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The listening socket. RPC_CONNECTIONS_MAX clients are served at a time; further ones wait in the kernel's
- * queue until one leaves. When descriptors run out accepting pauses RPC_ACCEPT_PAUSE_US: the socket stays readable, and
- * trying again at once would spin.
+ * queue until one leaves. A connection may take one of the descriptors that are kept back, so that a process at its limit
+ * answers still. When those have run out, too, accepting pauses until a client leaves or RPC_ACCEPT_PAUSE_US have passed:
+ * the socket stays readable, and trying again at once would spin.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -12,9 +13,11 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/descriptors.h"
 #include "base/log.h"
 #include "event/thread.h"
 #include "rpc/conn.h"
+#include "rpc/internal.h"
 #include "rpc/rpc.h"
 #include "sock/unix.h"
 
@@ -50,6 +53,9 @@ conn_closed(void *ctx)
 	struct rpc_server *s = ctx;
 
 	s->conn_count--;
+	/* Its descriptor is free now. */
+	s->pausing = false;
+	timer_stop(&s->pause);
 	set_accepting(s);
 }
 
@@ -65,9 +71,26 @@ pause_over(struct timer *t)
 static void
 pause_accepting(struct rpc_server *s, int rc)
 {
-	LOG_WARNING(RPC, s->path, "cannot accept a connection: %s", strerror(-rc));
+	struct err err = ERR_NONE;
+
+	err_set(&err, rc, "cannot accept a connection: %s", strerror(-rc));
+	descriptors_explain(&err);
+	LOG_WARNING(RPC, s->path, "%s", err_text(&err));
 	s->pausing = timer_start(&s->pause, RPC_ACCEPT_PAUSE_US, pause_over) == 0;
 	set_accepting(s);
+}
+
+static int
+accept_next(struct rpc_server *s)
+{
+	int rc = unix_accept(s->fd);
+
+	if (descriptors_out(rc)) {
+		descriptors_borrow();
+		rc = unix_accept(s->fd);
+		descriptors_return();
+	}
+	return rc;
 }
 
 static void
@@ -76,7 +99,7 @@ on_connect(struct watch *w, uint32_t events)
 	struct rpc_server *s = CONTAINER_OF(w, struct rpc_server, watch);
 
 	while (s->conn_count < RPC_CONNECTIONS_MAX) {
-		int rc = unix_accept(s->fd);
+		int rc = accept_next(s);
 
 		if (rc >= 0) {
 			rc = conn_open(rc, &s->conns, conn_closed, s);
@@ -163,5 +186,6 @@ rpc_server_stop(struct rpc_server *s)
 	watch_stop(&s->watch);
 	timer_stop(&s->pause);
 	conn_close_all(&s->conns);
+	rpc_lists_end();
 	server_free(s);
 }

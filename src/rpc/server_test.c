@@ -18,6 +18,7 @@
 #include <cmocka.h>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "event/reactor.h"
 #include "rpc/conn.h"
 #include "rpc/rpc.h"
@@ -27,6 +28,8 @@
 #define ANSWER_BYTES (16u << 20)
 #define ROUNDS_MAX 2000
 #define WAITING_MAX 256
+#define BURST 20000u
+#define LISTED 2000u
 
 static struct {
 	char dir[64];
@@ -37,6 +40,10 @@ static struct {
 	struct rpc_request *waiting[WAITING_MAX];
 	unsigned waiting_count;
 	unsigned handled;
+	unsigned listed;    /* names in a list */
+	unsigned items;     /* made of it */
+	unsigned gone_from; /* 0: none is gone */
+	uint64_t item_ns;
 	char recorded[256];
 	int record_rc;
 	char *answer; /* what the last client got */
@@ -76,6 +83,32 @@ wait_for_examine(struct rpc_request *req, const void *params)
 	f.handled++;
 	assert_true(f.waiting_count < WAITING_MAX);
 	f.waiting[f.waiting_count++] = req;
+}
+
+static json_t *
+listed_item(const void *ctx, const char *name)
+{
+	unsigned number = (unsigned)atoi(name + 1);
+	uint64_t end_ns = clock_now_ns() + f.item_ns;
+
+	f.items++;
+	while (clock_now_ns() < end_ns) {
+	}
+	return f.gone_from != 0 && number >= f.gone_from ? NULL : json_string(name);
+}
+
+static void
+get_controllers(struct rpc_request *req, const void *params)
+{
+	struct rpc_list *list = rpc_list_begin(req, listed_item, params);
+
+	for (unsigned i = 0; i < f.listed; i++) {
+		char name[16];
+
+		snprintf(name, sizeof(name), "n%u", i);
+		rpc_list_add(list, name);
+	}
+	rpc_list_end(list);
 }
 
 /* name: a number, the size of the answer. */
@@ -127,6 +160,7 @@ static const struct rpc_method methods[] = {
 	{"bdev_malloc_create", malloc_create},
 	{"bdev_wait_for_examine", wait_for_examine},
 	{"bdev_get_bdevs", get_bdevs},
+	{"vhost_get_controllers", get_controllers},
 	{"rpc_get_methods", get_methods},
 	{"framework_start_init", start_init},
 	{"log_get_level", bad_text},
@@ -207,7 +241,8 @@ setup(void **state)
 	snprintf(f.path, sizeof(f.path), "%s/rpc.sock", f.dir);
 	f.reactor = reactor_create(0, -1, REACTOR_INTERRUPT, &err);
 	f.thread = thread_create("app", f.reactor);
-	f.handled = 0;
+	f.handled = f.listed = f.items = f.gone_from = 0;
+	f.item_ns = 0;
 	f.record_rc = 0;
 	f.recorded[0] = '\0';
 	rpc_set_state(RPC_RUNTIME);
@@ -618,18 +653,129 @@ test_back_pressure(void **state)
 	int fd = client();
 	size_t total = 0;
 
-	for (int i = 0; i < 20; i++) {
+	for (int i = 0; i < 40; i++) {
 		send(fd, text, strlen(text), MSG_DONTWAIT);
 	}
-	turn(50);
-	assert_true(f.handled < 6);
-	for (int i = 0; i < 20; i++) {
+	turn(200);
+	assert_true(f.handled < RPC_OUT_HIGH_BYTES / 600000 + 3);
+	for (int i = 0; i < 40; i++) {
 		get(fd, 1);
 		total += f.answer_len;
 	}
-	assert_int_equal(f.handled, 20);
-	assert_int_equal(total, 20 * (600000 + strlen(ANSWER("1", "\"\""))));
+	assert_int_equal(f.handled, 40);
+	assert_int_equal(total, 40 * (600000 + strlen(ANSWER("1", "\"\""))));
 	close(fd);
+}
+
+/* A client that sends all it has before it reads the first answer, more than sockets hold. */
+static void
+test_burst(void **state)
+{
+	const char text[] = REQUEST("1", "spdk_get_version");
+	int fd = client();
+	size_t total = 0;
+
+	for (unsigned i = 0; i < BURST; i++) {
+		put(fd, text, strlen(text));
+	}
+	for (unsigned i = 0; i < BURST; i++) {
+		get(fd, 1);
+		total += f.answer_len;
+		/* One look may bring many. */
+		i += (unsigned)(f.answer_len / strlen(ANSWER("1", "\"v\""))) - 1;
+	}
+	assert_int_equal(f.handled, BURST);
+	assert_int_equal(total, BURST * strlen(ANSWER("1", "\"v\"")));
+	close(fd);
+}
+
+/* ---- Lists ---- */
+
+static void
+test_list(void **state)
+{
+	f.listed = 3;
+	assert_string_equal(ask(REQUEST("1", "vhost_get_controllers"), 1), ANSWER("1", "[\"n0\",\"n1\",\"n2\"]"));
+	f.listed = 0;
+	assert_string_equal(ask(REQUEST("1", "vhost_get_controllers"), 1), ANSWER("1", "[]"));
+	f.listed = 1;
+	assert_string_equal(ask("[" REQUEST("1", "vhost_get_controllers") "," REQUEST("2", "spdk_get_version") "]", 1),
+			    "[{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":[\"n0\"]},"
+			    "{\"jsonrpc\":\"2.0\",\"id\":2,\"result\":\"v\"}]\n");
+}
+
+/* A long one is made while others are answered; what goes away meanwhile is not in it. */
+static void
+test_long_list(void **state)
+{
+	int slow = client(), quick = client();
+	json_t *answer, *names;
+
+	f.listed = LISTED;
+	f.item_ns = RPC_SLICE_NS / 20;
+	put(slow, REQUEST("1", "vhost_get_controllers"), strlen(REQUEST("1", "vhost_get_controllers")));
+	turn(3);
+	assert_true(f.items > 0 && f.items < 100);
+	f.gone_from = LISTED / 2;
+	put(quick, REQUEST("2", "spdk_get_version"), strlen(REQUEST("2", "spdk_get_version")));
+	assert_string_equal(get(quick, 1), ANSWER("2", "\"v\""));
+	assert_true(f.items < LISTED);
+	answer = json_loads(get(slow, 1), 0, NULL);
+	names = json_object_get(answer, "result");
+	assert_int_equal(f.items, LISTED);
+	assert_int_equal(json_array_size(names), LISTED / 2);
+	assert_string_equal(json_string_value(json_array_get(names, LISTED / 2 - 1)), "n999");
+	json_decref(answer);
+	close(slow);
+	close(quick);
+}
+
+static void
+test_stop_with_list(void **state)
+{
+	int fd = client();
+
+	f.listed = LISTED;
+	f.item_ns = RPC_SLICE_NS / 20;
+	put(fd, REQUEST("1", "vhost_get_controllers"), strlen(REQUEST("1", "vhost_get_controllers")));
+	turn(3);
+	on_thread(stop);
+	assert_true(f.items > 0 && f.items < LISTED);
+	f.items = 0;
+	assert_true(closed(fd));
+	assert_int_equal(f.items, 0);
+	on_thread(start);
+	close(fd);
+}
+
+/* The requests of a batch take turns with other work, too. */
+static void
+test_long_batch(void **state)
+{
+	int slow = client(), quick = client();
+	size_t len = 0, item = strlen(REQUEST("1", "spdk_get_version") ",");
+	char *text = malloc(4000 * item + 2);
+
+	text[len++] = '[';
+	for (int i = 0; i < 4000; i++) {
+		memcpy(text + len, REQUEST("1", "spdk_get_version") ",", item);
+		len += item;
+	}
+	text[len - 1] = ']';
+	put(slow, text, len);
+	for (int i = 0; f.handled == 0 && i < ROUNDS_MAX; i++) {
+		turn(1);
+	}
+	assert_true(f.handled > 0 && f.handled < 4000);
+	put(quick, REQUEST("2", "spdk_get_version"), strlen(REQUEST("2", "spdk_get_version")));
+	assert_string_equal(get(quick, 1), ANSWER("2", "\"v\""));
+	assert_true(f.handled < 4001);
+	get(slow, 1);
+	assert_int_equal(f.handled, 4001);
+	assert_int_equal(f.answer_len, 4000 * strlen(ANSWER("1", "\"v\"")) + 2);
+	close(slow);
+	close(quick);
+	free(text);
 }
 
 static void
@@ -686,7 +832,7 @@ test_states(void **state)
 	assert_error(REQUEST("1", "framework_start_init"), -1, "--wait-for-rpc");
 	assert_string_equal(ask("{\"id\":1,\"method\":\"rpc_get_methods\",\"params\":{\"current\":true}}", 1),
 			    ANSWER("1", "[\"spdk_get_version\",\"bdev_malloc_create\",\"bdev_wait_for_examine\","
-					"\"bdev_get_bdevs\",\"rpc_get_methods\",\"log_get_level\",\"spdk_kill_instance\"]"));
+					"\"bdev_get_bdevs\",\"vhost_get_controllers\",\"rpc_get_methods\",\"log_get_level\",\"spdk_kill_instance\"]"));
 	assert_non_null(strstr(ask("{\"id\":1,\"method\":\"rpc_get_methods\",\"params\":{\"include_aliases\":true}}", 1),
 			       "\"construct_malloc_bdev\""));
 }
@@ -748,6 +894,43 @@ test_inside(void **state)
 }
 
 static void
+list_inside(void)
+{
+	f.listed = 2;
+	rpc_call("vhost_get_controllers", NULL, false, inside_done, NULL);
+}
+
+/* What is written as text for a client is JSON for a caller inside. */
+static void
+test_list_inside(void **state)
+{
+	on_thread(list_inside);
+	assert_string_equal(inside, "[\"n0\",\"n1\"]");
+}
+
+static void
+out_of_descriptors(void)
+{
+	struct err err = ERR_NONE;
+
+	rpc_error_from(f.waiting[0], RPC_ERROR_INVALID_PARAMS, (err_set(&err, -ENFILE, "cannot make it"), &err));
+	f.waiting_count = 0;
+}
+
+static void
+test_out_of_descriptors(void **state)
+{
+	const char text[] = REQUEST("1", "bdev_wait_for_examine");
+	int fd = client();
+
+	put(fd, text, strlen(text));
+	turn(3);
+	on_thread(out_of_descriptors);
+	assert_non_null(strstr(get(fd, 1), "cannot make it; no descriptors left"));
+	close(fd);
+}
+
+static void
 start_second(void)
 {
 	const struct rpc_server_options options = {.path = f.path};
@@ -795,11 +978,18 @@ main(void)
 		TEST(test_stop_with_running),
 		TEST(test_stop_in_handler),
 		TEST(test_back_pressure),
+		TEST(test_burst),
+		TEST(test_list),
+		TEST(test_long_list),
+		TEST(test_stop_with_list),
+		TEST(test_long_batch),
 		TEST(test_running_limit),
 		TEST(test_many_clients),
 		TEST(test_states),
 		TEST(test_record),
 		TEST(test_inside),
+		TEST(test_list_inside),
+		TEST(test_out_of_descriptors),
 		TEST(test_socket),
 	};
 
