@@ -128,7 +128,7 @@ def test_sigterm_is_clean(t, mode):
 
 def test_sigint_and_kill_instance(t):
     d = t.daemon()
-    d.process.send_signal(signal.SIGINT)
+    d.tell_to_end(signal.SIGINT)
     d.stop()
     d = t.daemon()
     with d.rpc() as rpc:
@@ -161,7 +161,7 @@ def test_notify_readiness(t):
         said = s.recv(4096).decode()
         contains(said, "READY=1")
         check(d.call("spdk_get_version"), "ready means that it answers")
-        d.process.terminate()
+        d.tell_to_end()
         contains(s.recv(4096).decode(), "STOPPING=1")
 
 
