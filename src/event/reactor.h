@@ -4,7 +4,8 @@
  *
  * One code path for three modes; they differ in one number, how long a fruitless poller stays active
  * before it is armed and left to its descriptor:
- *   poll       for ever; but with more than REACTOR_POLLED_MAX active pollers, one that was idle for REACTOR_POLLED_NS is armed
+ *   poll       for ever; but with more than REACTOR_POLLED_MAX active pollers, one that was idle for
+ *              REACTOR_POLLED_NS is armed
  *   interrupt  REACTOR_GRACE_NS, less than a sleep and its wake-up cost
  *   adaptive   what it has learnt pays (patience.h): nothing for a source whose gaps are long
  * A reactor sleeps in epoll when no poller is active and no message waits, until the next timer, or
@@ -108,9 +109,9 @@ unsigned reactor_lcore(const struct reactor *r);
 enum reactor_mode reactor_get_mode(const struct reactor *r);
 
 /*
- * Any thread, at any time, under any load: in force within a round, or REACTOR_EPOLL_NS of one (50 us). Nothing is lost: what was armed stays armed
- * until its event, and becomes active at once in poll mode. A reactor in poll mode whose CPU is not its own any more acts as
- * an adaptive one.
+ * Any thread, at any time, under any load: in force within 50 us, or when the reactor has ended its round. Nothing is
+ * lost: what was armed stays armed until its event, and becomes active at once in poll mode. A reactor in poll mode
+ * whose CPU is not its own any more acts as an adaptive one.
  */
 void reactor_set_mode(struct reactor *r, enum reactor_mode mode);
 

@@ -3,9 +3,9 @@
  * The scheduler: which reactor runs which thread, and when that changes.
  *
  *   static   threads stay where they are; only thread_set_cpumask moves one
- *   dynamic  once a period, while there is load: threads whose mask allows several reactors are moved (those with little to do to
- *            the scheduling core, others away from a reactor that is full), and the balancers are called, who
- *            move what is finer than a thread
+ *   dynamic  once a period, while there is load: threads whose mask allows several reactors are moved (those with
+ *            little to do to the scheduling core, others away from a reactor that is full), and the balancer is called,
+ *            who moves what is finer than a thread
  *
  * Without load there is no period: reactors report that they were busy (scheduler_poke), the scheduler goes to
  * rest when they are not. An idle process makes no wake-ups for it.
@@ -42,8 +42,8 @@ struct scheduler_options {
 int scheduler_policy_parse(const char *name, enum scheduler_policy *ret_policy);
 const char *scheduler_policy_name(enum scheduler_policy policy);
 
-/* Borrows both arrays and what they point to until scheduler_stop()'s done; the first thread is the calling one. Starts dynamic. 0 or
- * -ENOMEM. */
+/* Borrows both arrays and what they point to until scheduler_stop()'s done; the first thread is the calling one. Starts
+ * dynamic. 0 or -ENOMEM. */
 int scheduler_start(struct thread *const *threads, unsigned thread_count, struct reactor *const *reactors,
 		    unsigned reactor_count);
 
@@ -61,8 +61,9 @@ int scheduler_set(const struct scheduler_options *options, struct err *err);
 void scheduler_set_balancer(void (*balance)(uint64_t period_ns));
 
 /*
- * Where t, one of scheduler_start()'s threads, may run. It is moved at once if it is elsewhere; then done(ctx, status). 0, or without
- * done -EBUSY (it is being moved) or -EINVAL and err: no reactor runs on any CPU of mask, or the first thread would have to leave its reactor.
+ * Where t, one of scheduler_start()'s threads, may run. It is moved at once if it is elsewhere; then done(ctx, status).
+ * 0; or, without done, -EBUSY (it is being moved) or -EINVAL and err: no reactor runs on any CPU of mask, or the first thread
+ * would have to leave its reactor.
  */
 int scheduler_set_cpumask(struct thread *t, const struct cpumask *mask, void (*done)(void *ctx, int status), void *ctx,
 			  struct err *err);
