@@ -99,19 +99,20 @@ def counters(pid):
 
 def stays_asleep(d, what, seconds=3, settle=10):
     """
-    For some seconds on end no thread wakes up, and that before long: after work reactors poll for a moment, the log is synced, and
-    the scheduler looks a few times more.
+    For some seconds on end no thread wakes up, and that before long: after work reactors poll for a moment, the log is synced, its
+    worker ends, and the scheduler looks a few times more.
     """
     deadline = time.monotonic() + settle
     while True:
         before = counters(d.pid)
         time.sleep(seconds)
         after = counters(d.pid)
-        check(before and len(before) == len(after), f"{what}: threads came or went")
-        woken = [f"{now[0]}: {now[1] - then[1]} wake-ups, {now[2] - then[2]} ticks"
-                 for now, then in ((after.get(k, ("gone", 0, 0)), v) for k, v in before.items()) if now != then]
-        if not woken:
+        check(before, f"{what}: no threads seen")
+        if before == after:
             return
+        woken = [f"{now[0]}: {now[1] - then[1]} wake-ups, {now[2] - then[2]} ticks"
+                 for k in before.keys() | after.keys()
+                 for then, now in [(before.get(k, ("new", 0, 0)), after.get(k, ("gone", 0, 0)))] if now != then]
         check(time.monotonic() < deadline, f"{what}: not asleep in {seconds} s: {'; '.join(woken)}")
 
 
