@@ -12,7 +12,8 @@
  *     and takes its socket along.
  *  2. The bdev is closed when no session is left: then no queue holds a channel.
  *  3. Finding a controller takes the same time however many there are.
- *  4. One that no VM is connected to takes CONTROLLER_BYTES here at most, the path of its socket and a
+ *  4. What VMMs do fills no log: lines that they cause are counted against a controller's allowance.
+ *  5. One that no VM is connected to takes CONTROLLER_BYTES here at most, the path of its socket and a
  *     descriptor; nothing is done for it.
  */
 #include <errno.h>
@@ -32,7 +33,7 @@
 /* Coalescing delays above are mistakes: guests take seconds for a dead disk. */
 #define DELAY_US_MAX 1000000
 
-_Static_assert(sizeof(struct vhost_controller) <= CONTROLLER_BYTES, "invariant 4");
+_Static_assert(sizeof(struct vhost_controller) <= CONTROLLER_BYTES, "invariant 5");
 
 static struct {
 	char *socket_dir; /* NULL: not initialised */
@@ -122,6 +123,32 @@ vhost_next(struct vhost_controller *ctrlr)
 	return ctrlr->link.next == &g.controllers ? NULL : LIST_ENTRY(ctrlr->link.next, struct vhost_controller, link);
 }
 
+/* ---- The log ---- */
+
+bool
+vhost_may_log(struct vhost_controller *ctrlr, enum log_level level)
+{
+	uint64_t now = clock_now_ns(), earned = (now - ctrlr->log_refill_ns) / VHOST_LOG_NS;
+
+	if (level > log_get_print_level()) {
+		return false;
+	}
+	if (earned > 0) {
+		ctrlr->log_lines_left = (uint32_t)MIN(ctrlr->log_lines_left + earned, (uint64_t)VHOST_LOG_BURST);
+		ctrlr->log_refill_ns += earned * VHOST_LOG_NS;
+	}
+	if (ctrlr->log_lines_left == 0) {
+		ctrlr->log_lines_dropped++;
+		return false;
+	}
+	ctrlr->log_lines_left--;
+	if (ctrlr->log_lines_dropped > 0) {
+		LOG_WARNING(VHOST, ctrlr->name, "%u lines that its VMM caused were left out", ctrlr->log_lines_dropped);
+		ctrlr->log_lines_dropped = 0;
+	}
+	return true;
+}
+
 /* ---- Sessions come and go ---- */
 
 static void
@@ -179,7 +206,7 @@ accepted(struct listener *l, int fd)
 	struct err err = ERR_NONE;
 
 	if (session_start(ctrlr, fd, &err) != 0) {
-		LOG_ERROR(VHOST, ctrlr->name, "cannot serve a connection: %s", err_text(&err));
+		VHOST_LOG(ERROR, ctrlr, "cannot serve a connection: %s", err_text(&err));
 		listener_resume(&ctrlr->listener);
 	}
 }
@@ -352,6 +379,8 @@ vhost_blk_create(const struct vhost_blk_options *options, struct vhost_controlle
 	ctrlr->ops = &vhost_blk_ops;
 	ctrlr->readonly = options->readonly;
 	ctrlr->iops_threshold = IOPS_THRESHOLD_DEFAULT;
+	ctrlr->log_lines_left = VHOST_LOG_BURST;
+	ctrlr->log_refill_ns = clock_now_ns();
 	rc = start_controller(ctrlr, options, err);
 	if (rc != 0) {
 		err_prefix(err, "controller %s: ", options->name);

@@ -16,6 +16,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -655,6 +656,94 @@ test_replies_that_are_not_read(void **state)
 	stage_info(&st, "vm", &info);
 	assert_false(info.has_session);
 }
+/* ---- Filling the log ---- */
+
+static int saved_stderr, log_fd;
+
+static void
+capture_log(void)
+{
+	log_fd = memfd_create("log", MFD_CLOEXEC);
+	saved_stderr = dup(2);
+	assert_true(log_fd >= 0 && saved_stderr >= 0);
+	assert_int_equal(dup2(log_fd, 2), 2);
+}
+
+/* How many lines with that word in them. */
+static unsigned
+end_capture(const char *word)
+{
+	static char text[1 << 20];
+	ssize_t n = pread(log_fd, text, sizeof(text) - 1, 0);
+	unsigned count = 0;
+
+	assert_true(n >= 0);
+	text[n] = '\0';
+	for (char *line = strtok(text, "\n"); line != NULL; line = strtok(NULL, "\n")) {
+		count += strstr(line, word) != NULL;
+	}
+	dup2(saved_stderr, 2);
+	close(saved_stderr);
+	close(log_fd);
+	return count;
+}
+
+static void
+misbehave(unsigned times)
+{
+	for (unsigned i = 0; i < times; i++) {
+		begin();
+		/* Unknown, so ignored; and then what ends the session. */
+		raw(199, 1, 0, NULL, 0);
+		raw(VHOST_USER_SET_FEATURES, 1, 4, "1234", 4);
+		assert_true(front_ended(&f));
+		front_disconnect(&f);
+		stage_quiet(&st);
+	}
+}
+
+static void
+test_log_is_not_filled(void **state)
+{
+	clock_set_fake_ns(clock_now_ns());
+	capture_log();
+	misbehave(200);
+	assert_in_range(end_capture("vm"), 8, VHOST_LOG_BURST);
+	/* Later a line or two may be written again, of which the first says what is missing. */
+	clock_set_fake_ns(clock_now_ns() + VHOST_LOG_NS);
+	capture_log();
+	misbehave(20);
+	assert_int_equal(end_capture("left out"), 1);
+	clock_set_fake_ns(clock_now_ns() + 2 * VHOST_LOG_NS);
+	capture_log();
+	misbehave(20);
+	assert_in_range(end_capture("vm"), 1, 3);
+	clock_set_fake_ns(UINT64_MAX);
+}
+
+/* A connection that cannot be accepted is tried again and again, and spoken of once. */
+static void
+test_log_of_a_connection_that_waits(void **state)
+{
+	struct rlimit old, none;
+
+	clock_set_fake_ns(clock_now_ns());
+	capture_log();
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+	none = (struct rlimit){0, old.rlim_max};
+	front_connect(&f, "vm");
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	for (unsigned i = 0; i < 20; i++) {
+		stage_quiet(&st);
+		clock_set_fake_ns(clock_now_ns() + 150 * NS_PER_MS);
+	}
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+	assert_int_equal(end_capture("cannot accept"), 1);
+	clock_set_fake_ns(clock_now_ns() + 150 * NS_PER_MS);
+	stage_quiet(&st);
+	front_negotiate(&f, 0);
+	clock_set_fake_ns(UINT64_MAX);
+}
 
 int
 main(void)
@@ -689,6 +778,8 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_unknown_messages, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refusal_nobody_asked_for_ends_the_session, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_replies_that_are_not_read, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_log_is_not_filled, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_log_of_a_connection_that_waits, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

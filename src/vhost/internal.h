@@ -14,8 +14,10 @@
 
 #include <stdatomic.h>
 
+#include "base/clock.h"
 #include "base/cpumask.h"
 #include "base/list.h"
+#include "base/log.h"
 #include "bdev/bdev.h"
 #include "event/thread.h"
 #include "vhost/listen.h"
@@ -101,6 +103,11 @@ struct vhost_controller {
 	bool readonly;
 
 	struct vhost_counters past; /* of sessions that have ended */
+
+	/* Lines that its VMMs may still cause in the log, and those they could not (vhost_may_log). */
+	uint64_t log_refill_ns;
+	uint32_t log_lines_left;
+	uint32_t log_lines_dropped;
 
 	/* controller.c */
 	struct listener listener;
@@ -196,6 +203,23 @@ void vhost_queue_complete(struct vhost_queue *q, uint16_t head, uint32_t bytes);
 /* I/O. The ring cannot go on: nothing more is taken from it, and the session ends. why: a constant
  * text. */
 void vhost_queue_fail(struct vhost_queue *q, const char *why);
+
+/*
+ * Control. Whether a line of that level, about this controller and caused by its VMM, may be written to the log: VHOST_LOG_BURST of
+ * them, then one each VHOST_LOG_NS. Who reconnects and misbehaves in a loop fills nobody's disk. What was left out is said with
+ * the next line that may be written.
+ */
+bool vhost_may_log(struct vhost_controller *ctrlr, enum log_level level);
+#define VHOST_LOG_BURST 32
+#define VHOST_LOG_NS (10 * NS_PER_S)
+
+/* level: ERROR, WARNING, INFO. */
+#define VHOST_LOG(level, ctrlr, ...) \
+	do { \
+		if (vhost_may_log(ctrlr, LOG_LEVEL_##level)) { \
+			LOG_##level(VHOST, (ctrlr)->name, __VA_ARGS__); \
+		} \
+	} while (0)
 
 /* ---- Devices ---- */
 

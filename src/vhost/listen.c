@@ -45,10 +45,14 @@ on_connection(struct watch *w, uint32_t events)
 	}
 	pause_watch(l);
 	if (fd >= 0) {
+		l->complained = false;
 		l->accepted(l, fd);
 		return;
 	}
-	LOG_WARNING(VHOST, l->object, "cannot accept a connection: %s", strerror(-fd));
+	if (!l->complained) {
+		LOG_WARNING(VHOST, l->object, "cannot accept a connection: %s; it waits", strerror(-fd));
+		l->complained = true;
+	}
 	if (timer_start(&l->retry, RETRY_US, retry) != 0) {
 		LOG_ERROR(VHOST, l->object, "no more connections: out of memory");
 	}
@@ -67,7 +71,10 @@ listener_resume(struct listener *l)
 		l->watching = true;
 		return;
 	}
-	LOG_WARNING(VHOST, l->object, "cannot wait for connections: %s", strerror(-rc));
+	if (!l->complained) {
+		LOG_WARNING(VHOST, l->object, "cannot wait for connections: %s", strerror(-rc));
+		l->complained = true;
+	}
 	if (timer_start(&l->retry, RETRY_US, retry) != 0) {
 		LOG_ERROR(VHOST, l->object, "no more connections: out of memory");
 	}

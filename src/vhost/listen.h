@@ -20,6 +20,7 @@ struct listener {
 	struct timer retry;
 	bool open;
 	bool watching;
+	bool complained; /* of the failure that lasts */
 };
 
 /*

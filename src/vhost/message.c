@@ -476,7 +476,7 @@ set_vring_kick(struct vhost_session *s)
 	set_flags(r, STATE_RING_POLLED, fd < 0);
 	r->restart = r->running;
 	if (ring_misplaced(s, r)) {
-		LOG_WARNING(VHOST, s->ctrlr->name, "ring %u waits: it is not in guest memory", r->q.index);
+		VHOST_LOG(WARNING, s->ctrlr, "ring %u waits: it is not in guest memory", r->q.index);
 	}
 	return settle(s);
 }

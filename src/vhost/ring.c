@@ -202,7 +202,7 @@ step(struct ring *r)
 		}
 	} else if (!want || r->restart || r->target != RING_ANYWHERE) {
 		if (s->state == SESSION_BUSY && (r->saved->flags & STATE_RING_KICK) != 0 && ring_misplaced(s, r)) {
-			LOG_WARNING(VHOST, s->ctrlr->name, "ring %u waits: it is not in guest memory any more",
+			VHOST_LOG(WARNING, s->ctrlr, "ring %u waits: it is not in guest memory any more",
 				    r->q.index);
 		}
 		send(r, VHOST_QUEUE_STOP);

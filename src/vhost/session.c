@@ -38,8 +38,6 @@
 #define MESSAGES_PER_TURN 32
 #define SESSION_BYTES 1152
 #define RING_BYTES 768
-/* Log lines about messages that were ignored, a session. */
-#define IGNORED_LOG_MAX 8
 
 _Static_assert(sizeof(struct vhost_session) <= SESSION_BYTES && sizeof(struct ring) <= RING_BYTES, "invariant 5");
 
@@ -95,7 +93,7 @@ free_on_thread(struct msg *msg)
 	struct vhost_session *s = MAGIC_OBJ(CONTAINER_OF(msg, struct vhost_session, end_msg), SESSION_MAGIC);
 	struct vhost_controller *ctrlr = s->ctrlr;
 
-	LOG_INFO(VHOST, ctrlr->name, "session %llu ended", (unsigned long long)s->saved->id);
+	VHOST_LOG(INFO, ctrlr, "session %llu ended", (unsigned long long)s->saved->id);
 	session_free(s);
 	ctrlr->session = NULL;
 	vhost_controller_session_gone(ctrlr);
@@ -115,7 +113,7 @@ session_end(struct vhost_session *s, const char *why)
 		return;
 	}
 	if (why != NULL) {
-		LOG_WARNING(VHOST, s->ctrlr->name, "session %llu ends: %s", (unsigned long long)s->saved->id, why);
+		VHOST_LOG(WARNING, s->ctrlr, "session %llu ends: %s", (unsigned long long)s->saved->id, why);
 	}
 	set_state(s, SESSION_ENDING);
 	watch_stop(&s->watch);
@@ -169,7 +167,7 @@ session_start(struct vhost_controller *ctrlr, int fd, struct err *err)
 	}
 	next_id++;
 	ctrlr->session = s;
-	LOG_INFO(VHOST, ctrlr->name, "session %llu begins", (unsigned long long)s->saved->id);
+	VHOST_LOG(INFO, ctrlr, "session %llu begins", (unsigned long long)s->saved->id);
 	return 0;
 }
 
@@ -203,7 +201,7 @@ static void
 send_ack(struct vhost_session *s, int status)
 {
 	if (status != 0) {
-		LOG_WARNING(VHOST, s->ctrlr->name, "refused: %s", s->err.text);
+		VHOST_LOG(WARNING, s->ctrlr, "refused: %s", s->err.text);
 	}
 	s->msg.u64 = status != 0;
 	send_message(s);
@@ -212,9 +210,7 @@ send_ack(struct vhost_session *s, int status)
 static void
 log_ignored(struct vhost_session *s)
 {
-	if (s->ignored++ < IGNORED_LOG_MAX) {
-		LOG_WARNING(VHOST, s->ctrlr->name, "ignored: %s", s->err.text);
-	}
+	VHOST_LOG(WARNING, s->ctrlr, "ignored: %s", s->err.text);
 }
 
 static void
@@ -407,7 +403,7 @@ session_config_changed(struct vhost_session *s)
 	}
 	rc = unix_send(s->backend_fd, buf, vhost_msg_encode(VHOST_MSG_BACKEND_REQUEST, &msg, buf), NULL, 0);
 	if (rc != 0) {
-		LOG_WARNING(VHOST, s->ctrlr->name, "cannot tell the front end of a change: %s", strerror(-rc));
+		VHOST_LOG(WARNING, s->ctrlr, "cannot tell the front end of a change: %s", strerror(-rc));
 	}
 }
 

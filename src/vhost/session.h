@@ -78,7 +78,6 @@ struct vhost_session {
 	struct vhost_user_msg msg; /* being handled; a handler makes its reply of it */
 	struct unix_fds fds;       /* that came with it */
 	struct err err;
-	unsigned ignored; /* messages ignored so far */
 };
 
 /* ---- session.c ---- */
