@@ -351,6 +351,8 @@ test_usage(void **state)
 	assert_run("top --view disks", 2, "'disks'");
 	assert_run("top --view cores --sort latency", 2, "of cores there are lcore, cpu, mode,");
 	assert_run("top --filter aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", 2, "longer than 63");
+	assert_run("doctor x", 2, "'x'");
+	assert_run("doctor --sample 0", 2, "0.1 to 60");
 	assert_run("rpc", 2, "--list");
 	assert_run("rpc bdev_null_create name=x", 2, "num_blocks=... is missing");
 	assert_run("rpc bdev_null_create nam=x", 2, "'nam'");
@@ -446,8 +448,10 @@ static void
 test_completion(void **state)
 {
 	assert_run("completion bash", 0, "complete -F _berth berth\n");
-	assert_run("completion words", 0, "disk\nstatus\ntop\n");
+	assert_run("completion words", 0, "disk\nstatus\ntop\ndoctor\n");
 	assert_run("completion words top", 0, "--view\n--sort\n");
+	assert_run("completion words doctor", 0, "--sample\n");
+	assert_run("completion words doctor --state-dir", 0, "<file>\n");
 	assert_run("completion words top --view", 0, "controllers\nthreads\ncores\n");
 	assert_run("completion words disk", 0, "create\nlist\ndelete\n");
 	assert_run("completion words disk delete", 0, "long name\n--keep-file\n");

@@ -31,7 +31,7 @@ struct top {
 	struct top_ui ui;
 	const char *sort; /* --sort COLUMN */
 	bool reverse;
-	bool text;    /* although this is a terminal */
+	bool text;           /* although this is a terminal */
 	unsigned long count; /* pictures to show; 0: without end */
 	json_t *before, *after;
 	unsigned refreshes;
@@ -95,16 +95,20 @@ ask_controllers(struct top *top, json_t *snapshot)
 {
 	uint64_t now = clock_now_ns();
 	uint64_t active_ms = (now - top->asked_ns) / NS_PER_MS + ACTIVE_MARGIN_MS;
-	bool all = top->after == NULL || top->refreshes % FULL_EVERY == 0 || controllers_changed(top->after, snapshot);
+	bool all = top->after == NULL || top->refreshes % FULL_EVERY == 0 ||
+		   controllers_changed(top->after, snapshot);
 	json_t *result = NULL;
 	int rc = ctl_call(top->ctl, "top", "vhost_get_stats",
-			  all ? NULL : json_pack("{s:I}", "active_ms", (json_int_t)MIN(active_ms, (uint64_t)UINT32_MAX)),
+			  all ? NULL
+			      : json_pack("{s:I}", "active_ms",
+					  (json_int_t)MIN(active_ms, (uint64_t)UINT32_MAX)),
 			  &result, NULL);
 
 	if (rc == CTL_OK) {
 		json_object_set_new(snapshot, "time_ns", json_integer((json_int_t)clock_now_ns()));
-		json_object_set_new(snapshot, "controllers",
-				    top_merge(all ? NULL : json_object_get(top->after, "controllers"), result));
+		json_object_set_new(
+			snapshot, "controllers",
+			top_merge(all ? NULL : json_object_get(top->after, "controllers"), result));
 		top->asked_ns = now;
 	}
 	json_decref(result);
@@ -173,7 +177,8 @@ print(struct top *top, bool another)
 static void
 pause_for(double seconds)
 {
-	struct timespec ts = {.tv_sec = (time_t)seconds, .tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9)};
+	struct timespec ts = {.tv_sec = (time_t)seconds,
+			      .tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9)};
 
 	if (!stopped) {
 		nanosleep(&ts, NULL);
@@ -286,9 +291,11 @@ run_live(struct top *top, struct words *words)
 
 	draw(top, trouble);
 	for (;;) {
-		double delay_s = top->before == NULL && trouble == NULL ? FIRST_DELAY_S : top->ui.delay_s;
+		double delay_s =
+			top->before == NULL && trouble == NULL ? FIRST_DELAY_S : top->ui.delay_s;
 
-		if (take_keys(top, asked_ns + (uint64_t)(delay_s * NS_PER_S), trouble) == TOP_QUIT) {
+		if (take_keys(top, asked_ns + (uint64_t)(delay_s * NS_PER_S), trouble) ==
+		    TOP_QUIT) {
 			return CTL_OK;
 		}
 		asked_ns = clock_now_ns();
@@ -315,7 +322,8 @@ run_screen(struct top *top)
 		return rc;
 	}
 	if (top->ctl->timeout_s == CTL_TIMEOUT_S) {
-		top->ctl->timeout_s = LIVE_TIMEOUT_S; /* nobody waits a minute for a key to be heard */
+		top->ctl->timeout_s =
+			LIVE_TIMEOUT_S; /* nobody waits a minute for a key to be heard */
 	}
 	if (top_screen_start() != 0) {
 		return CTL_USAGE;
@@ -365,7 +373,8 @@ take_view(struct top *top, const char *text)
 			return CTL_OK;
 		}
 	}
-	return ctl_usage("top", "the view is '%s', but must be controllers, threads or cores", text);
+	return ctl_usage("top", "the view is '%s', but must be controllers, threads or cores",
+			 text);
 }
 
 static int
@@ -380,9 +389,11 @@ take_sort(struct top *top, const char *text)
 		for (unsigned i = 0; i < top_views[view].column_count; i++) {
 			size_t len = strlen(known);
 
-			snprintf(known + len, sizeof(known) - len, "%s%s", i > 0 ? ", " : "", top_views[view].columns[i].key);
+			snprintf(known + len, sizeof(known) - len, "%s%s", i > 0 ? ", " : "",
+				 top_views[view].columns[i].key);
 		}
-		return ctl_usage("top", "there is no column '%s'; of %s there are %s", text, top_views[view].name, known);
+		return ctl_usage("top", "there is no column '%s'; of %s there are %s", text,
+				 top_views[view].name, known);
 	}
 	top->ui.sort[view] = (unsigned)column;
 	top->ui.descending[view] = top_views[view].columns[column].kind != TOP_TEXT;
@@ -395,9 +406,12 @@ take_options(struct top *top, int *argc, char **argv)
 	const char *count = NULL, *seconds = NULL, *view = NULL, *sort = NULL, *filter = NULL;
 	int rc = CTL_OK;
 
-	if (ctl_take_option(argc, argv, "-n", &count) < 0 || ctl_take_option(argc, argv, "-d", &seconds) < 0 ||
-	    ctl_take_option(argc, argv, "--count", &count) < 0 || ctl_take_option(argc, argv, "--delay", &seconds) < 0 ||
-	    ctl_take_option(argc, argv, "--view", &view) < 0 || ctl_take_option(argc, argv, "--sort", &sort) < 0 ||
+	if (ctl_take_option(argc, argv, "-n", &count) < 0 ||
+	    ctl_take_option(argc, argv, "-d", &seconds) < 0 ||
+	    ctl_take_option(argc, argv, "--count", &count) < 0 ||
+	    ctl_take_option(argc, argv, "--delay", &seconds) < 0 ||
+	    ctl_take_option(argc, argv, "--view", &view) < 0 ||
+	    ctl_take_option(argc, argv, "--sort", &sort) < 0 ||
 	    ctl_take_option(argc, argv, "--filter", &filter) < 0) {
 		return CTL_USAGE;
 	}
@@ -418,7 +432,8 @@ take_options(struct top *top, int *argc, char **argv)
 		rc = take_sort(top, sort);
 	}
 	if (rc == CTL_OK && filter != NULL && strlen(filter) >= sizeof(top->ui.filter)) {
-		return ctl_usage("top", "the filter is longer than %zu bytes", sizeof(top->ui.filter) - 1);
+		return ctl_usage("top", "the filter is longer than %zu bytes",
+				 sizeof(top->ui.filter) - 1);
 	}
 	if (rc == CTL_OK && filter != NULL) {
 		strcpy(top->ui.filter, filter);

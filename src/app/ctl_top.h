@@ -19,8 +19,8 @@ enum top_view { TOP_CONTROLLERS, TOP_THREADS, TOP_CORES, TOP_VIEWS };
 enum top_kind {
 	TOP_TEXT,
 	TOP_WHOLE,
-	TOP_RATE,       /* a second */
-	TOP_MBYTES,     /* 10^6 bytes a second */
+	TOP_RATE,   /* a second */
+	TOP_MBYTES, /* 10^6 bytes a second */
 	TOP_PERCENT,
 	TOP_LATENCY_US,
 };
@@ -41,7 +41,7 @@ struct top_view_info {
 	const char *name;
 	const struct top_column *columns;
 	unsigned column_count;
-	unsigned sort;   /* column, unless somebody says otherwise */
+	unsigned sort; /* column, unless somebody says otherwise */
 	bool descending;
 };
 
@@ -69,7 +69,8 @@ struct top_rows {
 
 struct top_totals {
 	bool first; /* nothing to compare with: rates are NAN */
-	double seconds, cpu, reads, writes, others, read_mb, write_mb, latency_us, wakeups, inflight;
+	double seconds, cpu, reads, writes, others, read_mb, write_mb, latency_us, wakeups,
+		inflight;
 };
 
 /*
@@ -82,7 +83,8 @@ json_t *top_merge(const json_t *known, const json_t *answer);
 
 /* What happened from one snapshot to the other; before NULL, or of another process of the target: rates are NAN.
  * 0 or -ENOMEM. */
-int top_rows_make(struct top_rows *rows, enum top_view view, const json_t *before, const json_t *after);
+int top_rows_make(struct top_rows *rows, enum top_view view, const json_t *before,
+		  const json_t *after);
 void top_rows_free(struct top_rows *rows);
 struct top_totals top_totals_make(const json_t *before, const json_t *after);
 
@@ -97,7 +99,8 @@ int top_column_find(enum top_view view, const char *key);
 #define TOP_TEXT_BYTES 64
 
 /* What a cell shows: a borrowed text, or number in `text`. */
-const char *top_cell_text(const struct top_column *column, const struct top_cell *cell, char text[static TOP_TEXT_BYTES]);
+const char *top_cell_text(const struct top_column *column, const struct top_cell *cell,
+			  char text[static TOP_TEXT_BYTES]);
 /* The lines above the table, without ends of line; 0 to TOP_HEADER_LINES - 1. */
 #define TOP_HEADER_LINES 3
 #define TOP_HEADER_BYTES 256
@@ -106,9 +109,11 @@ void top_header_text(unsigned line, const json_t *snapshot, const struct top_tot
 /* A bounded copy without control characters (names are anybody's), cut at width columns. How many it has. */
 int top_clean(const char *text, int width, char *ret_text, size_t size);
 /* Header and table for scripts. */
-void top_print(FILE *out, const json_t *snapshot, const struct top_totals *totals, const struct top_rows *rows);
+void top_print(FILE *out, const json_t *snapshot, const struct top_totals *totals,
+	       const struct top_rows *rows);
 /* {"time_ms","totals":{},"view","rows":[{}]}. New reference. */
-json_t *top_json(const json_t *snapshot, const struct top_totals *totals, const struct top_rows *rows);
+json_t *top_json(const json_t *snapshot, const struct top_totals *totals,
+		 const struct top_rows *rows);
 
 /* ---- Keys (ctl_top_keys.c) ---- */
 
@@ -120,12 +125,12 @@ struct top_ui {
 	bool descending[TOP_VIEWS];
 	char filter[TOP_FILTER_BYTES];
 	char filter_before[TOP_FILTER_BYTES]; /* to go back to */
-	bool typing; /* the filter is being typed */
+	bool typing;                          /* the filter is being typed */
 	bool help;
 	bool paused;
-	size_t first;  /* row at the top */
-	size_t page;   /* rows that fit, as drawn last */
-	size_t count;  /* rows there are */
+	size_t first; /* row at the top */
+	size_t page;  /* rows that fit, as drawn last */
+	size_t count; /* rows there are */
 	double delay_s;
 };
 

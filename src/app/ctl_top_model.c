@@ -20,26 +20,31 @@
 /* ---- Views ---- */
 
 enum {
-	C_NAME, C_BDEV, C_VM, C_QUEUES, C_CORES, C_READS, C_WRITES, C_IOPS, C_READ_MB, C_WRITE_MB, C_LATENCY, C_INFLIGHT,
-	C_CALLS, C_KICKS, C_ERRORS, C_COLUMNS
+	C_NAME, C_BDEV, C_VM, C_QUEUES, C_CORES, C_READS, C_WRITES, C_IOPS, C_READ_MB, C_WRITE_MB,
+	C_LATENCY, C_INFLIGHT, C_CALLS, C_KICKS, C_ERRORS, C_COLUMNS
 };
 
 static const struct top_column controller_columns[C_COLUMNS] = {
 	[C_NAME] = {"CONTROLLER", "ctrlr", TOP_TEXT, 18, 100, "name, and that of the socket"},
-	[C_BDEV] = {"BDEV", "bdev", TOP_TEXT, 12, 40, "the block device behind it; GONE when it was removed"},
+	[C_BDEV] = {"BDEV", "bdev", TOP_TEXT, 12, 40,
+		    "the block device behind it; GONE when it was removed"},
 	[C_VM] = {"VM", "session", TOP_TEXT, 3, 60, "whether a VM is connected"},
 	[C_QUEUES] = {"QUEUES", "queues", TOP_WHOLE, 6, 30, "virtqueues that run"},
-	[C_CORES] = {"CORES", "cores", TOP_TEXT, 9, 45, "reactors they are on: 0x2 1 is two on reactor 0, one on 1"},
+	[C_CORES] = {"CORES", "cores", TOP_TEXT, 9, 45,
+		     "reactors they are on: 0x2 1 is two on reactor 0, one on 1"},
 	[C_READS] = {"READ/s", "read_iops", TOP_RATE, 7, 70, "read requests a second"},
 	[C_WRITES] = {"WRITE/s", "write_iops", TOP_RATE, 7, 70, "write requests a second"},
 	[C_IOPS] = {"IOPS", "iops", TOP_RATE, 7, 90, "requests a second, of every kind"},
 	[C_READ_MB] = {"RD MB/s", "read_mb_s", TOP_MBYTES, 7, 80, "megabytes read a second"},
 	[C_WRITE_MB] = {"WR MB/s", "write_mb_s", TOP_MBYTES, 7, 80, "megabytes written a second"},
-	[C_LATENCY] = {"LATENCY", "latency_us", TOP_LATENCY_US, 8, 85, "mean time a request spent in berthd"},
+	[C_LATENCY] = {"LATENCY", "latency_us", TOP_LATENCY_US, 8, 85,
+		       "mean time a request spent in berthd"},
 	[C_INFLIGHT] = {"INFL", "inflight", TOP_WHOLE, 5, 55, "requests under way now"},
 	[C_CALLS] = {"CALL/s", "calls", TOP_RATE, 7, 35, "interrupts sent to the guest a second"},
-	[C_KICKS] = {"KICK/s", "kicks", TOP_RATE, 7, 34, "times a second that the guest woke a sleeping queue"},
-	[C_ERRORS] = {"ERRORS", "errors", TOP_WHOLE, 6, 50, "failed requests and broken descriptor chains, ever"},
+	[C_KICKS] = {"KICK/s", "kicks", TOP_RATE, 7, 34,
+		     "times a second that the guest woke a sleeping queue"},
+	[C_ERRORS] = {"ERRORS", "errors", TOP_WHOLE, 6, 50,
+		      "failed requests and broken descriptor chains, ever"},
 };
 
 enum { T_NAME, T_ID, T_CORE, T_MASK, T_BUSY, T_QUEUES, T_ACTIVE, T_ARMED, T_TIMED, T_COLUMNS };
@@ -49,7 +54,8 @@ static const struct top_column thread_columns[T_COLUMNS] = {
 	[T_ID] = {"ID", "id", TOP_WHOLE, 5, 20, "its number"},
 	[T_CORE] = {"CORE", "lcore", TOP_WHOLE, 5, 80, "the reactor that runs it"},
 	[T_MASK] = {"CPUMASK", "cpumask", TOP_TEXT, 10, 40, "reactors that may run it"},
-	[T_BUSY] = {"BUSY %", "busy", TOP_PERCENT, 7, 90, "share of the time in which it did something"},
+	[T_BUSY] = {"BUSY %", "busy", TOP_PERCENT, 7, 90,
+		    "share of the time in which it did something"},
 	[T_QUEUES] = {"QUEUES", "queues", TOP_WHOLE, 7, 60, "virtqueues it serves"},
 	[T_ACTIVE] = {"ACTIVE", "active_pollers", TOP_WHOLE, 7, 70, "pollers that run every turn"},
 	[T_ARMED] = {"ARMED", "armed_pollers", TOP_WHOLE, 7, 65, "pollers that wait for an event"},
@@ -60,10 +66,13 @@ enum { R_CORE, R_CPU, R_MODE, R_BUSY, R_HOST, R_WAKEUPS, R_THREADS, R_QUEUES, R_
 
 static const struct top_column core_columns[R_COLUMNS] = {
 	[R_CORE] = {"CORE", "lcore", TOP_WHOLE, 4, 100, "reactor"},
-	[R_CPU] = {"CPU", "cpu", TOP_TEXT, 7, 70, "the processor it is pinned to; any; offline or moved: it is not there"},
+	[R_CPU] = {"CPU", "cpu", TOP_TEXT, 7, 70,
+		   "the processor it is pinned to; any; offline or moved: it is not there"},
 	[R_MODE] = {"MODE", "mode", TOP_TEXT, 9, 80, "how it waits"},
-	[R_BUSY] = {"BUSY %", "busy", TOP_PERCENT, 7, 95, "share of the time in which it did something"},
-	[R_HOST] = {"CPU %", "host_cpu", TOP_PERCENT, 7, 60, "load of that processor, everybody's together"},
+	[R_BUSY] = {"BUSY %", "busy", TOP_PERCENT, 7, 95,
+		    "share of the time in which it did something"},
+	[R_HOST] = {"CPU %", "host_cpu", TOP_PERCENT, 7, 60,
+		    "load of that processor, everybody's together"},
 	[R_WAKEUPS] = {"WAKE/s", "wakeups", TOP_RATE, 7, 90, "returns from sleep a second"},
 	[R_THREADS] = {"THREADS", "threads", TOP_WHOLE, 7, 50, "lightweight threads on it"},
 	[R_QUEUES] = {"QUEUES", "queues", TOP_WHOLE, 7, 55, "virtqueues on it"},
@@ -129,7 +138,8 @@ grown(const json_t *before, const json_t *after, const char *key)
 static const json_t *
 comparable(const json_t *before, const json_t *after)
 {
-	bool same = number(json_object_get(before, "status"), "pid") == number(json_object_get(after, "status"), "pid");
+	bool same = number(json_object_get(before, "status"), "pid") ==
+		    number(json_object_get(after, "status"), "pid");
 
 	return same ? before : NULL;
 }
@@ -196,9 +206,11 @@ format_cores(const json_t *queues, char out[TOP_OWN_BYTES])
 	out[0] = '\0';
 	for (i = 0; i < ARRAY_SIZE(counts) && len < TOP_OWN_BYTES - 12; i++) {
 		if (counts[i] == 1) {
-			len += (size_t)snprintf(out + len, TOP_OWN_BYTES - len, "%s%zu", len > 0 ? " " : "", i);
+			len += (size_t)snprintf(out + len, TOP_OWN_BYTES - len, "%s%zu",
+						len > 0 ? " " : "", i);
 		} else if (counts[i] > 1) {
-			len += (size_t)snprintf(out + len, TOP_OWN_BYTES - len, "%s%zux%u", len > 0 ? " " : "", i, counts[i]);
+			len += (size_t)snprintf(out + len, TOP_OWN_BYTES - len, "%s%zux%u",
+						len > 0 ? " " : "", i, counts[i]);
 		}
 	}
 	if (len == 0) {
@@ -209,14 +221,16 @@ format_cores(const json_t *queues, char out[TOP_OWN_BYTES])
 static double
 requests_grown(const json_t *before, const json_t *after)
 {
-	return grown(before, after, "read_ops") + grown(before, after, "write_ops") + grown(before, after, "other_ops");
+	return grown(before, after, "read_ops") + grown(before, after, "write_ops") +
+	       grown(before, after, "other_ops");
 }
 
 /* s: seconds, NAN when there is nothing to compare with: then the rates are NAN too. */
 static void
 fill_controller(struct top_row *row, const json_t *before, const json_t *after, double s)
 {
-	const json_t *queues = json_object_get(after, "queues"), *bdev = json_object_get(after, "bdev");
+	const json_t *queues = json_object_get(after, "queues"),
+		     *bdev = json_object_get(after, "bdev");
 	struct top_cell *c = row->cells;
 	double requests = requests_grown(before, after);
 
@@ -231,7 +245,9 @@ fill_controller(struct top_row *row, const json_t *before, const json_t *after, 
 	c[C_IOPS] = cell(requests / s);
 	c[C_READ_MB] = cell(grown(before, after, "bytes_read") / s / 1e6);
 	c[C_WRITE_MB] = cell(grown(before, after, "bytes_written") / s / 1e6);
-	c[C_LATENCY] = cell(requests > 0 && !isnan(s) ? grown(before, after, "latency_ns_total") / requests / 1e3 : NAN);
+	c[C_LATENCY] = cell(requests > 0 && !isnan(s)
+				    ? grown(before, after, "latency_ns_total") / requests / 1e3
+				    : NAN);
 	c[C_INFLIGHT] = cell(number(after, "inflight"));
 	c[C_CALLS] = cell(grown(before, after, "calls") / s);
 	c[C_KICKS] = cell(grown(before, after, "kicks") / s);
@@ -278,7 +294,8 @@ core_of(const json_t *snapshot, const json_t *id)
 	const json_t *reactor, *thread;
 	size_t i, j;
 
-	json_array_foreach (json_object_get(json_object_get(snapshot, "reactors"), "reactors"), i, reactor) {
+	json_array_foreach (json_object_get(json_object_get(snapshot, "reactors"), "reactors"), i,
+			    reactor) {
 		json_array_foreach (json_object_get(reactor, "lw_threads"), j, thread) {
 			if (json_equal(json_object_get(thread, "id"), id)) {
 				return number(reactor, "lcore");
@@ -289,7 +306,8 @@ core_of(const json_t *snapshot, const json_t *id)
 }
 
 static double
-percent_of_time(const json_t *before, const json_t *after, const char *key, double per_second, double s)
+percent_of_time(const json_t *before, const json_t *after, const char *key, double per_second,
+		double s)
 {
 	double percent = 100.0 * grown(before, after, key) / per_second / s;
 
@@ -340,7 +358,8 @@ reactors_of(const json_t *snapshot, const char *which)
 static double
 host_percent(const json_t *before, const json_t *after, double s)
 {
-	double ticks = grown(before, after, "usr") + grown(before, after, "sys") + grown(before, after, "irq");
+	double ticks = grown(before, after, "usr") + grown(before, after, "sys") +
+		       grown(before, after, "irq");
 	double percent = 100.0 * ticks / KERNEL_TICKS / s;
 
 	return percent > 100.0 ? 100.0 : percent;
@@ -355,7 +374,8 @@ format_thread_names(const json_t *threads, char out[TOP_OWN_BYTES])
 	out[0] = '\0';
 	json_array_foreach (threads, i, thread) {
 		if (len < TOP_OWN_BYTES - 1) {
-			int n = snprintf(out + len, TOP_OWN_BYTES - len, "%s%s", len > 0 ? " " : "", text(thread, "name"));
+			int n = snprintf(out + len, TOP_OWN_BYTES - len, "%s%s", len > 0 ? " " : "",
+					 text(thread, "name"));
 
 			len += n > 0 ? (size_t)n : 0;
 		}
@@ -387,7 +407,8 @@ fill_core(struct top_row *row, const json_t *before, const json_t *after, size_t
 	c[R_CORE] = cell(number(r, "lcore"));
 	c[R_CPU] = processor_cell(details);
 	c[R_MODE] = text_cell(text(details, "mode"));
-	c[R_BUSY] = cell(percent_of_time(old, r, "busy", number(json_object_get(after, "reactors"), "tick_rate"), s));
+	c[R_BUSY] = cell(percent_of_time(
+		old, r, "busy", number(json_object_get(after, "reactors"), "tick_rate"), s));
 	c[R_HOST] = cell(cpu < 0 ? NAN : host_percent(old, r, s));
 	c[R_WAKEUPS] = cell(grown(old_details, details, "wakeups") / s);
 	c[R_THREADS] = cell((double)json_array_size(json_object_get(r, "lw_threads")));
@@ -411,16 +432,19 @@ fill_cores(struct top_row *rows, const json_t *before, const json_t *after, doub
 static size_t
 row_count(enum top_view view, const json_t *after)
 {
-	return view == TOP_CONTROLLERS ? json_object_size(json_object_get(after, "controllers")) :
-	       view == TOP_THREADS     ? json_array_size(threads_of(after)) :
-					 json_array_size(reactors_of(after, "reactors"));
+	return view == TOP_CONTROLLERS ? json_object_size(json_object_get(after, "controllers"))
+	       : view == TOP_THREADS   ? json_array_size(threads_of(after))
+				       : json_array_size(reactors_of(after, "reactors"));
 }
 
 int
 top_rows_make(struct top_rows *rows, enum top_view view, const json_t *before, const json_t *after)
 {
-	static size_t (*const fill[])(struct top_row *rows, const json_t *before, const json_t *after, double s) = {
-		[TOP_CONTROLLERS] = fill_controllers, [TOP_THREADS] = fill_threads, [TOP_CORES] = fill_cores,
+	static size_t (*const fill[])(struct top_row *rows, const json_t *before,
+				      const json_t *after, double s) = {
+		[TOP_CONTROLLERS] = fill_controllers,
+		[TOP_THREADS] = fill_threads,
+		[TOP_CORES] = fill_cores,
 	};
 	size_t count = row_count(view, after);
 
@@ -540,11 +564,14 @@ top_totals_make(const json_t *before, const json_t *after)
 	before = comparable(before, after);
 	t.first = before == NULL;
 	t.seconds = seconds_between(before, after);
-	t.cpu = 100.0 * grown(json_object_get(before, "status"), json_object_get(after, "status"), "cpu_ns") / NS_PER_S /
-		t.seconds;
+	t.cpu = 100.0 *
+		grown(json_object_get(before, "status"), json_object_get(after, "status"),
+		      "cpu_ns") /
+		NS_PER_S / t.seconds;
 	add_controllers(&t, before, after, t.seconds);
 	json_array_foreach (reactors_of(after, "details"), i, details) {
-		const json_t *old = element_like(reactors_of(before, "details"), details, "lcore", i);
+		const json_t *old =
+			element_like(reactors_of(before, "details"), details, "lcore", i);
 
 		t.wakeups += grown(old, details, "wakeups") / t.seconds;
 	}

@@ -34,7 +34,10 @@ static void
 start_colours(void)
 {
 	static const short colours[PAIRS] = {
-		[PAIR_ACCENT] = COLOR_CYAN, [PAIR_WARM] = COLOR_YELLOW, [PAIR_HOT] = COLOR_RED, [PAIR_CALM] = COLOR_GREEN,
+		[PAIR_ACCENT] = COLOR_CYAN,
+		[PAIR_WARM] = COLOR_YELLOW,
+		[PAIR_HOT] = COLOR_RED,
+		[PAIR_CALM] = COLOR_GREEN,
 	};
 
 	if (has_colors() && start_color() == OK) {
@@ -53,7 +56,9 @@ top_screen_start(void)
 	setlocale(LC_CTYPE, "");
 	screen = newterm(NULL, stdout, stdin);
 	if (screen == NULL) {
-		fprintf(stderr, "berth top: the terminal type '%s' cannot show it; --once prints it as text\n",
+		fprintf(stderr,
+			"berth top: the terminal type '%s' cannot show it; --once prints it as "
+			"text\n",
 			term != NULL ? term : "");
 		return -ENOTTY;
 	}
@@ -106,7 +111,8 @@ put(int y, int x, int width, bool right, attr_t attributes, const char *text)
 	width = width <= 0 ? room : MIN(width, room);
 	columns = top_clean(text, width, clean, sizeof(clean));
 	attrset(attributes);
-	mvprintw(y, x, "%*s%s%*s", right ? width - columns : 0, "", clean, right ? 0 : width - columns, "");
+	mvprintw(y, x, "%*s%s%*s", right ? width - columns : 0, "", clean,
+		 right ? 0 : width - columns, "");
 	attrset(A_NORMAL);
 }
 
@@ -134,7 +140,8 @@ leave_one_out(struct layout *l, const struct top_view_info *view)
 	unsigned least = 0;
 
 	for (unsigned c = 1; c < view->column_count; c++) {
-		if (l->widths[c] > 0 && (least == 0 || view->columns[c].worth < view->columns[least].worth)) {
+		if (l->widths[c] > 0 &&
+		    (least == 0 || view->columns[c].worth < view->columns[least].worth)) {
 			least = c;
 		}
 	}
@@ -143,7 +150,8 @@ leave_one_out(struct layout *l, const struct top_view_info *view)
 
 /* The first column, a name, takes what is left. */
 static void
-grow_name(struct layout *l, const struct top_view_info *view, const struct top_rows *rows, size_t first, size_t page)
+grow_name(struct layout *l, const struct top_view_info *view, const struct top_rows *rows,
+	  size_t first, size_t page)
 {
 	int longest = l->widths[0], room = COLS - needed(l, view->column_count);
 
@@ -171,14 +179,16 @@ lay_out(const struct top_view_info *view, const struct top_rows *rows, size_t fi
 		leave_one_out(&l, view);
 	}
 	grow_name(&l, view, rows, first, page);
-	l.bar = rows->view != TOP_CONTROLLERS && needed(&l, view->column_count) + 2 * (BAR_WIDTH + 1) <= COLS;
+	l.bar = rows->view != TOP_CONTROLLERS &&
+		needed(&l, view->column_count) + 2 * (BAR_WIDTH + 1) <= COLS;
 	return l;
 }
 
 static int
 width_of(const struct layout *l, const struct top_view_info *view, unsigned column)
 {
-	return l->widths[column] + (l->bar && view->columns[column].kind == TOP_PERCENT ? BAR_WIDTH + 1 : 0);
+	return l->widths[column] +
+	       (l->bar && view->columns[column].kind == TOP_PERCENT ? BAR_WIDTH + 1 : 0);
 }
 
 /* ---- Table ---- */
@@ -197,9 +207,12 @@ draw_titles(const struct top_ui *ui, const struct top_view_info *view, const str
 		if (l->widths[c] == 0) {
 			continue;
 		}
-		snprintf(title, sizeof(title), "%s%s", column->title, !sorted ? "" : ui->descending[ui->view] ? "v" : "^");
-		put(LINE_TITLES, x, l->widths[c], column->kind != TOP_TEXT, sorted ? A_REVERSE | A_BOLD | A_UNDERLINE : A_REVERSE,
-		    title);
+		snprintf(title, sizeof(title), "%s%s", column->title,
+			 !sorted                    ? ""
+			 : ui->descending[ui->view] ? "v"
+						    : "^");
+		put(LINE_TITLES, x, l->widths[c], column->kind != TOP_TEXT,
+		    sorted ? A_REVERSE | A_BOLD | A_UNDERLINE : A_REVERSE, title);
 		x += width_of(l, view, c) + GAP;
 	}
 }
@@ -211,7 +224,8 @@ look(const struct top_column *column, const struct top_cell *cell, bool first, b
 		return A_BOLD;
 	}
 	if (cell->text != NULL) {
-		return strcmp(cell->text, "GONE") == 0 ? A_BOLD | (attr_t)colour(PAIR_HOT) : A_NORMAL;
+		return strcmp(cell->text, "GONE") == 0 ? A_BOLD | (attr_t)colour(PAIR_HOT)
+						       : A_NORMAL;
 	}
 	if (isnan(cell->number) || cell->number == 0) {
 		return A_DIM;
@@ -219,14 +233,17 @@ look(const struct top_column *column, const struct top_cell *cell, bool first, b
 	if (is_error || (column->kind == TOP_PERCENT && cell->number >= 90)) {
 		return (attr_t)colour(PAIR_HOT);
 	}
-	return column->kind == TOP_PERCENT && cell->number >= 60 ? (attr_t)colour(PAIR_WARM) : A_NORMAL;
+	return column->kind == TOP_PERCENT && cell->number >= 60 ? (attr_t)colour(PAIR_WARM)
+								 : A_NORMAL;
 }
 
 static void
 draw_bar(int y, int x, double percent)
 {
 	int full = (int)(percent * (BAR_WIDTH - 2) / 100.0 + 0.5);
-	attr_t attributes = (attr_t)colour(percent >= 90 ? PAIR_HOT : percent >= 60 ? PAIR_WARM : PAIR_CALM);
+	attr_t attributes = (attr_t)colour(percent >= 90   ? PAIR_HOT
+					   : percent >= 60 ? PAIR_WARM
+							   : PAIR_CALM);
 	char bar[BAR_WIDTH + 1];
 
 	put(y, x, BAR_WIDTH, false, A_DIM, "[            ]");
@@ -250,7 +267,8 @@ draw_row(int y, const struct top_view_info *view, const struct layout *l, const 
 		if (l->widths[c] == 0) {
 			continue;
 		}
-		put(y, x, l->widths[c], column->kind != TOP_TEXT, look(column, cell, c == 0, strcmp(column->key, "errors") == 0),
+		put(y, x, l->widths[c], column->kind != TOP_TEXT,
+		    look(column, cell, c == 0, strcmp(column->key, "errors") == 0),
 		    top_cell_text(column, cell, text));
 		if (l->bar && column->kind == TOP_PERCENT && !isnan(cell->number)) {
 			draw_bar(y, x + l->widths[c] + 1, cell->number);
@@ -277,7 +295,8 @@ draw_table(struct top_ui *ui, const struct top_rows *rows)
 	}
 	if (ui->count == 0) {
 		put(LINE_ROWS + 1, 2, 0, false, A_DIM,
-		    ui->filter[0] != '\0' ? "nothing has that in it (Esc clears the filter)" : "there are none");
+		    ui->filter[0] != '\0' ? "nothing has that in it (Esc clears the filter)"
+					  : "there are none");
 	}
 }
 
@@ -292,7 +311,8 @@ draw_header(const struct top_ui *ui, const json_t *snapshot, const struct top_to
 
 	for (unsigned i = 0; i < TOP_HEADER_LINES; i++) {
 		top_header_text(i, snapshot, totals, text);
-		put((int)i, 0, 0, false, i == 0 ? A_BOLD | (attr_t)colour(PAIR_ACCENT) : A_NORMAL, text);
+		put((int)i, 0, 0, false, i == 0 ? A_BOLD | (attr_t)colour(PAIR_ACCENT) : A_NORMAL,
+		    text);
 	}
 	strftime(clock, sizeof(clock), "%H:%M:%S", localtime_r(&now, &tm));
 	snprintf(right, sizeof(right), "  %s  %s", ui->paused ? "PAUSED" : "", clock);
@@ -310,15 +330,17 @@ draw_views(const struct top_ui *ui, const struct top_rows *rows)
 	put(LINE_VIEWS, 0, 0, false, A_NORMAL, "");
 	for (int i = 0; i < TOP_VIEWS; i++) {
 		snprintf(text, sizeof(text), " %d %s ", i + 1, top_views[i].name);
-		put(LINE_VIEWS, x, (int)strlen(text), false, (int)ui->view == i ? A_REVERSE | A_BOLD : A_DIM, text);
+		put(LINE_VIEWS, x, (int)strlen(text), false,
+		    (int)ui->view == i ? A_REVERSE | A_BOLD : A_DIM, text);
 		x += (int)strlen(text) + 1;
 	}
 	text[0] = '\0';
 	if (ui->filter[0] != '\0') {
-		snprintf(text, sizeof(text), "  filter \"%s\": %zu of %zu", ui->filter, rows->shown_count, rows->count);
+		snprintf(text, sizeof(text), "  filter \"%s\": %zu of %zu", ui->filter,
+			 rows->shown_count, rows->count);
 	} else if (rows->shown_count > ui->page) {
-		snprintf(text, sizeof(text), "  %zu to %zu of %zu", ui->first + 1, MIN(ui->first + ui->page, rows->shown_count),
-			 rows->shown_count);
+		snprintf(text, sizeof(text), "  %zu to %zu of %zu", ui->first + 1,
+			 MIN(ui->first + ui->page, rows->shown_count), rows->shown_count);
 	}
 	put(LINE_VIEWS, x, 0, false, A_NORMAL, text);
 }
@@ -329,13 +351,16 @@ draw_footer(const struct top_ui *ui, const char *trouble)
 	char text[TOP_FILTER_BYTES + 96];
 
 	if (ui->typing) {
-		snprintf(text, sizeof(text), "filter: %s_   Enter keeps it, Esc does not", ui->filter);
+		snprintf(text, sizeof(text), "filter: %s_   Enter keeps it, Esc does not",
+			 ui->filter);
 		put(LINES - 1, 0, 0, false, A_BOLD | (attr_t)colour(PAIR_ACCENT), text);
 	} else if (trouble != NULL) {
 		put(LINES - 1, 0, 0, false, A_BOLD | (attr_t)colour(PAIR_HOT), trouble);
 	} else {
 		snprintf(text, sizeof(text),
-			 "q quit  h help  1-3 Tab view  < > sort  r reverse  / filter  p pause  + - every %.3g s", ui->delay_s);
+			 "q quit  h help  1-3 Tab view  < > sort  r reverse  / filter  p pause  + "
+			 "- every %.3g s",
+			 ui->delay_s);
 		put(LINES - 1, 0, 0, false, A_DIM, text);
 	}
 }
@@ -367,15 +392,16 @@ draw_help(const struct top_ui *ui)
 	y++;
 	put(y++, 0, 0, false, A_BOLD | (attr_t)colour(PAIR_ACCENT), "columns of this view");
 	for (unsigned c = 0; c < view->column_count; c++) {
-		snprintf(text, sizeof(text), "%-11s    %s", view->columns[c].title, view->columns[c].help);
+		snprintf(text, sizeof(text), "%-11s    %s", view->columns[c].title,
+			 view->columns[c].help);
 		put(y++, 2, 0, false, A_NORMAL, text);
 	}
 	put(LINES - 1, 0, 0, false, A_DIM, "any key goes back");
 }
 
 void
-top_screen_draw(struct top_ui *ui, const json_t *snapshot, const struct top_totals *totals, const struct top_rows *rows,
-		const char *trouble)
+top_screen_draw(struct top_ui *ui, const json_t *snapshot, const struct top_totals *totals,
+		const struct top_rows *rows, const char *trouble)
 {
 	erase();
 	if (ui->help) {

@@ -54,7 +54,9 @@ parse(const char *text)
 	"'details': [{'lcore': 0, 'cpu': 4, 'mode': 'adaptive', 'wakeups': " wakeups0 "}," \
 	"{'lcore': 1, 'cpu': -1, 'mode': 'poll', 'wakeups': " wakeups1 "}]}"
 
-#define MOVED "{'time_ns': 5, 'reactors': {'reactors': [{'lcore': 0}], 'details': [{'lcore': 0, 'cpu': 4, 'cpu_state': 'moved'}]}}"
+#define MOVED \
+	"{'time_ns': 5, 'reactors': {'reactors': [{'lcore': 0}]," \
+	" 'details': [{'lcore': 0, 'cpu': 4, 'cpu_state': 'moved'}]}}"
 
 #define THREAD(name, id, busy) \
 	"{'name': '" name "', 'id': " id ", 'cpumask': '1', 'busy': " busy ", 'active_pollers_count': 1, " \

@@ -38,7 +38,8 @@ format_latency(double us, char *text)
 }
 
 const char *
-top_cell_text(const struct top_column *column, const struct top_cell *cell, char text[static TOP_TEXT_BYTES])
+top_cell_text(const struct top_column *column, const struct top_cell *cell,
+	      char text[static TOP_TEXT_BYTES])
 {
 	double n = cell->number;
 
@@ -77,7 +78,8 @@ top_clean(const char *text, int width, char *ret_text, size_t size)
 
 	CHECK(size > 0);
 	for (; *text != '\0'; text++) {
-		bool goes_on = ((unsigned char)*text & 0xc0) == 0x80; /* UTF-8: not the first byte of a character */
+		bool goes_on = ((unsigned char)*text & 0xc0) ==
+			       0x80; /* UTF-8: not the first byte of a character */
 
 		if ((!goes_on && columns == width) || len + 1 == size) {
 			break;
@@ -100,7 +102,8 @@ status_number(const json_t *snapshot, const char *key)
 static const char *
 status_text(const json_t *snapshot, const char *key)
 {
-	const char *text = json_string_value(json_object_get(json_object_get(snapshot, "status"), key));
+	const char *text =
+		json_string_value(json_object_get(json_object_get(snapshot, "status"), key));
 
 	return text != NULL ? text : "-";
 }
@@ -111,9 +114,11 @@ up_time(const json_t *snapshot, char text[static 32])
 	uint64_t s = (uint64_t)status_number(snapshot, "uptime_seconds");
 
 	if (s >= 86400) {
-		snprintf(text, 32, "%" PRIu64 " d %02" PRIu64 ":%02" PRIu64, s / 86400, s / 3600 % 24, s / 60 % 60);
+		snprintf(text, 32, "%" PRIu64 " d %02" PRIu64 ":%02" PRIu64, s / 86400,
+			 s / 3600 % 24, s / 60 % 60);
 	} else {
-		snprintf(text, 32, "%02" PRIu64 ":%02" PRIu64 ":%02" PRIu64, s / 3600, s / 60 % 60, s % 60);
+		snprintf(text, 32, "%02" PRIu64 ":%02" PRIu64 ":%02" PRIu64, s / 3600, s / 60 % 60,
+			 s % 60);
 	}
 	return text;
 }
@@ -122,7 +127,8 @@ up_time(const json_t *snapshot, char text[static 32])
 static const char *
 mode(const json_t *snapshot)
 {
-	const json_t *details = json_object_get(json_object_get(snapshot, "reactors"), "details"), *one;
+	const json_t *details = json_object_get(json_object_get(snapshot, "reactors"), "details"),
+		     *one;
 	const char *common = json_string_value(json_object_get(json_array_get(details, 0), "mode"));
 	size_t i;
 
@@ -136,8 +142,8 @@ mode(const json_t *snapshot)
 	return common != NULL ? common : status_text(snapshot, "mode");
 }
 
-static const struct top_column rate = {.kind = TOP_RATE}, mbytes = {.kind = TOP_MBYTES}, percent = {.kind = TOP_PERCENT},
-			       latency = {.kind = TOP_LATENCY_US};
+static const struct top_column rate = {.kind = TOP_RATE}, mbytes = {.kind = TOP_MBYTES},
+			       percent = {.kind = TOP_PERCENT}, latency = {.kind = TOP_LATENCY_US};
 
 static const char *
 shown(const struct top_column *column, double n, char text[static TOP_TEXT_BYTES])
@@ -146,28 +152,33 @@ shown(const struct top_column *column, double n, char text[static TOP_TEXT_BYTES
 }
 
 void
-top_header_text(unsigned line, const json_t *snapshot, const struct top_totals *t, char text[static TOP_HEADER_BYTES])
+top_header_text(unsigned line, const json_t *snapshot, const struct top_totals *t,
+		char text[static TOP_HEADER_BYTES])
 {
 	const json_t *reactors = json_object_get(json_object_get(snapshot, "reactors"), "reactors");
-	char a[TOP_TEXT_BYTES], b[TOP_TEXT_BYTES], c[TOP_TEXT_BYTES], d[TOP_TEXT_BYTES], e[TOP_TEXT_BYTES],
-		f[TOP_TEXT_BYTES], up[32];
+	char a[TOP_TEXT_BYTES], b[TOP_TEXT_BYTES], c[TOP_TEXT_BYTES], d[TOP_TEXT_BYTES],
+		e[TOP_TEXT_BYTES], f[TOP_TEXT_BYTES], up[32];
 
 	if (line == 0) {
 		snprintf(text, TOP_HEADER_BYTES, "%.48s, pid %.0f, up %s, %s mode, %zu reactors",
-			 status_text(snapshot, "version"), status_number(snapshot, "pid"), up_time(snapshot, up),
-			 mode(snapshot), json_array_size(reactors));
+			 status_text(snapshot, "version"), status_number(snapshot, "pid"),
+			 up_time(snapshot, up), mode(snapshot), json_array_size(reactors));
 	} else if (line == 1) {
 		snprintf(text, TOP_HEADER_BYTES,
-			 "CPU %s %%   memory %.0f MiB   wake-ups %s/s   VMs %.0f   controllers %.0f   bdevs %.0f",
-			 shown(&percent, t->cpu, a), status_number(snapshot, "memory_bytes") / 1048576.0,
+			 "CPU %s %%   memory %.0f MiB   wake-ups %s/s   VMs %.0f   controllers "
+			 "%.0f   bdevs %.0f",
+			 shown(&percent, t->cpu, a),
+			 status_number(snapshot, "memory_bytes") / 1048576.0,
 			 shown(&rate, t->wakeups, b), status_number(snapshot, "sessions"),
 			 status_number(snapshot, "controllers"), status_number(snapshot, "bdevs"));
 	} else {
 		snprintf(text, TOP_HEADER_BYTES,
-			 "I/O %s IOPS (%s read, %s write)   %s MB/s read   %s MB/s write   latency %s   in flight %.0f",
-			 shown(&rate, t->reads + t->writes + t->others, a), shown(&rate, t->reads, b), shown(&rate, t->writes, c),
-			 shown(&mbytes, t->read_mb, d), shown(&mbytes, t->write_mb, e), shown(&latency, t->latency_us, f),
-			 t->inflight);
+			 "I/O %s IOPS (%s read, %s write)   %s MB/s read   %s MB/s write   latency "
+			 "%s   in flight %.0f",
+			 shown(&rate, t->reads + t->writes + t->others, a),
+			 shown(&rate, t->reads, b), shown(&rate, t->writes, c),
+			 shown(&mbytes, t->read_mb, d), shown(&mbytes, t->write_mb, e),
+			 shown(&latency, t->latency_us, f), t->inflight);
 	}
 }
 
@@ -210,7 +221,8 @@ print_cell(FILE *out, const struct top_column *column, const char *text, int wid
 }
 
 void
-top_print(FILE *out, const json_t *snapshot, const struct top_totals *totals, const struct top_rows *rows)
+top_print(FILE *out, const json_t *snapshot, const struct top_totals *totals,
+	  const struct top_rows *rows)
 {
 	const struct top_view_info *view = &top_views[rows->view];
 	int widths[TOP_COLUMNS_MAX];
@@ -225,16 +237,19 @@ top_print(FILE *out, const json_t *snapshot, const struct top_totals *totals, co
 	for (unsigned c = 0; c < view->column_count; c++) {
 		widths[c] = characters(view->columns[c].title);
 		for (size_t i = 0; i < rows->shown_count; i++) {
-			int width = characters(printed(&view->columns[c], &rows->shown[i]->cells[c], text));
+			int width = characters(
+				printed(&view->columns[c], &rows->shown[i]->cells[c], text));
 
 			widths[c] = MAX(widths[c], width);
 		}
-		print_cell(out, &view->columns[c], view->columns[c].title, widths[c], c + 1 == view->column_count);
+		print_cell(out, &view->columns[c], view->columns[c].title, widths[c],
+			   c + 1 == view->column_count);
 	}
 	for (size_t i = 0; i < rows->shown_count; i++) {
 		for (unsigned c = 0; c < view->column_count; c++) {
-			print_cell(out, &view->columns[c], printed(&view->columns[c], &rows->shown[i]->cells[c], text), widths[c],
-				   c + 1 == view->column_count);
+			print_cell(out, &view->columns[c],
+				   printed(&view->columns[c], &rows->shown[i]->cells[c], text),
+				   widths[c], c + 1 == view->column_count);
 		}
 	}
 }
@@ -245,17 +260,20 @@ top_print(FILE *out, const json_t *snapshot, const struct top_totals *totals, co
 static json_t *
 json_of(double n)
 {
-	return isnan(n) || isinf(n) ? json_null() : n == floor(n) && fabs(n) < 9e15 ? json_integer((json_int_t)n) : json_real(n);
+	return isnan(n) || isinf(n)              ? json_null()
+	       : n == floor(n) && fabs(n) < 9e15 ? json_integer((json_int_t)n)
+						 : json_real(n);
 }
 
 static json_t *
 totals_json(const struct top_totals *t)
 {
-	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "seconds", json_of(t->seconds), "cpu_percent",
-			 json_of(t->cpu), "iops", json_of(t->reads + t->writes + t->others), "read_iops", json_of(t->reads),
-			 "write_iops", json_of(t->writes), "read_mb_s", json_of(t->read_mb), "write_mb_s",
-			 json_of(t->write_mb), "latency_us", json_of(t->latency_us), "wakeups", json_of(t->wakeups),
-			 "inflight", json_of(t->inflight));
+	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "seconds",
+			 json_of(t->seconds), "cpu_percent", json_of(t->cpu), "iops",
+			 json_of(t->reads + t->writes + t->others), "read_iops", json_of(t->reads),
+			 "write_iops", json_of(t->writes), "read_mb_s", json_of(t->read_mb),
+			 "write_mb_s", json_of(t->write_mb), "latency_us", json_of(t->latency_us),
+			 "wakeups", json_of(t->wakeups), "inflight", json_of(t->inflight));
 }
 
 json_t *
@@ -271,10 +289,11 @@ top_json(const json_t *snapshot, const struct top_totals *totals, const struct t
 			const struct top_cell *cell = &rows->shown[i]->cells[c];
 
 			json_object_set_new(row, view->columns[c].key,
-					    cell->text != NULL ? json_string(cell->text) : json_of(cell->number));
+					    cell->text != NULL ? json_string(cell->text)
+							       : json_of(cell->number));
 		}
 		json_array_append_new(array, row);
 	}
-	return json_pack("{s:O,s:o,s:s,s:o}", "status", json_object_get(snapshot, "status"), "totals", totals_json(totals),
-			 "view", view->name, "rows", array);
+	return json_pack("{s:O,s:o,s:s,s:o}", "status", json_object_get(snapshot, "status"),
+			 "totals", totals_json(totals), "view", view->name, "rows", array);
 }

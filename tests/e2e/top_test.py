@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
@@ -301,6 +302,73 @@ def test_terminal_without_daemon(t):
     # No terminal type that curses knows: said, not drawn.
     script = f"TERM=nonsense {BERTH} -s {d.socket} top"
     contains(t.run(["script", "-qec", script, "/dev/null"], code=None).stdout, "the terminal type 'nonsense'")
+
+
+# ---- Doctor ----
+
+def findings(t, *args, code=0, daemon=None):
+    result = json.loads(t.berth("doctor", "--json", "--sample", "0.3", *args, daemon=daemon, code=code))
+    counts = {"ok": 0, "note": 0, "warn": 0, "bad": 0}
+    by_subject = {}
+    for f in result["findings"]:
+        counts[f["level"].lower()] += 1
+        check(f["level"] not in ("WARN", "BAD") or f["advice"], f"advice for {f}")
+        by_subject.setdefault(f["subject"], []).append((f["level"], f["text"]))
+    equal(result["counts"], counts)
+    return result, by_subject
+
+
+def test_doctor(t):
+    # A mask of the first CPU there is: reactors are pinned then.
+    cpu = min(os.sched_getaffinity(0))
+    d = three(t, "-m", f"[{cpu}]", "--state-dir", t.path("state"))
+    result, found = findings(t, daemon=d)
+    equal(result["socket"], d.socket)
+    contains(found["berthd"][0][1], "3 controllers, 0 connected VMs")
+    contains(found["reactors"][0][1], "1 reactors, each on the CPU it was asked to run on")
+    contains(found["cpus"][0][1], f"pinned to {cpu}")
+    equal(found["pollers"], [("OK", "no poller keeps a core awake without work")])
+    # The doctor's own connection is one of them.
+    contains(found["descriptors"][0][1], f"has {d.fd_count() + 1} open")
+    contains(found["sockets"][0][1], d.folder)
+    equal(found["left behind"][0][0], "OK")
+    equal(found["io_uring"][0][1] == "io_uring works", harness.has_uring())
+    # What is not as it should be.
+    d.call("vhost_controller_set_coalescing", ctrlr="vm1", delay_base_us=10, iops_threshold=1000)
+    d.call("bdev_null_delete", name="n-vm2")
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(d.path("left"))
+    _, found = findings(t, daemon=d, code=1)
+    equal(found["controllers"][0], ("BAD", "the block device of 1 controllers is gone, so no VM can use them: vm2"))
+    equal(found["coalescing"][0][0], "NOTE")
+    contains(found["left behind"][0][1], f"1 sockets in {d.folder} on which nobody listens, such as {d.path('left')}")
+    out = t.berth("doctor", "--sample", "0.1", daemon=d, code=1)
+    contains(out, "BAD   controllers   the block device of 1 controllers is gone")
+    contains(out, "                 -> delete them")
+    check(re.search(r"^\d+ OK, \d+ NOTE, \d+ WARN, 1 BAD$", out, re.M), out)
+
+
+def test_doctor_alone(t):
+    """Without a berthd: the host, and folders it is to be started with."""
+    result, found = findings(t, "-s", t.path("nobody"), "--state-dir", t.dir)
+    equal(result["socket"], None)
+    equal(found["berthd"][0][0], "NOTE")
+    check(not {"reactors", "pollers", "controllers", "sockets"} & set(found), sorted(found))
+    check({"cpus", "quota", "steal", "memory", "descriptors", "io_uring", "aio", "kernel", "kvm", "state"} <= set(found))
+    contains(found["descriptors"][0][1], "a berthd started here")
+    # Fewer files: prlimit(1) lowers the limit of the one that asks.
+    p = t.run(["prlimit", "--nofile=64", BERTH, "-s", t.path("nobody"), "doctor", "--json", "--sample", "0.1"])
+    contains(p, "may open 64 files: room for about 6 VMs")
+
+
+def test_doctor_busy(t):
+    """Work is not burning: a busy ring is not blamed."""
+    d = three(t)
+    p = load(t, d.path("vm2"))
+    until(lambda: busy(d), "requests arrive")
+    _, found = findings(t, daemon=d)
+    equal(found["pollers"], [("OK", "no poller keeps a core awake without work")])
+    stop_load(p)
 
 
 harness.main(globals())
