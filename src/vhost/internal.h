@@ -205,9 +205,9 @@ void vhost_queue_complete(struct vhost_queue *q, uint16_t head, uint32_t bytes);
 void vhost_queue_fail(struct vhost_queue *q, const char *why);
 
 /*
- * Control. Whether a line of that level, about this controller and caused by its VMM, may be written to the log: VHOST_LOG_BURST of
- * them, then one each VHOST_LOG_NS. Who reconnects and misbehaves in a loop fills nobody's disk. What was left out is said with
- * the next line that may be written.
+ * Control. Whether a line of that level, about this controller and caused by its VMM, may be written to the
+ * log: VHOST_LOG_BURST of them, then one each VHOST_LOG_NS. Who reconnects and misbehaves in a loop fills nobody's
+ * disk. What was left out is said with the next line that may be written.
  */
 bool vhost_may_log(struct vhost_controller *ctrlr, enum log_level level);
 #define VHOST_LOG_BURST 32

@@ -14,6 +14,10 @@
  *     sequence number, odd while it does (a seqlock): the signal handler, on any thread, never acts
  *     on half of a change. A faulting thread holds its own mapping, so that slot is quiet.
  *  5. The handler calls nothing but mmap, and touches nothing but the table.
+ *  6. munmap can fail: where the kernel has joined mappings of one file, it must split them again, and a process has only so
+ *     many (vm.max_map_count). Then the mapping stays, with its slot, in nobody's hands, and is tried again with the next one
+ *     that is made or unmapped.
+ *  7. A fault is answered by this machine: only files of memory, and of file systems known to be local, are mapped.
  */
 #include "virtio/memmap.h"
 
@@ -32,6 +36,16 @@
 #define GUARD_SLOTS 65536
 /* Bytes of one map: far more than any guest has, far less than an address space. */
 #define MAP_BYTES_MAX (UINT64_C(16) << 40)
+/* Not in every linux/magic.h. */
+#ifndef XFS_SUPER_MAGIC
+#define XFS_SUPER_MAGIC 0x58465342
+#endif
+#ifndef ZFS_SUPER_MAGIC
+#define ZFS_SUPER_MAGIC 0x2fc12fc1
+#endif
+#ifndef BCACHEFS_SUPER_MAGIC
+#define BCACHEFS_SUPER_MAGIC 0xca451a4e
+#endif
 
 struct guard_slot {
 	_Atomic uint32_t seq;
@@ -46,7 +60,10 @@ struct memmap_mapping {
 	void *start;
 	size_t length;
 	struct guard_slot *slot;
+	struct memmap_mapping *next; /* in `stuck` */
 };
+
+static struct memmap_mapping *stuck; /* could not be unmapped yet; control thread */
 
 /* ---- The guard ---- */
 
@@ -179,6 +196,34 @@ memmap_lost(const struct memmap *map)
 
 /* ---- Mappings ---- */
 
+/*
+ * What answers a fault of this process must not be somebody's server, which could hold it, and with it a
+ * whole reactor, as long as it likes: FUSE, NFS, 9P, virtio-fs and whatever is not known.
+ */
+static bool
+is_local(unsigned long type)
+{
+	static const unsigned long local[] = {
+		TMPFS_MAGIC, /* memfd_create, /dev/shm */
+		HUGETLBFS_MAGIC,
+		RAMFS_MAGIC,
+		EXT4_SUPER_MAGIC, /* and 2, and 3 */
+		XFS_SUPER_MAGIC,
+		BTRFS_SUPER_MAGIC,
+		F2FS_SUPER_MAGIC,
+		ZFS_SUPER_MAGIC,
+		BCACHEFS_SUPER_MAGIC,
+		OVERLAYFS_SUPER_MAGIC, /* what is open for writing is in its upper layer, which is local */
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(local); i++) {
+		if (type == local[i]) {
+			return true;
+		}
+	}
+	return false;
+}
+
 /* Whether the file can be guest memory up to `end`, and the page size that mappings of it are made
  * of. */
 static int
@@ -190,18 +235,50 @@ file_kind(int fd, uint64_t end, uint64_t *ret_page, struct err *err)
 	if (fstat(fd, &st) != 0 || fstatfs(fd, &fs) != 0) {
 		return err_set(err, -errno, "cannot look at the memory file: %s", strerror(errno));
 	}
-	if (S_ISREG(st.st_mode) && (uint64_t)st.st_size < end) {
+	if (!S_ISREG(st.st_mode)) {
+		return err_set(err, -EINVAL, "guest memory must be a file (a memfd, in /dev/shm, of huge pages, or on a "
+			       "local file system)");
+	}
+	if (!is_local((unsigned long)fs.f_type)) {
+		return err_set(err, -EINVAL, "guest memory may not come from a file system of type %#lx: it is not "
+			       "known to be local", (unsigned long)fs.f_type);
+	}
+	if ((uint64_t)st.st_size < end) {
 		return err_set(err, -EINVAL, "the memory file has %llu bytes, the region ends at %llu",
 			       (unsigned long long)st.st_size, (unsigned long long)end);
-	}
-	if ((unsigned long)fs.f_type == FUSE_SUPER_MAGIC) {
-		/* Its server could hold a fault, and with it a whole reactor, as long as it
-		 * likes. */
-		return err_set(err, -EINVAL, "guest memory may not come from a FUSE file system");
 	}
 	*ret_page = (unsigned long)fs.f_type == HUGETLBFS_MAGIC ? (uint64_t)fs.f_bsize
 								 : (uint64_t)sysconf(_SC_PAGESIZE);
 	return 0;
+}
+
+static bool
+unmap(struct memmap_mapping *mapping)
+{
+	if (munmap(mapping->start, mapping->length) != 0) {
+		CHECK(errno == ENOMEM);
+		return false;
+	}
+	slot_put(mapping->slot);
+	free(mapping);
+	return true;
+}
+
+static void
+unmap_stuck(void)
+{
+	struct memmap_mapping *mapping = stuck;
+
+	stuck = NULL;
+	while (mapping != NULL) {
+		struct memmap_mapping *next = mapping->next;
+
+		if (!unmap(mapping)) {
+			mapping->next = stuck;
+			stuck = mapping;
+		}
+		mapping = next;
+	}
 }
 
 static void
@@ -210,9 +287,12 @@ mapping_put(struct memmap_mapping *mapping)
 	if (--mapping->refs > 0) {
 		return;
 	}
-	slot_put(mapping->slot);
-	CHECK(munmap(mapping->start, mapping->length) == 0);
-	free(mapping);
+	if (!unmap(mapping)) {
+		mapping->next = stuck;
+		stuck = mapping;
+	} else if (stuck != NULL) {
+		unmap_stuck();
+	}
 }
 
 /* One reference; *ret_hva: where the region starts. */
@@ -227,6 +307,7 @@ mapping_create(int fd, uint64_t offset, uint64_t size, struct memmap_mapping **r
 	if (rc != 0) {
 		return rc;
 	}
+	unmap_stuck();
 	delta = offset % page;
 	length = (delta + size + page - 1) / page * page;
 	mapping = malloc(sizeof(*mapping));

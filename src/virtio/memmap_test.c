@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -18,6 +19,14 @@
 
 #define PAGE 4096u
 #define MIB (UINT64_C(1) << 20)
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED true
+#elif defined(__has_feature)
+#define SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
+#else
+#define SANITIZED false
+#endif
 
 static int
 make_file(uint64_t size)
@@ -171,7 +180,7 @@ test_wrong_regions(void **state)
 	/* Files that end before. */
 	refused(map, 4 * MIB, MIB + 1, 0, fd, 0, -EINVAL);
 	refused(map, 4 * MIB, PAGE, 0, fd, MIB - PAGE + 1, -EINVAL);
-	refused(map, 4 * MIB, PAGE, 0, zero, 0, -ENODEV);
+	refused(map, 4 * MIB, PAGE, 0, zero, 0, -EINVAL);
 	refused(map, 4 * MIB, PAGE, 0, -1, 0, -EBADF);
 	/* Neighbours are no overlap. */
 	add(&map, 0, MIB, 0, fd, 0);
@@ -181,6 +190,105 @@ test_wrong_regions(void **state)
 	assert_int_equal(count_pages(), 0);
 	close(fd);
 	close(zero);
+}
+
+/* What is no file, and what no local file system answers for. */
+static void
+test_wrong_files(void **state)
+{
+	static const char *const paths[] = {"/dev/null", "/dev/zero", "/proc/self/status", "/proc/self/mem", "/"};
+	struct memmap *map = memmap_create();
+	int pipes[2], event = eventfd(0, EFD_CLOEXEC), proc = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+	struct err err = ERR_NONE;
+
+	assert_null(memmap_add(map, MIB, PAGE, 0, proc, 0, &err));
+	assert_non_null(strstr(err.text, "not known to be local"));
+	close(proc);
+	assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
+	refused(map, MIB, PAGE, 0, pipes[0], 0, -EINVAL);
+	refused(map, MIB, PAGE, 0, event, 0, -EINVAL);
+	for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
+		int fd = open(paths[i], O_RDONLY | O_CLOEXEC);
+
+		if (fd >= 0) {
+			refused(map, MIB, PAGE, 0, fd, 0, -EINVAL);
+			close(fd);
+		}
+	}
+	close(pipes[0]);
+	close(pipes[1]);
+	close(event);
+	memmap_put(map);
+}
+
+/* As many mappings as a process may have: pages of one area, every other one different. NULL: there is no such limit here. */
+static uint8_t *
+use_up_mappings(size_t *ret_length)
+{
+	size_t pages = 400000;
+	uint8_t *area = mmap(NULL, pages * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	assert_true(area != MAP_FAILED);
+	*ret_length = pages * PAGE;
+	for (size_t i = 1; i < pages; i += 2) {
+		if (mprotect(area + i * PAGE, PAGE, PROT_READ) != 0) {
+			assert_int_equal(errno, ENOMEM);
+			/* The last one may have been half of what such a call takes. */
+			(void)mprotect(area + (pages - 1) * PAGE, PAGE, PROT_READ);
+			return area;
+		}
+	}
+	munmap(area, *ret_length);
+	return NULL;
+}
+
+/*
+ * Three regions of one file, side by side in it, which the kernel makes one mapping of. To take out the middle
+ * one it needs one more than the process may have.
+ */
+static void
+test_no_more_mappings(void **state)
+{
+	struct memmap *map, *two;
+	struct err err;
+	uint8_t *area;
+	size_t length;
+	int fd;
+
+	/* Sanitizers want mappings for themselves. */
+	if (SANITIZED) {
+		skip();
+	}
+	map = memmap_create();
+	fd = make_file(3 * MIB);
+
+	/* From the end on: later mappings get lower addresses. */
+	add(&map, 3 * MIB, MIB, 0, fd, 2 * MIB);
+	add(&map, 2 * MIB, MIB, 0, fd, MIB);
+	add(&map, MIB, MIB, 0, fd, 0);
+	two = memmap_remove(map, 2 * MIB, MIB, 0, &err);
+	assert_non_null(two);
+	area = use_up_mappings(&length);
+	if (area == NULL || map->regions[0].hva + MIB != map->regions[1].hva ||
+	    map->regions[1].hva + MIB != map->regions[2].hva) {
+		if (area != NULL) {
+			munmap(area, length);
+		}
+		memmap_put(map);
+		memmap_put(two);
+		close(fd);
+		skip();
+	}
+	memmap_put(map);
+	munmap(area, length);
+	/* It could not be unmapped. */
+	assert_int_equal(count_pages(), 3 * MIB / PAGE);
+	assert_int_equal(two->count, 2);
+	two->regions[0].hva[0] = 1;
+	/* The next one to be unmapped takes it along. */
+	memmap_put(two);
+	assert_int_equal(count_pages(), 0);
+	close(fd);
 }
 
 /* A sparse file may claim any size: address space is limited by name. */
@@ -340,6 +448,8 @@ main(void)
 		cmocka_unit_test(test_shares_memory),
 		cmocka_unit_test(test_from_uva),
 		cmocka_unit_test(test_wrong_regions),
+		cmocka_unit_test(test_wrong_files),
+		cmocka_unit_test(test_no_more_mappings),
 		cmocka_unit_test(test_limits),
 		cmocka_unit_test(test_iov),
 		cmocka_unit_test(test_truncated_file_is_lost_alone),
