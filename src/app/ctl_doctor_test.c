@@ -246,7 +246,8 @@ test_neighbours(void **state)
 	assert_int_equal(f.d.count, 1);
 	f.d.after.task_ticks[0] = 1005;
 	EXPECT(doctor_neighbours_probe, DOCTOR_WARN, "others used 85 % of CPU 0");
-	f.d.after.task_ticks[0] = 1090;
+	/* The kernel counts a tick here and there to the wrong one. */
+	f.d.after.task_ticks[0] = 1095;
 	f.d.after.task_ticks[1] = 58;
 	EXPECT(doctor_neighbours_probe, DOCTOR_OK, "nobody else");
 }
@@ -586,6 +587,7 @@ test_pollers(void **state)
 	EXPECT(doctor_pollers_probe, DOCTOR_OK, "no poller");
 	/* One that was not there before has not been there all the time. */
 	set(&f.d.before.pollers, "{'threads': []}");
+	set(&f.d.after.pollers, POLLERS("2000000", "0"));
 	set(&f.d.after.reactors, "{}");
 	EXPECT(doctor_pollers_probe, DOCTOR_OK, "no poller");
 }
