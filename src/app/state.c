@@ -14,10 +14,12 @@
 #include "app/state.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "app/state_calls.h"
 #include "app/state_log.h"
 #include "base/check.h"
 #include "base/clock.h"
@@ -28,6 +30,7 @@
 /* The log is written anew when it has so many times the lines that are needed, and so many more. */
 #define STATE_GROWTH 4
 #define STATE_GROWTH_LINES 1000
+#define LARGE_BYTES (64 << 10)
 
 enum phase { IDLE, SYNCING, WRITING_NEW, SYNCING_NEW };
 
@@ -45,6 +48,7 @@ struct state {
 	json_t *(*live)(void);
 	struct state_log *log;
 	bool empty;
+	bool changed; /* what was read is not, line by line, what is needed */
 	json_t *calls;
 	struct list lost;
 	size_t needed_lines; /* when the log was written anew last */
@@ -64,27 +68,7 @@ struct state {
 	void *closed_ctx;
 };
 
-/* Families of calls on one kind of object, and the parameter that names it. */
-static const struct family {
-	const char *prefix;
-	const char *key;
-} families[] = {
-	{"bdev_null_", "name"},  {"bdev_malloc_", "name"}, {"bdev_aio_", "name"},
-	{"bdev_uring_", "name"}, {"vhost_", "ctrlr"},      {"berth_disk_", "name"},
-};
-
 /* ---- Lost entries ---- */
-
-static bool
-call_is(const json_t *call, const char *family, const char *key, const char *name)
-{
-	const char *method = json_string_value(json_object_get(call, "method"));
-	const char *value =
-		json_string_value(json_object_get(json_object_get(call, "params"), key));
-
-	return method != NULL && value != NULL && strncmp(method, family, strlen(family)) == 0 &&
-	       strcmp(value, name) == 0;
-}
 
 static void
 lost_free(struct lost *lost)
@@ -132,7 +116,7 @@ state_forget(struct state *s, const char *family, const char *key, const char *n
 	bool found = false;
 
 	LIST_FOREACH_SAFE (lost, next, &s->lost, link) {
-		if (lost->call != NULL && call_is(lost->call, family, key, name)) {
+		if (lost->call != NULL && state_call_is(lost->call, family, key, name)) {
 			LOG_NOTICE(STATE, lost->where, "forgotten: %s", lost->line);
 			lost_free(lost);
 			found = true;
@@ -163,93 +147,10 @@ read_line(struct state *s, const char *line, size_t bytes, unsigned number)
 	json_array_append_new(s->calls, call);
 }
 
-static const struct family *
-family_of(const char *method)
-{
-	for (size_t i = 0; i < ARRAY_SIZE(families); i++) {
-		if (strncmp(method, families[i].prefix, strlen(families[i].prefix)) == 0) {
-			return &families[i];
-		}
-	}
-	return NULL;
-}
-
-static bool
-is_delete(const char *method)
-{
-	return family_of(method) != NULL && strstr(method, "_delete") != NULL;
-}
-
-static bool
-is_create(const char *method)
-{
-	return family_of(method) != NULL && strstr(method, "_create") != NULL;
-}
-
-/* What a create takes the place of: bdevs of all kinds share their names. */
-static const char *
-rival_prefix(const struct family *family)
-{
-	return strncmp(family->prefix, "bdev_", strlen("bdev_")) == 0 ? "bdev_" : family->prefix;
-}
-
-/* Removes the calls before *index that are about the same object; how many there were. */
-static size_t
-remove_earlier(struct state *s, size_t *index, const char *prefix, const char *key,
-	       const char *name)
-{
-	size_t removed = 0;
-
-	for (size_t k = *index; k-- > 0;) {
-		if (call_is(json_array_get(s->calls, k), prefix, key, name)) {
-			json_array_remove(s->calls, k);
-			removed++;
-		}
-	}
-	*index -= removed;
-	return removed;
-}
-
-/*
- * Leaves out a delete and the calls before it on its object; a delete that has none of these stays:
- * what made its object is of another family. A second create means that the first had failed, or
- * its object was lost: the first is left out.
- */
-static void
-leave_out_superseded(struct state *s)
-{
-	json_t *seen = json_object(); /* objects that were made: most creates need no search */
-
-	for (size_t i = 0; i < json_array_size(s->calls); i++) {
-		const json_t *call = json_array_get(s->calls, i);
-		const char *method = json_string_value(json_object_get(call, "method"));
-		const struct family *family = family_of(method);
-		const char *name = family == NULL
-					   ? NULL
-					   : json_string_value(json_object_get(
-						     json_object_get(call, "params"), family->key));
-		char object[512];
-
-		if (name == NULL) {
-			continue;
-		}
-		snprintf(object, sizeof(object), "%s%s", rival_prefix(family), name);
-		if (is_create(method)) {
-			if (json_object_get(seen, object) != NULL) {
-				remove_earlier(s, &i, rival_prefix(family), family->key, name);
-			}
-			json_object_set_new(seen, object, json_true());
-		} else if (is_delete(method) && json_object_get(seen, object) != NULL &&
-			   remove_earlier(s, &i, family->prefix, family->key, name) > 0) {
-			json_array_remove(s->calls, i--);
-		}
-	}
-	json_decref(seen);
-}
-
-static void
+static int
 read_lines(struct state *s)
 {
+	json_t *needed;
 	size_t bytes;
 	const char *text = state_log_text(s->log, &bytes);
 	const char *end = text + bytes;
@@ -263,7 +164,28 @@ read_lines(struct state *s)
 		read_line(s, text, (size_t)(newline - text), number++);
 		text = newline + 1;
 	}
-	leave_out_superseded(s);
+	needed = state_calls_needed(s->calls);
+	if (needed == NULL) {
+		return -ENOMEM;
+	}
+	s->changed = json_array_size(needed) != json_array_size(s->calls);
+	json_decref(s->calls);
+	s->calls = needed;
+	return 0;
+}
+
+static void
+free_all(struct state *s)
+{
+	struct lost *lost, *next;
+
+	LIST_FOREACH_SAFE (lost, next, &s->lost, link) {
+		lost_free(lost);
+	}
+	state_log_close(s->log);
+	json_decref(s->calls);
+	free(s->dir);
+	free(s);
 }
 
 int
@@ -271,7 +193,7 @@ state_open(const struct state_options *options, struct state **ret_state, struct
 {
 	struct state *s = calloc(1, sizeof(*s));
 	size_t cut = 0;
-	int rc;
+	int rc = 0;
 
 	if (s == NULL) {
 		return err_set(err, -ENOMEM, "state: out of memory");
@@ -286,17 +208,17 @@ state_open(const struct state_options *options, struct state **ret_state, struct
 	} else {
 		rc = state_log_open(options->dir, &s->log, &cut, err);
 	}
+	if (rc == 0 && read_lines(s) != 0) {
+		rc = err_set(err, -ENOMEM, "state: out of memory");
+	}
 	if (rc != 0) {
-		json_decref(s->calls);
-		free(s->dir);
-		free(s);
+		free_all(s);
 		return rc;
 	}
 	if (cut > 0) {
 		LOG_WARNING(STATE, s->dir, "cut %zu bytes of an unfinished line off the end of %s",
 			    cut, STATE_LOG_FILE);
 	}
-	read_lines(s);
 	*ret_state = s;
 	return 0;
 }
@@ -319,9 +241,10 @@ state_call_failed(struct state *s, size_t index, const char *why)
 	json_t *call = json_array_get(s->calls, index);
 
 	/* What was to be deleted is not there: fine. */
-	if (is_delete(json_string_value(json_object_get(call, "method")))) {
+	if (state_is_delete(json_string_value(json_object_get(call, "method")))) {
 		LOG_INFO(STATE, json_string_value(json_object_get(call, "where")), "left out: %s",
 			 why);
+		s->changed = true;
 		return;
 	}
 	add_lost(s, call,
@@ -394,6 +317,20 @@ needed_text(struct state *s, struct text *ret_text)
 	}
 	*ret_text = t;
 	return 0;
+}
+
+/*
+ * A configuration of so many bytes was in memory as JSON values, some twenty times its size, in small pieces that the allocator
+ * would keep: as much again as ten thousand idle controllers need.
+ */
+static void
+give_back_memory(size_t bytes)
+{
+#ifdef __GLIBC__
+	if (bytes >= LARGE_BYTES) {
+		malloc_trim(0);
+	}
+#endif
 }
 
 static void job_done(struct worker_job *job);
@@ -491,16 +428,9 @@ release(struct state *s)
 {
 	void (*closed)(void *ctx) = s->closed;
 	void *ctx = s->closed_ctx;
-	struct lost *lost, *next;
 
-	LIST_FOREACH_SAFE (lost, next, &s->lost, link) {
-		lost_free(lost);
-	}
 	timer_stop(&s->timer);
-	state_log_close(s->log);
-	json_decref(s->calls);
-	free(s->dir);
-	free(s);
+	free_all(s);
 	closed(ctx);
 }
 
@@ -531,6 +461,7 @@ job_done(struct worker_job *job)
 	case WRITING_NEW:
 		free(s->new_text);
 		s->new_text = NULL;
+		give_back_memory(s->new_bytes);
 		if (rc == 0) {
 			rc = state_log_new_follow(s->log);
 		}
@@ -564,6 +495,18 @@ job_done(struct worker_job *job)
 	idle(s);
 }
 
+static void
+forget_what_was_read(struct state *s)
+{
+	size_t bytes;
+
+	(void)state_log_text(s->log, &bytes);
+	state_log_forget_text(s->log);
+	json_decref(s->calls);
+	s->calls = NULL;
+	give_back_memory(bytes);
+}
+
 void
 state_restored(struct state *s, void (*done)(void *ctx, int status), void *ctx)
 {
@@ -578,6 +521,13 @@ state_restored(struct state *s, void (*done)(void *ctx, int status), void *ctx)
 	}
 	s->restored = done;
 	s->restored_ctx = ctx;
+	if (!s->empty && !s->changed && list_empty(&s->lost)) {
+		/* Every call was made, and none is needless: no need to compare. */
+		s->needed_lines = state_log_lines(s->log);
+		finish_restored(s, 0);
+		forget_what_was_read(s);
+		return;
+	}
 	rc = needed_text(s, &t);
 	if (rc != 0) {
 		LOG_ERROR(STATE, s->dir, "out of memory");
@@ -589,9 +539,7 @@ state_restored(struct state *s, void (*done)(void *ctx, int status), void *ctx)
 	} else {
 		start_new(s, &t);
 	}
-	state_log_forget_text(s->log);
-	json_decref(s->calls);
-	s->calls = NULL;
+	forget_what_was_read(s);
 }
 
 /* ---- While running ---- */
@@ -615,13 +563,13 @@ maybe_write_anew(struct state *s)
 static void
 forget_rivals(struct state *s, const char *method, const json_t *params)
 {
-	const struct family *family = family_of(method);
+	const struct state_family *family = state_family_of(method);
 	const char *name;
 
-	if (family != NULL && is_create(method) && !list_empty(&s->lost)) {
+	if (family != NULL && state_is_create(method) && !list_empty(&s->lost)) {
 		name = json_string_value(json_object_get(params, family->key));
 		if (name != NULL) {
-			state_forget(s, rival_prefix(family), family->key, name);
+			state_forget(s, state_rival_prefix(family), family->key, name);
 		}
 	}
 }
