@@ -16,13 +16,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
@@ -32,6 +32,7 @@
 #include "app/replay.h"
 #include "app/state.h"
 #include "base/check.h"
+#include "base/descriptors.h"
 #include "base/log.h"
 #include "base/path.h"
 #include "bdev/module.h"
@@ -42,6 +43,9 @@
 #include "rpc/schema.h"
 #include "sock/unix.h"
 #include "vhost/vhost.h"
+
+/* Memory of that size is asked for, and given back, by itself. */
+#define LARGE_BYTES (128 << 10)
 
 static struct {
 	const struct daemon_options *options;
@@ -557,6 +561,9 @@ static int
 get_ready(struct steps *s)
 {
 	methods_ready(0);
+	/* A controller has one, a VM with one queue three more. */
+	LOG_NOTICE(APP, "", "%u descriptors (RLIMIT_NOFILE), %u of them kept for RPC: room for %u VMs or so",
+		   descriptors_max(), descriptors_kept(), (descriptors_max() - descriptors_kept()) / 4);
 	LOG_NOTICE(APP, "", "berthd " BERTH_VERSION " is ready: %u reactor%s, %s; RPC at %s",
 		   d.reactor_count, d.reactor_count == 1 ? "" : "s",
 		   reactor_mode_name(d.options->mode), d.options->rpc_socket);
@@ -655,7 +662,7 @@ create_reactors(struct err *err)
 static void
 set_up_process(void)
 {
-	struct rlimit limit;
+	struct err err = ERR_NONE;
 
 	sigemptyset(&d.signals);
 	sigaddset(&d.signals, SIGTERM);
@@ -664,10 +671,15 @@ set_up_process(void)
 	pthread_sigmask(SIG_BLOCK, &d.signals, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGUSR1, SIG_IGN);
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-		limit.rlim_cur = limit.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &limit);
+	/* berthd starts no programs that would inherit it. */
+	if (descriptors_raise(&err) != 0) {
+		LOG_WARNING(APP, "", "%s", err_text(&err));
 	}
+#ifdef __GLIBC__
+	/* Set, they stay as they are: else the first large answer that is freed makes the allocator keep as much for ever. */
+	mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
+	mallopt(M_TRIM_THRESHOLD, LARGE_BYTES);
+#endif
 }
 
 int

@@ -8,10 +8,12 @@
 #include "base/descriptors.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "base/check.h"
 
@@ -26,6 +28,24 @@ set_soft(rlim_t soft)
 	struct rlimit limit = {.rlim_cur = soft, .rlim_max = hard};
 
 	return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? 0 : -errno;
+}
+
+/*
+ * The kernel's table of descriptors doubles as it fills, and while a process has threads each time takes some 10 ms, in which
+ * whoever opened the descriptor waits. It never shrinks; so one that is used for a moment makes it large from the start.
+ */
+static void
+grow_table(void)
+{
+	int fd = open("/", O_PATH | O_CLOEXEC);
+	int high = fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, (int)MIN(max - kept, (unsigned)DESCRIPTORS_AT_ONCE) - 1) : -1;
+
+	if (high >= 0) {
+		close(high);
+	}
+	if (fd >= 0) {
+		close(fd);
+	}
 }
 
 int
@@ -46,6 +66,7 @@ descriptors_raise(struct err *err)
 		kept = 0;
 		return err_set(err, rc, "cannot raise RLIMIT_NOFILE: %s", strerror(-rc));
 	}
+	grow_table();
 	return 0;
 }
 

@@ -13,6 +13,8 @@
 
 /* Kept at most; of a small limit an eighth. */
 #define DESCRIPTORS_KEPT 32
+/* For so many the kernel has room from the start: eight bytes each. */
+#define DESCRIPTORS_AT_ONCE 32768
 
 /*
  * Raises the soft RLIMIT_NOFILE to the hard one less those kept, once, before other threads are made. 0 or a negative

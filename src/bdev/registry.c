@@ -14,18 +14,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/names.h"
 #include "bdev/internal.h"
 
-#define BUCKETS 1024 /* power of two */
-
 struct name {
-	struct list bucket_link;
+	struct names_node node;
 	struct list core_link;
 	struct bdev *bdev;
 	char text[];
 };
 
-static struct list buckets[BUCKETS];
+static struct names by_name;
 static struct list bdevs;
 static unsigned alive; /* cores, those being removed included */
 static _Atomic(struct thread *) the_app_thread;
@@ -61,34 +60,12 @@ notice(const struct bdev *bdev, enum bdev_notice what)
 
 /* ---- Names ---- */
 
-static struct list *
-bucket(const char *text)
-{
-	uint32_t hash = 2166136261u; /* FNV-1a */
-	struct list *b;
-
-	for (const char *p = text; *p != '\0'; p++) {
-		hash = (hash ^ (uint8_t)*p) * 16777619u;
-	}
-	b = &buckets[hash & (BUCKETS - 1)];
-	if (b->next == NULL) {
-		list_init(b);
-	}
-	return b;
-}
-
 static struct name *
 find_name(const char *text)
 {
-	struct list *b = bucket(text);
-	struct name *n;
+	struct names_node *node = names_find(&by_name, text);
 
-	LIST_FOREACH (n, b, bucket_link) {
-		if (strcmp(n->text, text) == 0) {
-			return n;
-		}
-	}
-	return NULL;
+	return node != NULL ? CONTAINER_OF(node, struct name, node) : NULL;
 }
 
 static int
@@ -104,13 +81,13 @@ add_name(struct bdev *bdev, const char *text, struct err *err)
 	if (find_name(text) != NULL) {
 		return err_set(err, -EEXIST, "a bdev named '%s' exists already", text);
 	}
-	n = malloc(sizeof(*n) + len + 1);
+	n = calloc(1, sizeof(*n) + len + 1);
 	if (n == NULL) {
 		return err_set(err, -ENOMEM, "bdev '%s': out of memory", text);
 	}
 	n->bdev = bdev;
 	memcpy(n->text, text, len + 1);
-	list_append(bucket(text), &n->bucket_link);
+	names_add(&by_name, &n->node, n->text);
 	list_append(&bdev->core->names, &n->core_link);
 	return 0;
 }
@@ -118,7 +95,7 @@ add_name(struct bdev *bdev, const char *text, struct err *err)
 static void
 free_name(struct name *n)
 {
-	list_remove(&n->bucket_link);
+	names_remove(&by_name, &n->node);
 	list_remove(&n->core_link);
 	free(n);
 }
