@@ -269,14 +269,20 @@ def small_root(t):
 
 def test_finish(t):
     """User and folders are made, set-uid files are none any more, and all that once more changes nothing."""
-    p = t.run(["sh", os.path.join(OCI, "finish")], code=None)
-    check(p.returncode == 1 and "only for the inside of an image" in p.stderr, "not on a machine")
     if os.getuid() != 0:
         raise Skip("needs root, to give away folders")
     root = small_root(t)
-    for _ in range(2):
+
+    def finish(*args):
         with open(os.path.join(OCI, "finish")) as script:
-            t.run([shutil.which("chroot"), root, "/bin/sh", "-s", "--", "--in-image"], stdin=script, env={"PATH": "/bin"})
+            return t.run([shutil.which("chroot"), root, "/bin/sh", "-s", "--", *args], code=None, stdin=script, env={"PATH": "/bin"})
+    # Started by mistake it does nothing. Tried in here, and not on the machine, which it would otherwise be that suffers.
+    p = finish()
+    check(p.returncode == 1 and "only for the inside of an image" in p.stderr, f"without --in-image: {p.returncode} {p.stderr}")
+    equal(os.listdir(os.path.join(root, "var/log")), ["dpkg.log"], "nothing is done without --in-image")
+    for _ in range(2):
+        p = finish("--in-image")
+        equal((p.returncode, p.stderr), (0, ""))
     for name in ("passwd", "group"):
         with open(os.path.join(root, "etc", name)) as f:
             lines = [line for line in f if line.startswith("berth:")]
@@ -307,7 +313,8 @@ def test_installed(t):
 # ---- The image itself ----
 
 def rpc(socket, *args):
-    return subprocess.run([os.path.join(harness.BUILD, "berth"), "-s", socket, *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    argv = [os.path.join(harness.BUILD, "berth"), "-s", socket, *args]
+    return subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def check_tree(layer):
