@@ -43,12 +43,14 @@ pin(const struct reactor *r)
 	return sched_setaffinity(0, sizeof(set), &set) == 0;
 }
 
+/* Allowed there and nowhere else, and already there: a change of affinity takes a moment. */
 static bool
-may_run_there_only(const struct reactor *r)
+runs_there_only(const struct reactor *r)
 {
 	cpu_set_t set;
 
-	return sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) == 1 && CPU_ISSET((size_t)r->cpu, &set);
+	return sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) == 1 && CPU_ISSET((size_t)r->cpu, &set) &&
+	       sched_getcpu() == r->cpu;
 }
 
 static bool
@@ -114,7 +116,7 @@ reactor_cpu_check_slowly(struct reactor *r)
 		return;
 	}
 	r->cpu_checked_ns = r->now_ns;
-	if (state == REACTOR_CPU_OFFLINE ? pin(r) : may_run_there_only(r)) {
+	if (state == REACTOR_CPU_OFFLINE ? pin(r) : runs_there_only(r)) {
 		set_state(r, REACTOR_CPU_OWN);
 	}
 }

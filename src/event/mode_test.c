@@ -461,6 +461,61 @@ no_event_is_lost_while_the_mode_changes(void **state)
 	close(ring.fd);
 }
 
+/* A change that comes as the reactor falls asleep is seen: in poll mode the armed poller is polled, without any event. */
+static _Atomic uint64_t ring_polls;
+
+static int
+count_polls(struct poller *p)
+{
+	atomic_fetch_add_explicit(&ring_polls, 1, memory_order_relaxed);
+	return consume(p);
+}
+
+static const struct poller_ops counted_ops = {.name = "counted", .poll = count_polls, .arm = want, .disarm = want_not};
+
+static void
+start_counted(void *ctx)
+{
+	struct ring *ring = ctx;
+
+	CHECK(poller_start(&ring->p, &counted_ops, ring->fd) == 0);
+}
+
+static void
+a_change_of_mode_wakes_a_reactor_that_falls_asleep(void **state)
+{
+	struct reactor *reactor = hand_reactor(REACTOR_INTERRUPT);
+	struct thread *thread = thread_create("t", reactor);
+	struct ring ring = {.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
+	uint64_t end = clock_now_ns() + NS_PER_S;
+	unsigned seed = 23;
+
+	assert_int_equal(reactor_start(reactor, NULL), 0);
+	call_on(thread, start_counted, &ring);
+	while (clock_now_ns() < end) {
+		uint64_t limit = clock_now_ns() + WAIT_MS * NS_PER_MS, before;
+
+		reactor_set_mode(reactor, REACTOR_INTERRUPT);
+		/* Asleep, or on the way there, in 5 to 10 us. */
+		for (int spin = rand_r(&seed) % 1500; spin > 0; spin--) {
+			atomic_load_explicit(&ring.wanted, memory_order_relaxed);
+		}
+		reactor_set_mode(reactor, REACTOR_POLL);
+		before = atomic_load(&ring_polls);
+		for (unsigned i = 0; atomic_load(&ring_polls) < before + 100; i++) {
+			assert_true(clock_now_ns() < limit);
+			if (i > 200) {
+				sched_yield();
+			}
+		}
+	}
+	call_on(thread, stop_ring, &ring);
+	reactor_stop(reactor);
+	reactor_join(reactor);
+	hand_free(reactor);
+	close(ring.fd);
+}
+
 static uint64_t
 wakeups(struct reactor *reactor)
 {
@@ -602,6 +657,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(of_many_idle_pollers_few_stay_active_in_poll_mode, setup_poll, teardown),
 		cmocka_unit_test_setup_teardown(the_mode_changes_what_happens_to_idle_pollers, setup_adaptive, teardown),
 		cmocka_unit_test(no_event_is_lost_while_the_mode_changes),
+		cmocka_unit_test(a_change_of_mode_wakes_a_reactor_that_falls_asleep),
 		cmocka_unit_test(a_reactor_without_pollers_sleeps_in_poll_mode_too),
 		cmocka_unit_test(what_sleep_costs_is_learnt_from_wake_ups),
 		cmocka_unit_test(a_reactor_that_is_moved_off_its_cpu_notices_and_stops_polling),

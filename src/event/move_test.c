@@ -25,6 +25,7 @@
 /* ---- By hand: two reactors, the thread that asks, and the one that moves ---- */
 
 static struct reactor *a, *b;
+static struct reactor *current_on; /* the one that the test polls */
 static struct thread *asker, *t;
 
 static int
@@ -426,6 +427,73 @@ a_thread_waits_for_its_channels_to_leave(void **state)
 	device_unregister(&device);
 }
 
+/* Its last channel leaves while one of its events is handled, and another was fetched by the same look at epoll. */
+struct reader {
+	struct watch watch;
+	int pair[2];
+	struct reactor *on; /* that ran its handler */
+};
+
+static struct reader readers[2];
+
+static void
+on_first_or_second(struct watch *w, uint32_t events)
+{
+	struct reader *x = CONTAINER_OF(w, struct reader, watch);
+	char c;
+
+	CHECK(read(w->fd, &c, 1) == 1);
+	x->on = current_on;
+	if (tied->busy) {
+		tied_is_free(NULL);
+	}
+}
+
+static void
+start_readers(void *ctx)
+{
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(watch_start(&readers[i].watch, readers[i].pair[0], EPOLLIN, on_first_or_second), 0);
+	}
+}
+
+static void
+stop_readers(void *ctx)
+{
+	for (int i = 0; i < 2; i++) {
+		watch_stop(&readers[i].watch);
+		close(readers[i].pair[0]);
+		close(readers[i].pair[1]);
+	}
+}
+
+static void
+an_event_fetched_before_the_move_is_handled_after_it(void **state)
+{
+	device_register(&device, "tied", &tied_ops, sizeof(struct tied));
+	hand_call(t, get_tied, NULL);
+	memset(readers, 0, sizeof(readers));
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, readers[i].pair), 0);
+	}
+	hand_call(t, start_readers, NULL);
+	tied->busy = true;
+	move_to(b);
+	assert_int_equal(move_status, 1);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(write(readers[i].pair[1], "x", 1), 1);
+	}
+	current_on = a;
+	hand_run(a);
+	current_on = b;
+	run_both();
+	assert_int_equal(move_status, 0);
+	assert_true((readers[0].on == a && readers[1].on == b) || (readers[0].on == b && readers[1].on == a));
+	hand_call(t, stop_readers, NULL);
+	hand_call(t, put_tied, NULL);
+	device_unregister(&device);
+}
+
 static void
 a_channel_that_goes_away_does_not_hold_a_move(void **state)
 {
@@ -656,6 +724,7 @@ main(void)
 		HAND_IN_MODES(a_move_to_where_it_is_does_nothing, setup, teardown),
 		HAND_IN_MODES(a_second_move_and_a_thread_that_exits_are_refused, setup, teardown),
 		HAND_IN_MODES(a_thread_waits_for_its_channels_to_leave, setup, teardown),
+		HAND_IN_MODES(an_event_fetched_before_the_move_is_handled_after_it, setup, teardown),
 		HAND_IN_MODES(a_channel_that_goes_away_does_not_hold_a_move, setup, teardown),
 		HAND_IN_MODES(a_thread_goes_back_when_a_channel_cannot_arrive, setup, teardown),
 		HAND_IN_MODES(nothing_is_lost_on_a_thread_that_moves_all_the_time, NULL, NULL),
