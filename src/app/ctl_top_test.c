@@ -247,8 +247,8 @@ test_odd_answers(void **state)
 	static const char *const texts[] = {
 		"{}",
 		"{'time_ns': 5, 'status': [], 'reactors': 3, 'threads': {'threads': {}}, 'controllers': []}",
-		"{'reactors': {'reactors': [1, {}], 'details': [null]}, 'threads': {'threads': [{}]},"
-		" 'controllers': {'a': 1, 'b': {}}}",
+		"{'reactors': {'reactors': [1, {}], 'details': [null]}, 'controllers': {'a': 1, 'b': {}}}",
+		"{'threads': {'threads': [{}, 3]}}",
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
