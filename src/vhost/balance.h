@@ -11,8 +11,9 @@
 
 #include "base/cpumask.h"
 
-/* A reactor busier than this share of the period (per mille) is worth a thought, ... */
-#define BALANCE_BUSY 600
+/* A reactor busier than this share of the period (per mille) is worth a thought: from here on a request waits for others more
+ * than half as long as it takes itself (at 40 %, two thirds). And ... */
+#define BALANCE_BUSY 400
 /* ... if another one, where the queue may go, is less busy by this much. */
 #define BALANCE_GAP 200
 /* A move that would make the other reactor the busier one must gain this much, ... */

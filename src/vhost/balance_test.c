@@ -38,7 +38,7 @@ struct testcase {
 
 static const struct testcase cases[] = {
 	{"nothing to do", 2, {0}, {{0, 10, 3}, {0, 20, 3}}, 0, "00"},
-	{"busy, but not too busy", 2, {0}, {{0, 290, 3}, {0, 290, 3}}, 0, "00"},
+	{"busy, but not too busy", 2, {0}, {{0, 190, 3}, {0, 190, 3}}, 0, "00"},
 	{"two on one of two", 2, {0}, {{0, 400, 3}, {0, 400, 3}}, 1, NULL},
 	{"two that want a core each", 2, {0}, {{0, 1000, 3}, {0, 1000, 3}}, 1, NULL},
 	{"one that fills a core stays", 2, {0}, {{0, 1000, 3}}, 0, "0"},
@@ -52,7 +52,7 @@ static const struct testcase cases[] = {
 	{"away from other work", 2, {900, 0}, {{0, 100, 3}}, 1, "1"},
 	{"other work alone", 2, {1000, 0}, {{1, 100, 3}}, 0, "1"},
 	{"little to gain", 2, {0}, {{0, 350, 3}, {0, 300, 3}, {1, 300, 3}, {1, 200, 3}}, 0, "0011"},
-	{"four to four", 4, {0}, {{0, 900, 15}, {0, 900, 15}, {0, 900, 15}, {0, 900, 15}}, 2, NULL},
+	{"four to four", 4, {0}, {{0, 900, 15}, {0, 900, 15}, {0, 900, 15}, {0, 900, 15}}, 3, NULL},
 	{"one reactor", 1, {0}, {{0, 900, 1}, {0, 900, 1}}, 0, "00"},
 	{"the second busiest, where the busiest cannot be helped", 3, {0},
 		{{0, 1000, 1}, {1, 450, 7}, {1, 450, 7}}, 1, NULL},

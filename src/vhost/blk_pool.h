@@ -23,7 +23,7 @@
 #define BLK_POOL_GROW 16
 #define BLK_POOL_MAX 4096
 #define BLK_POOL_KEEP 64
-#define BLK_TRIM_US 1000000
+#define BLK_TRIM_US 500000
 
 struct blk_request {
 	struct vhost_queue *q;

@@ -137,7 +137,7 @@ test_busy_rings_spread(void **state)
 static void
 test_not_worth_it(void **state)
 {
-	const unsigned moderate[] = {290, 290, 0, 0}, alone[] = {900, 0, 0, 0}, idle[] = {0, 0, 0, 0};
+	const unsigned moderate[] = {190, 190, 0, 0}, alone[] = {900, 0, 0, 0}, idle[] = {0, 0, 0, 0};
 
 	start(NULL);
 	for (unsigned i = 0; i < 5; i++) {
