@@ -56,6 +56,25 @@ def test_workload(t, workload):
         check(len(result) > 20, f"{kind}: {result}")
 
 
+def test_counters(t):
+    """vhost_get_stats agrees with the bdev beneath, outlives the client, and names what is active."""
+    d = t.daemon()
+    socket = make(t, d, "malloc", "busy")
+    make(t, d, "null", "idle")
+    perf(t, "-s", socket, "-w", "randrw", "-q", "16", "-o", "4k", "-t", "0.5", "--queues", "2")
+    until(lambda: not d.call("vhost_get_stats", ctrlr="vm-busy")[0]["session"], "the client is gone")
+    stats = d.call("vhost_get_stats", ctrlr="vm-busy")[0]
+    bdev = d.call("bdev_get_iostat", names=["busy"])["bdevs"][0]
+    equal((stats["read_ops"], stats["write_ops"]), (bdev["num_read_ops"], bdev["num_write_ops"]))
+    equal((stats["bytes_read"], stats["bytes_written"]), (bdev["bytes_read"], bdev["bytes_written"]))
+    equal((stats["bdev"], stats["queues"], stats["inflight"], stats["errors"], stats["malformed"]), ("busy", [], 0, 0, 0))
+    check(stats["latency_ns_total"] > 0 and stats["calls"] > 0 and stats["kicks"] > 0, f"{stats}")
+    equal([c["ctrlr"] for c in d.call("vhost_get_stats")], ["vm-busy", "vm-idle"])
+    equal([c["ctrlr"] for c in d.call("vhost_get_stats", active_ms=60000)], ["vm-busy"])
+    time.sleep(0.3)
+    equal(d.call("vhost_get_stats", active_ms=100), [])
+
+
 def test_blocks_of_4096(t):
     d = t.daemon()
     socket = make(t, d, "aio", block_size=4096)
