@@ -4,8 +4,8 @@
  *
  * What one refresh costs the target: four answers. All controllers are asked for at first, every FULL_EVERY refreshes, and when
  * their number or that of the connected VMs has changed; in between only those that did something (vhost_get_stats active_ms).
- * So 10,000 idle controllers cost a large answer now and then, and little otherwise: measured on a 2-core cloud VM at one refresh a
- * second, berthd 6 ms of CPU time each, this process 40 ms, most of it for that answer.
+ * So 10,000 idle controllers cost a large answer now and then, and little otherwise: measured on a 2-core cloud VM at one
+ * refresh a second, berthd 6 ms of CPU time each, this process 40 ms, most of it for that answer.
  */
 #include <errno.h>
 #include <limits.h>
