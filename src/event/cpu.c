@@ -43,14 +43,18 @@ pin(const struct reactor *r)
 	return sched_setaffinity(0, sizeof(set), &set) == 0;
 }
 
-/* Allowed there and nowhere else, and already there: a change of affinity takes a moment. */
-static bool
-runs_there_only(const struct reactor *r)
+/* How many CPUs the calling thread may run on, and whether its own is one of them. */
+static int
+allowed_cpus(const struct reactor *r, bool *ret_own)
 {
 	cpu_set_t set;
 
-	return sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) == 1 && CPU_ISSET((size_t)r->cpu, &set) &&
-	       sched_getcpu() == r->cpu;
+	if (sched_getaffinity(0, sizeof(set), &set) != 0) {
+		*ret_own = true;
+		return 0;
+	}
+	*ret_own = CPU_ISSET((size_t)r->cpu, &set);
+	return CPU_COUNT(&set);
 }
 
 static bool
@@ -105,18 +109,20 @@ reactor_cpu_pin(struct reactor *r)
 void
 reactor_cpu_check_slowly(struct reactor *r)
 {
-	int state = atomic_load_explicit(&r->cpu_state, memory_order_relaxed);
+	int state = atomic_load_explicit(&r->cpu_state, memory_order_relaxed), allowed;
+	bool own;
 
-	if (state == REACTOR_CPU_OWN) {
-		r->cpu_checked_ns = r->now_ns;
-		set_state(r, online(r->cpu) ? REACTOR_CPU_MOVED : REACTOR_CPU_OFFLINE);
-		return;
-	}
-	if (r->now_ns - r->cpu_checked_ns < RETRY_NS) {
+	if (state != REACTOR_CPU_OWN && r->now_ns - r->cpu_checked_ns < RETRY_NS) {
 		return;
 	}
 	r->cpu_checked_ns = r->now_ns;
-	if (state == REACTOR_CPU_OFFLINE ? pin(r) : runs_there_only(r)) {
+	allowed = allowed_cpus(r, &own);
+	if (state == REACTOR_CPU_OWN) {
+		/* On another CPU, and yet allowed on its own: on its way there. */
+		if (!own) {
+			set_state(r, online(r->cpu) ? REACTOR_CPU_MOVED : REACTOR_CPU_OFFLINE);
+		}
+	} else if (state == REACTOR_CPU_OFFLINE ? pin(r) : own && allowed == 1) {
 		set_state(r, REACTOR_CPU_OWN);
 	}
 }
