@@ -210,6 +210,14 @@ def test_recipe(t):
         contains(text, f"oci/{step}")
         contains(script, f"/{step}")
     contains(text, "packages_install $packages_build")
+    with open(os.path.join(harness.ROOT, "docs", "container.md")) as f:
+        page = f.read()
+    entry, user = (re.search(rf"^{name} (.*)$", text, re.M).group(1) for name in ("ENTRYPOINT", "USER"))
+    contains(page, " ".join(os.path.basename(w) if w.startswith("/usr") else w for w in json.loads(entry)), "docs/container.md")
+    uid, gid = user.split(":")
+    equal((uid, gid), (str(box.UID), str(box.UID)))
+    for what in (f"{user};", f"-o {uid} -g {gid}", f"runAsUser: {uid}", f"runAsGroup: {gid}", f"fsGroup: {gid}", f"uid={uid},gid={gid}"):
+        contains(page, what, "docs/container.md")
     for name in os.listdir(OCI):
         with open(os.path.join(OCI, name)) as f:
             equal(re.findall(r"\w+://[\w.]+|\b[\w-]+\.(?:debian\.org|docker\.io|io/)", f.read()), [], f"{name} names a host")
