@@ -35,7 +35,8 @@ static void
 weigh(struct vhost_queue *q, uint32_t weight)
 {
 	struct vhost_counters *c = &q->counters;
-	uint64_t now = reactor_now_ns();
+	/* The clock of another reactor, to which the thread has moved, may be a little behind. */
+	uint64_t now = MAX(reactor_now_ns(), vhost_counter(&c->weighed_ns));
 	uint32_t before = atomic_load_explicit(&c->weight, memory_order_relaxed);
 
 	if (before != 0) {

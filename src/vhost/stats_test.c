@@ -189,6 +189,25 @@ read_called(unsigned block)
 	return front_read(&f, 0, block);
 }
 
+/* As after a move to a reactor that read its clock before. */
+static void
+test_clock_behind(void **state)
+{
+	uint64_t before;
+
+	front_start(&f, "vm");
+	st.disk.hold = true;
+	front_offer(&f, 0, 1);
+	pass(300);
+	front_offer(&f, 0, 2);
+	stage_quiet(&st);
+	before = stats().latency_ns;
+	assert_int_equal(before, 300 * NS_PER_US);
+	atomic_store(&vhost_find("vm")->session->rings[0]->q.counters.weighed_ns, clock_now_ns() + 40 * NS_PER_US);
+	release();
+	assert_int_equal(stats().latency_ns, before);
+}
+
 static void
 test_kicks_and_calls(void **state)
 {
@@ -271,6 +290,7 @@ main(void)
 		HAND_IN_MODES(test_kinds, setup, teardown),
 		HAND_IN_MODES(test_errors, setup, teardown),
 		HAND_IN_MODES(test_latency, setup, teardown),
+		HAND_IN_MODES(test_clock_behind, setup, teardown),
 		HAND_IN_MODES(test_kicks_and_calls, setup, teardown),
 		HAND_IN_MODES(test_nothing_is_lost, setup, teardown),
 		HAND_IN_MODES(test_queues, setup, teardown),
