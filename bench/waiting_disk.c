@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "waiting.h"
@@ -35,6 +36,7 @@ struct job {
 	uint64_t end_ns; /* the reactor's, when it goes by itself */
 	uint64_t took_ns;
 	uint64_t cpu_ns; /* of the process meanwhile */
+	uint64_t slept;  /* times */
 	uint64_t guest_cpu_ns;
 	uint64_t seen; /* the guest's */
 	int rc;
@@ -101,11 +103,20 @@ turn_end(struct job *j)
 	atomic_store_explicit(&d->used, d->done, memory_order_release);
 }
 
+static uint64_t
+times_slept(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_THREAD, &usage);
+	return (uint64_t)usage.ru_nvcsw;
+}
+
 static void
 react(struct job *j)
 {
 	struct disk *d = &j->d;
-	uint64_t begin = clock_now_ns(), cpu = process_cpu_ns();
+	uint64_t begin = clock_now_ns(), cpu = process_cpu_ns(), slept = times_slept();
 
 	j->end_ns = begin + LAP_NS;
 	if (!j->kicked) {
@@ -125,6 +136,7 @@ react(struct job *j)
 	}
 	j->took_ns = clock_now_ns() - begin;
 	j->cpu_ns = process_cpu_ns() - cpu;
+	j->slept = times_slept() - slept;
 }
 
 static void *
@@ -252,7 +264,7 @@ job_run(struct job *j)
 /* What laps of an engine add up to. */
 struct sum {
 	struct samples latency;
-	uint64_t reads, took_ns, cpu_ns, calls;
+	uint64_t reads, took_ns, cpu_ns, calls, slept;
 	double latencies[LAPS], cpu[LAPS];
 	int rc;
 };
@@ -277,6 +289,7 @@ lap_run(struct sum *sum, unsigned lap, const struct engine *how, int fd, uint64_
 		sum->took_ns += j->took_ns;
 		sum->cpu_ns += cpu_ns;
 		sum->calls += d->calls;
+		sum->slept += j->slept;
 		sum->latencies[lap] = samples_at(&d->latency, 0.5);
 		sum->cpu[lap] = (double)cpu_ns / (double)d->done;
 	}
@@ -295,7 +308,7 @@ sum_add(struct table *t, const char *row, struct sum *sum, const struct sum *bas
 	table_add(t, row, (double[]){
 		n / (double)sum->took_ns * 1e6, samples_at(&sum->latency, 0.5) / 1e3, samples_at(&sum->latency, 0.99) / 1e3,
 		laps_compare(sum->latencies, base->latencies, laps), (double)sum->cpu_ns / n / 1e3,
-		laps_compare(sum->cpu, base->cpu, laps), (double)sum->calls / n});
+		laps_compare(sum->cpu, base->cpu, laps), (double)sum->calls / n, (double)sum->slept / n});
 }
 
 /* What the others are compared with: what works everywhere. */
@@ -389,7 +402,8 @@ static void
 disk_table(const char *file, int fd, uint64_t blocks, unsigned depth, bool kicked)
 {
 	static const char *const columns[] = {"thousand reads/s", "latency us, median", "p99", "% of aio, io_getevents",
-					      "CPU us a read", "% of aio, io_getevents", "system calls a read", NULL};
+					      "CPU us a read", "% of aio, io_getevents", "system calls a read", "sleeps a read",
+					      NULL};
 	char title[160];
 	struct table t;
 
