@@ -31,7 +31,8 @@ BUILDS = [
     ("build-asan", "ASan + UBSan", ["--buildtype=debugoptimized", "-Db_sanitize=address,undefined", "-Dtests=true"], {},
      ["unit", "e2e"], ("e2e-quickstart", "e2e-idle", "e2e-container", "e2e-image"), 4),
     ("build-tsan", "TSan", ["--buildtype=debugoptimized", "-Db_sanitize=thread", "-Dtests=true", "-Dc_args=-Wno-tsan"], {},
-     ["unit", "e2e"], ("e2e-quickstart", "e2e-idle", "e2e-container", "e2e-image", "e2e-guest", "e2e-recover", "bdev_limits", "bdev_null"), 4),
+     ["unit", "e2e"], ("e2e-quickstart", "e2e-idle", "e2e-container", "e2e-image",
+      "e2e-guest", "e2e-recover", "bdev_limits", "bdev_null"), 4),
 ]
 # All of it with clang: what gcc lets through is a warning, and so an error, here.
 FUZZ_BUILD = ("build-fuzz", "fuzz targets, clang", ["--buildtype=debugoptimized", "-Dfuzz=true", "-Dtests=true", "-Dwerror=true",
