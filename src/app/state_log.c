@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/descriptors.h"
 #include "base/path.h"
 
 struct state_log {
@@ -120,12 +121,18 @@ count_lines(const char *text, size_t bytes)
 static int
 write_new_file(struct state_log *log, const char *text, size_t bytes, int *ret_fd)
 {
-	int fd = openat(log->dir_fd, STATE_LOG_NEW_FILE,
-			O_RDWR | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
-	int rc;
+	int fd, rc = 0;
 
+	/* Also when there are no descriptors left for others: deletions are recorded, too. */
+	descriptors_borrow();
+	fd = openat(log->dir_fd, STATE_LOG_NEW_FILE, O_RDWR | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC,
+		    0600);
 	if (fd < 0) {
-		return -errno;
+		rc = -errno;
+	}
+	descriptors_return();
+	if (rc != 0) {
+		return rc;
 	}
 	rc = write_all(fd, STATE_LOG_HEADER "\n", strlen(STATE_LOG_HEADER "\n"));
 	if (rc == 0) {
