@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- *            poke: a reactor was busy            no load for QUIET_PERIODS
+ *            poke: a reactor was busy            a period without load    
  *   RESTING ------------------------> TICKING ---------------------------> RESTING
  *      |                                 |
  *      +---------------> OFF <-----------+       static, or stopped; dynamic: to RESTING
@@ -20,7 +20,6 @@
 #include "base/log.h"
 #include "event/internal.h"
 
-#define QUIET_PERIODS 3
 /* Percent of all reactors' time below which there is no load to speak of. */
 #define QUIET_PERCENT 1
 
@@ -52,7 +51,6 @@ static struct {
 	bool poke_due; /* OFF, and poke_msg is on its way */
 	struct timer timer;
 	uint64_t last_ns;
-	unsigned quiet;
 	unsigned moves; /* under way */
 	void (*balance)(uint64_t period_ns);
 	bool stopping;
@@ -271,7 +269,6 @@ start_ticking(void)
 		s.entries[i].busy_ns = thread_busy_ns(s.entries[i].thread);
 	}
 	s.last_ns = now;
-	s.quiet = 0;
 	s.state = TICKING;
 	if (timer_start(&s.timer, s.options.period_us, tick) != 0) {
 		rest(); /* the next poke tries again */
@@ -282,10 +279,10 @@ static void
 tick(struct timer *timer)
 {
 	uint64_t now = clock_now_ns(), period_ns = MAX(now - s.last_ns, UINT64_C(1));
+	bool load = measure(period_ns);
 
-	s.quiet = measure(period_ns) ? 0 : s.quiet + 1;
 	s.last_ns = now;
-	if (s.quiet >= QUIET_PERIODS) {
+	if (!load) {
 		rest();
 		return;
 	}

@@ -12,20 +12,23 @@ SECONDS = 3
 
 
 def counters(pid):
-    """Of each thread: name, voluntary and forced context switches, ticks of CPU time."""
+    """Of each thread: name, voluntary and forced context switches, ticks of CPU time. Without the kernel's own workers for io_uring
+    (iou-wrk-...), the last of which looks every 5 s whether there is something to do."""
     seen = {}
     for folder in glob.glob(f"/proc/{pid}/task/*"):
         with open(f"{folder}/status") as f:
             status = dict(line.split(":", 1) for line in f if ":" in line)
         with open(f"{folder}/stat") as f:
             fields = f.read().rsplit(")", 1)[1].split()
+        if status["Name"].strip().startswith("iou-wrk-"):
+            continue
         seen[folder] = (status["Name"].strip(), int(status["voluntary_ctxt_switches"]), int(fields[11]) + int(fields[12]))
     return seen
 
 
 def stays_asleep(d, what):
-    # A moment to settle: adaptive reactors poll for a little while after the last work.
-    time.sleep(1)
+    # A moment to settle: the scheduler looks once more, a period after the last work, and finds none.
+    time.sleep(2.5)
     before = counters(d.pid)
     time.sleep(SECONDS)
     after = counters(d.pid)
