@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- *            poke: a reactor was busy            a period without load    
+ *            poke: a reactor was busy            a period without load
  *   RESTING ------------------------> TICKING ---------------------------> RESTING
  *      |                                 |
  *      +---------------> OFF <-----------+       static, or stopped; dynamic: to RESTING
