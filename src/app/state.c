@@ -25,6 +25,7 @@
 #include "base/clock.h"
 #include "base/list.h"
 #include "base/log.h"
+#include "rpc/text.h"
 
 #define STATE_SYNC_DELAY_US (NS_PER_S / NS_PER_US / 2)
 /* The log is written anew when it has so many times the lines that are needed, and so many more. */
@@ -81,16 +82,28 @@ lost_free(struct lost *lost)
 	free(lost);
 }
 
-static char *
-call_line(const char *method, const json_t *params)
+/* As in the log, without its end. */
+static void
+add_call(struct rpc_text *t, const json_t *method, const json_t *params)
 {
-	json_t *call = params != NULL ? json_pack("{s:s, s:O}", "method", method, "params",
-						  (json_t *)params)
-				      : json_pack("{s:s}", "method", method);
-	char *line = call != NULL ? json_dumps(call, JSON_COMPACT) : NULL;
+	rpc_text_add_string(t, "{\"method\":");
+	rpc_text_add_json(t, method);
+	if (params != NULL) {
+		rpc_text_add_string(t, ",\"params\":");
+		rpc_text_add_json(t, params);
+	}
+	rpc_text_add_string(t, "}");
+}
 
-	json_decref(call);
-	return line;
+static char *
+call_line(const json_t *call)
+{
+	struct rpc_text t = {0};
+	size_t bytes;
+
+	add_call(&t, json_object_get(call, "method"), json_object_get(call, "params"));
+	rpc_text_add(&t, "", 1);
+	return rpc_text_take(&t, &bytes);
 }
 
 /* Takes line. An entry is never dropped in silence: out of memory ends the process before the
@@ -247,75 +260,36 @@ state_call_failed(struct state *s, size_t index, const char *why)
 		s->changed = true;
 		return;
 	}
-	add_lost(s, call,
-		 call_line(json_string_value(json_object_get(call, "method")),
-			   json_object_get(call, "params")),
-		 json_string_value(json_object_get(call, "where")), why);
+	add_lost(s, call, call_line(call), json_string_value(json_object_get(call, "where")), why);
 }
 
 /* ---- The log written anew ---- */
 
-struct text {
-	char *data;
-	size_t bytes;
-	size_t room;
-	size_t lines;
-	bool failed;
-};
-
-static void
-text_add(struct text *t, const char *line)
-{
-	size_t len = line != NULL ? strlen(line) : 0;
-	char *data;
-
-	if (line == NULL || t->failed) {
-		t->failed = true;
-		return;
-	}
-	if (t->bytes + len + 1 > t->room) {
-		size_t room = MAX(2 * t->room, t->bytes + len + 1);
-
-		data = realloc(t->data, room);
-		if (data == NULL) {
-			t->failed = true;
-			return;
-		}
-		t->data = data;
-		t->room = room;
-	}
-	memcpy(t->data + t->bytes, line, len);
-	t->data[t->bytes + len] = '\n';
-	t->bytes += len + 1;
-	t->lines++;
-}
-
 /* The lines that the log needs: live configuration, then lost entries. */
 static int
-needed_text(struct state *s, struct text *ret_text)
+needed_text(struct state *s, struct rpc_text *ret_text, size_t *ret_lines)
 {
 	json_t *live = s->live(), *call;
-	struct text t = {0};
+	struct rpc_text t = {.failed = live == NULL};
+	size_t i, lines = json_array_size(live);
 	struct lost *lost;
-	size_t i;
 
-	t.failed = live == NULL;
 	json_array_foreach (live, i, call) {
-		char *line = call_line(json_string_value(json_object_get(call, "method")),
-				       json_object_get(call, "params"));
-
-		text_add(&t, line);
-		free(line);
+		add_call(&t, json_object_get(call, "method"), json_object_get(call, "params"));
+		rpc_text_add_string(&t, "\n");
 	}
 	LIST_FOREACH (lost, &s->lost, link) {
-		text_add(&t, lost->line);
+		rpc_text_add_string(&t, lost->line);
+		rpc_text_add_string(&t, "\n");
+		lines++;
 	}
 	json_decref(live);
 	if (t.failed) {
-		free(t.data);
+		rpc_text_release(&t);
 		return -ENOMEM;
 	}
 	*ret_text = t;
+	*ret_lines = lines;
 	return 0;
 }
 
@@ -370,11 +344,11 @@ start_sync(struct state *s)
 
 /* Takes the text. */
 static void
-start_new(struct state *s, struct text *t)
+start_new(struct state *s, struct rpc_text *t, size_t lines)
 {
 	s->new_text = t->data;
 	s->new_bytes = t->bytes;
-	s->needed_lines = t->lines;
+	s->needed_lines = lines;
 	state_log_new_begin(s->log);
 	submit(s, WRITING_NEW);
 }
@@ -510,9 +484,9 @@ forget_what_was_read(struct state *s)
 void
 state_restored(struct state *s, void (*done)(void *ctx, int status), void *ctx)
 {
-	struct text t;
+	struct rpc_text t;
 	struct lost *lost;
-	size_t bytes;
+	size_t bytes, lines;
 	const char *text = state_log_text(s->log, &bytes);
 	int rc;
 
@@ -528,16 +502,16 @@ state_restored(struct state *s, void (*done)(void *ctx, int status), void *ctx)
 		forget_what_was_read(s);
 		return;
 	}
-	rc = needed_text(s, &t);
+	rc = needed_text(s, &t, &lines);
 	if (rc != 0) {
 		LOG_ERROR(STATE, s->dir, "out of memory");
 		finish_restored(s, rc);
 	} else if (t.bytes == bytes && (bytes == 0 || memcmp(t.data, text, bytes) == 0)) {
-		s->needed_lines = t.lines;
-		free(t.data);
+		s->needed_lines = lines;
+		rpc_text_release(&t);
 		finish_restored(s, 0);
 	} else {
-		start_new(s, &t);
+		start_new(s, &t, lines);
 	}
 	forget_what_was_read(s);
 }
@@ -548,14 +522,14 @@ static void
 maybe_write_anew(struct state *s)
 {
 	size_t lines = state_log_lines(s->log);
-	struct text t;
+	struct rpc_text t;
 
 	if (s->phase != IDLE || lines < s->needed_lines * STATE_GROWTH ||
 	    lines < s->needed_lines + STATE_GROWTH_LINES) {
 		return;
 	}
-	if (needed_text(s, &t) == 0) {
-		start_new(s, &t);
+	if (needed_text(s, &t, &lines) == 0) {
+		start_new(s, &t, lines);
 	}
 }
 
@@ -578,14 +552,15 @@ int
 state_record(void *ctx, const char *method, const json_t *params, struct err *err)
 {
 	struct state *s = ctx;
-	char *line = call_line(method, params);
+	json_t *name = json_string(method);
+	struct rpc_text t = {0};
 	int rc;
 
-	if (line == NULL) {
-		return err_set(err, -ENOMEM, "state: out of memory");
-	}
-	rc = state_log_append(s->log, line, strlen(line), err);
-	free(line);
+	add_call(&t, name, params);
+	json_decref(name);
+	rc = t.failed ? err_set(err, -ENOMEM, "state: out of memory")
+		      : state_log_append(s->log, t.data, t.bytes, err);
+	rpc_text_release(&t);
 	if (rc != 0) {
 		return rc;
 	}

@@ -832,7 +832,8 @@ test_states(void **state)
 	assert_error(REQUEST("1", "framework_start_init"), -1, "--wait-for-rpc");
 	assert_string_equal(ask("{\"id\":1,\"method\":\"rpc_get_methods\",\"params\":{\"current\":true}}", 1),
 			    ANSWER("1", "[\"spdk_get_version\",\"bdev_malloc_create\",\"bdev_wait_for_examine\","
-					"\"bdev_get_bdevs\",\"vhost_get_controllers\",\"rpc_get_methods\",\"log_get_level\",\"spdk_kill_instance\"]"));
+					"\"bdev_get_bdevs\",\"vhost_get_controllers\",\"rpc_get_methods\","
+					"\"log_get_level\",\"spdk_kill_instance\"]"));
 	assert_non_null(strstr(ask("{\"id\":1,\"method\":\"rpc_get_methods\",\"params\":{\"include_aliases\":true}}", 1),
 			       "\"construct_malloc_bdev\""));
 }
