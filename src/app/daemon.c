@@ -329,6 +329,7 @@ start_vhost(struct steps *s)
 {
 	struct vhost_options options = {
 		.socket_dir = d.socket_dir,
+		.socket_group = d.options->has_socket_group ? &d.options->socket_group : NULL,
 		.io_threads = &d.threads[1],
 		.io_thread_count = d.reactor_count,
 	};

@@ -6,8 +6,11 @@
  */
 #include "app/daemon_options.h"
 
+#include <ctype.h>
 #include <errno.h>
+#include <grp.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/check.h"
@@ -25,6 +28,7 @@ const char daemon_help[] =
 	"  -S, --socket-dir DIR   sockets of controllers; made if missing\n"
 	"                         (default " DAEMON_SOCKET_DIR
 	"; with --state-dir its folder sockets)\n"
+	"      --socket-group GROUP  its members may connect to them, besides this user\n"
 	"      --mode MODE        how reactors wait for work: poll, interrupt, adaptive (default)\n"
 	"      --state-dir DIR    remembers what is made by RPC and restores it at start; made if "
 	"missing\n"
@@ -109,6 +113,26 @@ set_socket_dir(struct daemon_options *o, const char *value, struct err *err)
 }
 
 static int
+set_socket_group(struct daemon_options *o, const char *value, struct err *err)
+{
+	const struct group *group = getgrnam(value);
+	unsigned long number;
+	char *end;
+
+	o->has_socket_group = true;
+	if (group != NULL) {
+		o->socket_group = group->gr_gid;
+		return 0;
+	}
+	number = strtoul(value, &end, 10);
+	if (!isdigit((unsigned char)value[0]) || *end != '\0' || number >= UINT32_MAX) {
+		return err_set(err, -EINVAL, "there is no group '%.64s'", value);
+	}
+	o->socket_group = (gid_t)number;
+	return 0;
+}
+
+static int
 set_mode(struct daemon_options *o, const char *value, struct err *err)
 {
 	if (reactor_mode_parse(value, &o->mode) != 0) {
@@ -151,6 +175,7 @@ static const struct option options[] = {
 	{'r', "rpc-socket", true, set_rpc_socket},
 	{'m', "cpumask", true, set_cpumask},
 	{'S', "socket-dir", true, set_socket_dir},
+	{0, "socket-group", true, set_socket_group},
 	{0, "mode", true, set_mode},
 	{0, "state-dir", true, set_state_dir},
 	{0, "wait-for-rpc", false, set_wait_for_rpc},

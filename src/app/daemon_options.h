@@ -4,6 +4,7 @@
 #define APP_DAEMON_OPTIONS_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "base/cpumask.h"
 #include "base/err.h"
@@ -24,6 +25,8 @@ struct daemon_options {
 	const char *config_file; /* NULL: none */
 	const char *rpc_socket;
 	const char *socket_dir; /* NULL: not given */
+	gid_t socket_group;
+	bool has_socket_group;
 	const char *state_dir;  /* NULL: none */
 	struct cpumask cpus;    /* of the reactors, in order of lcore */
 	bool pinned;            /* -m was given */

@@ -55,12 +55,15 @@ test_all(void **state)
 	snprintf(mask, sizeof(mask), "[%u]", cpu);
 	assert_int_equal(parse(&o, NULL,
 			       (const char *const[]){"-c", "f.json", "-r/run/b.sock", "-m", mask,
-						     "--socket-dir=/run/s", "--mode", "poll",
+						     "--socket-dir=/run/s", "--socket-group",
+						     "4711", "--mode", "poll",
 						     "--state-dir", "d", "--wait-for-rpc", NULL}),
 			 0);
 	assert_string_equal(o.config_file, "f.json");
 	assert_string_equal(o.rpc_socket, "/run/b.sock");
 	assert_string_equal(o.socket_dir, "/run/s");
+	assert_true(o.has_socket_group);
+	assert_int_equal(o.socket_group, 4711);
 	assert_string_equal(o.state_dir, "d");
 	assert_int_equal(o.mode, REACTOR_POLL);
 	assert_true(o.wait_for_rpc);
@@ -91,6 +94,8 @@ test_bad(void **state)
 		{{"--mode="}, "option --mode has an empty value"},
 		{{"-r", ""}, "option --rpc-socket has an empty value"},
 		{{"--mode", "fast"}, "option --mode: 'fast' is not one of"},
+		{{"--socket-group", "no such group"}, "there is no group 'no such group'"},
+		{{"--socket-group", "-1"}, "there is no group '-1'"},
 		{{"--wait-for-rpc=1"}, "option --wait-for-rpc takes no value"},
 		{{"-m", "0x"}, "option --cpumask: CPU mask '0x'"},
 		{{"-m", "[1023]"}, "option --cpumask: CPU 1023 of mask [1023]"},

@@ -27,6 +27,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "event/reactor.h"
 #include "event/thread.h"
 #include "rpc/exchange.h"
 #include "rpc/rpc.h"
@@ -35,6 +36,11 @@
 #define CONN_MAGIC 0x52504343u
 #define READ_BYTES 65536
 #define SEND_BYTES (1u << 20)
+/*
+ * After an answer the next request often comes at once: so long it is looked for instead of slept for, unless the reactor is
+ * to sleep whenever it can. A wake-up that is saved is a third of a small call's time.
+ */
+#define LINGER_NS UINT64_C(50000)
 /* Answers from that size on are sent from where they are, smaller ones are gathered in pieces of this size. */
 #define PIECE_BYTES 16384
 
@@ -77,6 +83,8 @@ struct conn {
 	bool failed; /* the socket is of no use any more */
 	bool kicked;
 	bool working;
+	bool answered; /* since the last work() */
+	uint64_t linger_ns; /* until then the next request is looked for */
 	struct defer defer;
 	struct msg msg;
 };
@@ -256,6 +264,7 @@ exchange_done(struct rpc_exchange *x, char *text, size_t len)
 
 	list_remove(&x->link);
 	c->running--;
+	c->answered = true;
 	if (x->broken) {
 		c->last = true;
 	}
@@ -397,6 +406,19 @@ set_events(struct conn *c, bool wants_bytes)
 	}
 }
 
+/* Nothing is left to do: whether to look for a request once more. */
+static bool
+lingers(struct conn *c)
+{
+	uint64_t now = clock_now_ns();
+
+	if (c->answered) {
+		c->answered = false;
+		c->linger_ns = reactor_get_mode(thread_reactor(thread_self())) == REACTOR_INTERRUPT ? 0 : now + LINGER_NS;
+	}
+	return !c->eof && !c->last && c->out.bytes == 0 && now < c->linger_ns;
+}
+
 static void
 work(struct conn *c)
 {
@@ -419,8 +441,8 @@ work(struct conn *c)
 	}
 	if (c->fd >= 0 && !is_over(c)) {
 		set_events(c, wants_bytes);
-		if (!wants_bytes && may_start(c)) {
-			/* Time was up, or sending made room for the answers to what was read already. */
+		/* Not all was started: time was up, or sending made room for the answers to what was read already. */
+		if (wants_bytes ? lingers(c) : may_start(c)) {
 			kick_later(c);
 		}
 		return;

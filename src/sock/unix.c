@@ -129,6 +129,16 @@ unix_listen(const char *path, mode_t mode, struct err *err)
 }
 
 int
+unix_share(const char *path, gid_t group, struct err *err)
+{
+	/* The group first: no moment in which another one may connect. */
+	if (chown(path, (uid_t)-1, group) != 0 || chmod(path, 0660) != 0) {
+		return err_set(err, -errno, "cannot give %s to group %u: %s", path, (unsigned)group, strerror(errno));
+	}
+	return 0;
+}
+
+int
 unix_connect(const char *path, struct err *err)
 {
 	struct sockaddr_un addr;

@@ -37,6 +37,8 @@ _Static_assert(sizeof(struct vhost_controller) <= CONTROLLER_BYTES, "invariant 5
 
 static struct {
 	char *socket_dir; /* NULL: not initialised */
+	gid_t socket_group;
+	bool shared; /* with socket_group */
 	struct list controllers;
 	struct list *buckets;
 	size_t bucket_count; /* a power of two */
@@ -275,6 +277,8 @@ vhost_init(const struct vhost_options *options, struct err *err)
 		return rc;
 	}
 	rc = placement_init(options->io_threads, options->io_thread_count);
+	g.shared = options->socket_group != NULL;
+	g.socket_group = g.shared ? *options->socket_group : 0;
 	g.socket_dir = strdup(options->socket_dir);
 	if (rc != 0 || g.socket_dir == NULL || !make_buckets(64)) {
 		free(g.socket_dir);
@@ -355,7 +359,14 @@ start_controller(struct vhost_controller *ctrlr, const struct vhost_blk_options 
 	if (rc != 0) {
 		return rc;
 	}
-	return listener_start(&ctrlr->listener, ctrlr->socket_path, SOCKET_MODE, ctrlr->name, accepted, err);
+	rc = listener_start(&ctrlr->listener, ctrlr->socket_path, SOCKET_MODE, ctrlr->name, accepted, err);
+	if (rc == 0 && g.shared) {
+		rc = unix_share(ctrlr->socket_path, g.socket_group, err);
+		if (rc != 0) {
+			listener_stop(&ctrlr->listener);
+		}
+	}
+	return rc;
 }
 
 int

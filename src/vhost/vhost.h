@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/cpumask.h"
 #include "base/err.h"
@@ -20,6 +21,7 @@ struct vhost_controller;
 
 struct vhost_options {
 	const char *socket_dir;         /* where controllers' sockets appear */
+	const gid_t *socket_group;      /* whose members may connect; NULL: only the user berthd runs as */
 	struct thread *const *io_threads; /* one per reactor, in order of lcore; borrowed for ever */
 	unsigned io_thread_count;
 };

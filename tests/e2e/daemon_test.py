@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 
 import harness
@@ -112,6 +113,19 @@ def test_live_socket_of_another_is_refused(t):
         s.listen()
         d.error("vhost_create_blk_controller", -32602, {"ctrlr": "vm0", "dev_name": "n"})
         os.stat(d.path("vm0"))
+
+
+def test_sockets_are_the_owners_or_a_groups(t):
+    d = t.daemon(folder="own")
+    d.call("bdev_null_create", name="n", num_blocks=8, block_size=512)
+    equal(stat.S_IMODE(os.stat(d.controller("vm", "n")).st_mode), 0o600)
+    # A group of which this user is a member; root may give to any.
+    group = 4711 if os.geteuid() == 0 else os.getgid()
+    d = t.daemon("--socket-group", str(group), folder="shared")
+    d.call("bdev_null_create", name="n", num_blocks=8, block_size=512)
+    st = os.stat(d.controller("vm", "n"))
+    equal((stat.S_IMODE(st.st_mode), st.st_gid), (0o660, group))
+    equal(stat.S_IMODE(os.stat(d.socket).st_mode), 0o600, "the RPC socket is its owner's in any case")
 
 
 @harness.each(mode=["poll", "interrupt", "adaptive"])
