@@ -500,6 +500,7 @@ crowd_free(struct crowd *crowd)
 	for (unsigned i = 0; i < crowd->connected; i++) {
 		struct client *c = &crowd->clients[i];
 
+		heap_remove(&crowd->pauses, &c->pause);
 		driver_blk_close(c->blk);
 		free(c->requests);
 		free(c->generations);
