@@ -46,6 +46,7 @@ struct thread {
 	/* Touched by the thread itself only. */
 	_Alignas(CACHE_LINE_BYTES) struct list active; /* pollers in POLLER_ACTIVE */
 	struct list *cursor;    /* next poller of the running turn; means nothing outside of it */
+	struct mpsc_node *backlog; /* messages taken from the inbox and not handled yet, oldest first */
 	struct defer_queue deferred;
 	struct defer_queue batch;
 	struct list active_link; /* in the reactor's active_threads */

@@ -258,6 +258,8 @@ arrive(struct reactor *r, struct thread_move *m)
 	current_thread = NULL;
 	if (t->move != NULL) {
 		thread_move_on(t);
+	} else if (t->exiting) {
+		thread_try_free(t);
 	}
 }
 

@@ -527,6 +527,48 @@ a_thread_goes_back_when_a_channel_cannot_arrive(void **state)
 	device_unregister(&device);
 }
 
+/* ---- The end in the first turn on the new reactor ---- */
+
+static struct poller leaver;
+
+static int
+leave_on_b(struct poller *p)
+{
+	if (thread_reactor(thread_self()) != b) {
+		return 0;
+	}
+	poller_stop(p);
+	thread_exit();
+	return 1;
+}
+
+static const struct poller_ops leaver_ops = {.name = "leaver", .poll = leave_on_b};
+
+static void
+start_leaver(void *ctx)
+{
+	assert_int_equal(poller_start(&leaver, &leaver_ops, -1), 0);
+}
+
+static void
+count_thread(void *ctx, struct thread *thread)
+{
+	++*(int *)ctx;
+}
+
+static void
+a_thread_that_exits_on_arrival_is_freed(void **state)
+{
+	int left = 0;
+
+	memset(&leaver, 0, sizeof(leaver));
+	hand_call(t, start_leaver, NULL);
+	move_to(b);
+	assert_int_equal(move_status, 0);
+	reactor_for_each_thread(b, count_thread, &left);
+	assert_int_equal(left, 0);
+}
+
 /* ---- On system threads ---- */
 
 #define REACTORS 3
@@ -727,6 +769,7 @@ main(void)
 		HAND_IN_MODES(an_event_fetched_before_the_move_is_handled_after_it, setup, teardown),
 		HAND_IN_MODES(a_channel_that_goes_away_does_not_hold_a_move, setup, teardown),
 		HAND_IN_MODES(a_thread_goes_back_when_a_channel_cannot_arrive, setup, teardown),
+		HAND_IN_MODES(a_thread_that_exits_on_arrival_is_freed, setup, teardown),
 		HAND_IN_MODES(nothing_is_lost_on_a_thread_that_moves_all_the_time, NULL, NULL),
 	};
 

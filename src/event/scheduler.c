@@ -20,15 +20,19 @@
 #include "base/log.h"
 #include "event/internal.h"
 
+#define HOLD_PERIODS 60
 /* Percent of all reactors' time below which there is no load to speak of. */
 #define QUIET_PERCENT 1
 
 struct entry {
 	struct thread *thread;
 	struct cpumask mask;
+	struct cpumask old_mask; /* before the one that a move under way is for */
 	bool *allowed; /* the reactors of mask, by index */
 	uint64_t busy_ns;
 	bool moving;
+	unsigned hold; /* periods in which it is not moved again, after a move that failed */
+	struct reactor *to; /* of the last move */
 	struct thread_move move;
 	void (*done)(void *ctx, int status);
 	void *ctx;
@@ -163,16 +167,32 @@ stopped_if_quiet(void)
 }
 
 static void
+set_allowed(struct entry *e)
+{
+	for (unsigned r = 0; r < s.reactor_count; r++) {
+		unsigned lcore = reactor_lcore(s.reactors[r]);
+
+		e->allowed[r] = cpumask_test(&e->mask, lcore) && !cpumask_test(&s.options.isolated, lcore);
+	}
+}
+
+static void
 moved(struct thread_move *move, int status)
 {
 	struct entry *e = CONTAINER_OF(move, struct entry, move);
 	void (*done)(void *ctx, int status) = e->done;
 
 	if (status == 0) {
-		LOG_INFO(THREAD, thread_name(e->thread), "moved to reactor %u", reactor_lcore(move->to));
+		LOG_INFO(THREAD, thread_name(e->thread), "moved to reactor %u", reactor_lcore(e->to));
 	} else {
-		LOG_WARNING(THREAD, thread_name(e->thread), "cannot move to reactor %u: %s", reactor_lcore(move->to),
+		LOG_WARNING(THREAD, thread_name(e->thread), "cannot move to reactor %u: %s", reactor_lcore(e->to),
 			    strerror(-status));
+	}
+	if (status != 0 && s.entries != NULL) {
+		/* It is where it was: so is what it may do. And the scheduler does not ask for the same again each period. */
+		e->mask = e->old_mask;
+		e->hold = HOLD_PERIODS;
+		set_allowed(e);
 	}
 	e->moving = false;
 	e->done = NULL;
@@ -186,6 +206,7 @@ moved(struct thread_move *move, int status)
 static void
 move(struct entry *e, unsigned reactor)
 {
+	e->to = s.reactors[reactor];
 	e->moving = true;
 	s.moves++;
 	thread_move(&e->move, e->thread, s.reactors[reactor], moved);
@@ -210,11 +231,12 @@ measure(uint64_t period_ns)
 		s.loads[i] = (struct scheduler_load){
 			.reactor = reactor,
 			.percent = (unsigned)(MIN(used, period_ns) * 100 / period_ns),
-			.movable = i > 0 && !e->moving && cpumask_count(&e->mask) > 1 &&
+			.movable = i > 0 && !e->moving && e->hold == 0 && cpumask_count(&e->mask) > 1 &&
 				   !cpumask_test(&s.options.isolated, reactor_lcore(s.reactors[reactor])),
 			.allowed = e->allowed,
 		};
 		s.reactor_percent[reactor] += s.loads[i].percent;
+		e->hold -= e->hold > 0;
 	}
 	return total * 100 >= period_ns * QUIET_PERCENT;
 }
@@ -247,6 +269,7 @@ balance_threads(void)
 		s.reactor_percent[to] += l->percent;
 		l->reactor = to;
 		l->movable = false;
+		s.entries[thread].old_mask = s.entries[thread].mask;
 		move(&s.entries[thread], to);
 	}
 }
@@ -342,16 +365,6 @@ switch_off(void)
 }
 
 /* ---- Life ---- */
-
-static void
-set_allowed(struct entry *e)
-{
-	for (unsigned r = 0; r < s.reactor_count; r++) {
-		unsigned lcore = reactor_lcore(s.reactors[r]);
-
-		e->allowed[r] = cpumask_test(&e->mask, lcore) && !cpumask_test(&s.options.isolated, lcore);
-	}
-}
 
 static bool
 make_entries(struct thread *const *threads, unsigned count)
@@ -555,6 +568,7 @@ scheduler_set_cpumask(struct thread *t, const struct cpumask *mask, void (*done)
 	if (e->moving || s.stopping) {
 		return err_set(err, -EBUSY, "%s is being moved", thread_name(t));
 	}
+	e->old_mask = e->mask;
 	e->mask = *mask;
 	set_allowed(e);
 	if (stays) {

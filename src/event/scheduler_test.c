@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "event/channel.h"
 #include "event/scheduler.h"
 #include "testkit/hand.h"
 
@@ -356,6 +357,95 @@ a_mask_moves_a_thread_at_once(void **state)
 	assert_ptr_equal(thread_reactor(threads[3]), reactors[0]);
 }
 
+/* ---- A channel that cannot go to another reactor ---- */
+
+static struct device tied;
+static struct channel *tied_channel;
+static int tied_arrivals;
+
+static int
+tied_create(struct device *dev, struct channel *ch)
+{
+	return 0;
+}
+
+static void
+tied_destroy(struct device *dev, struct channel *ch)
+{
+}
+
+static void
+tied_leave(struct device *dev, struct channel *ch)
+{
+	channel_left(ch);
+}
+
+static int
+tied_arrive(struct device *dev, struct channel *ch)
+{
+	tied_arrivals++;
+	return thread_reactor(thread_self()) == reactors[0] ? 0 : -ENOMEM;
+}
+
+static const struct device_ops tied_ops = {
+	.channel_create = tied_create,
+	.channel_destroy = tied_destroy,
+	.channel_leave = tied_leave,
+	.channel_arrive = tied_arrive,
+};
+
+static void
+get_tied(void *ctx)
+{
+	tied_channel = channel_get(&tied, NULL);
+}
+
+static void
+put_tied(void *ctx)
+{
+	channel_put(tied_channel);
+}
+
+static void
+a_mask_whose_move_failed_is_not_in_force(void **state)
+{
+	struct mask_call c;
+	struct cpumask mask;
+
+	device_register(&tied, "tied", &tied_ops, sizeof(struct channel));
+	hand_call(threads[1], get_tied, NULL);
+	c = set_cpumask(threads[1], 2, 2);
+	assert_int_equal(c.rc, 0);
+	assert_int_equal(c.status, -ENOMEM);
+	assert_ptr_equal(thread_reactor(threads[1]), reactors[0]);
+	scheduler_get_cpumask(threads[1], &mask);
+	assert_true(cpumask_test(&mask, 0) && cpumask_count(&mask) == 1);
+	hand_call(threads[1], put_tied, NULL);
+	device_unregister(&tied);
+}
+
+/* The scheduler does not ask for the same each period: each time costs a line in the log. */
+static void
+a_move_that_failed_is_not_tried_each_period(void **state)
+{
+	tied_arrivals = 0;
+	assert_int_equal(set_cpumask(threads[1], 0, 2).status, 0);
+	assert_int_equal(set_cpumask(threads[2], 0, 0).status, 0);
+	assert_int_equal(set_cpumask(threads[2], 0, 2).status, 0);
+	device_register(&tied, "tied", &tied_ops, sizeof(struct channel));
+	hand_call(threads[2], get_tied, NULL);
+	make_load(threads[1]);
+	for (int i = 0; i < 10; i++) {
+		work(threads[1], 600000000);
+		work(threads[2], 398000000);
+		pass(2000);
+		assert_ptr_equal(thread_reactor(threads[2]), reactors[0]);
+	}
+	assert_int_equal(tied_arrivals, 2); /* there, and back */
+	hand_call(threads[2], put_tied, NULL);
+	device_unregister(&tied);
+}
+
 static void
 masks_that_cannot_be_are_refused(void **state)
 {
@@ -436,6 +526,8 @@ main(void)
 		WITH_REACTORS(options_may_change_while_a_report_is_on_its_way),
 		cmocka_unit_test_setup_teardown(stopping_waits_for_a_report_on_its_way, setup, teardown_stopped),
 		WITH_REACTORS(a_mask_moves_a_thread_at_once),
+		WITH_REACTORS(a_mask_whose_move_failed_is_not_in_force),
+		WITH_REACTORS(a_move_that_failed_is_not_tried_each_period),
 		WITH_REACTORS(masks_that_cannot_be_are_refused),
 		WITH_REACTORS(options_that_cannot_be_are_refused),
 		WITH_REACTORS(threads_move_with_the_load),

@@ -17,8 +17,8 @@
  *  5. A poller's gaps are counted from its first fruitless poll, or from poller_expect(), through its sleep if
  *     it had one, to the poll that finds work; what a sleep added to that is taken off, but a gap is never taken for
  *     shorter than it was polled in vain: or a patience that is always a little too short would find itself right.
- *  6. A turn is bounded, whatever its callbacks do: pollers that were active at its start, once each; a share
- *     of deferred calls and batch hooks. A completion that submits again for ever starves nobody.
+ *  6. A turn is bounded, whatever its callbacks do: a share of the messages; pollers that were active at its start, once
+ *     each; a share of deferred calls and batch hooks. A completion that submits again for ever starves nobody.
  */
 #include "event/thread.h"
 
@@ -30,6 +30,7 @@
 #include "event/internal.h"
 
 /* A turn's share. Whoever completes at once and submits again in done would never give the reactor back. */
+#define MESSAGES_PER_TURN 256
 #define DRAIN_CALLS 256
 #define BATCH_PASSES 8
 
@@ -162,21 +163,33 @@ thread_send(struct thread *t, struct msg *msg, void (*fn)(struct msg *msg))
 	}
 }
 
-int
-thread_run_messages(struct thread *t)
+/* A turn's share of what was taken from the inbox. */
+static int
+run_backlog(struct thread *t)
 {
-	struct mpsc_node *node = mpsc_take(&t->inbox);
 	int count = 0;
 
-	while (node != NULL) {
-		struct msg *msg = CONTAINER_OF(node, struct msg, node);
+	while (t->backlog != NULL && count < MESSAGES_PER_TURN) {
+		struct msg *msg = CONTAINER_OF(t->backlog, struct msg, node);
 
-		node = node->next; /* fn may reuse or free the message */
+		t->backlog = t->backlog->next; /* fn may reuse or free the message */
 		msg->fn(msg);
 		thread_drain(t);
 		count++;
 	}
 	return count;
+}
+
+int
+thread_run_messages(struct thread *t)
+{
+	struct mpsc_node **end = &t->backlog;
+
+	while (UNLIKELY(*end != NULL)) {
+		end = &(*end)->next;
+	}
+	*end = mpsc_take(&t->inbox);
+	return run_backlog(t);
 }
 
 /* ---- Deferred calls ---- */
@@ -267,7 +280,7 @@ run_batch(struct thread *t)
 		queue_run(&t->batch);
 		thread_drain(t);
 	}
-	left = t->batch.first != NULL || t->deferred.first != NULL;
+	left = t->batch.first != NULL || t->deferred.first != NULL || t->backlog != NULL;
 	if (left != t->left) {
 		set_left(t, left);
 	}
@@ -276,7 +289,7 @@ run_batch(struct thread *t)
 void
 thread_finish_turn(struct thread *t)
 {
-	if (t->batch.first != NULL || t->deferred.first != NULL || t->left) {
+	if (t->batch.first != NULL || t->deferred.first != NULL || t->backlog != NULL || t->left) {
 		run_batch(t);
 	}
 }
@@ -543,7 +556,7 @@ thread_run_pollers(struct thread *t)
 
 	if (UNLIKELY(t->left)) {
 		thread_drain(t);
-		work++;
+		work += 1 + run_backlog(t);
 	}
 	for (struct list *l = t->active.next; l != &t->active && todo > 0; l = t->cursor, todo--) {
 		struct poller *p = LIST_ENTRY(l, struct poller, link);

@@ -5,8 +5,8 @@
  *
  * A thread's turn: messages; then each active poller; after each of these the deferred calls until
  * none is left; at the end of the turn the batch hooks (submit what was gathered, publish what was
- * completed), and the deferred calls these caused. Deferred calls and batch hooks that ask for more of
- * themselves without end are cut off after some hundreds, to be continued in the thread's next turn.
+ * completed), and the deferred calls these caused. Messages, deferred calls and batch hooks are cut off after some
+ * hundreds, to be continued in the thread's next turn.
  *
  * All functions that take no thread act on the calling thread and may be called only from one
  * (thread_self() != NULL), unless their comment says "any thread".

@@ -105,6 +105,58 @@ hop_on(struct msg *msg)
 	}
 }
 
+/* A thousand messages at once to one thread: the other one gets its turns between them, and they arrive in order. */
+#define FLOOD 1000
+
+static struct { struct msg msg; int number; } flood[FLOOD];
+static int flood_arrived, other_turns;
+
+static void
+flood_arrives(struct msg *msg)
+{
+	assert_int_equal(CONTAINER_OF(msg, __typeof__(flood[0]), msg)->number, flood_arrived);
+	flood_arrived++;
+}
+
+static int
+other_turn(struct poller *p)
+{
+	other_turns += flood_arrived < FLOOD;
+	return 0;
+}
+
+static const struct poller_ops other_ops = {.name = "other", .poll = other_turn};
+
+static void
+start_other(void *ctx)
+{
+	assert_int_equal(poller_start(ctx, &other_ops, -1), 0);
+}
+
+static void
+stop_other(void *ctx)
+{
+	poller_stop(ctx);
+}
+
+static void
+a_flood_of_messages_starves_nobody(void **state)
+{
+	struct fixture *f = *state;
+	struct poller p = {0};
+
+	flood_arrived = other_turns = 0;
+	hand_call(f->b, start_other, &p);
+	for (int i = 0; i < FLOOD; i++) {
+		flood[i].number = i;
+		thread_send(f->a, &flood[i].msg, flood_arrives);
+	}
+	hand_run(f->r);
+	assert_int_equal(flood_arrived, FLOOD);
+	assert_true(other_turns >= 1);
+	hand_call(f->b, stop_other, &p);
+}
+
 static void
 message_to_self_waits_for_the_next_round(void **state)
 {
@@ -413,6 +465,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		IN_MODES(messages_arrive_in_order),
+		IN_MODES(a_flood_of_messages_starves_nobody),
 		IN_MODES(message_to_self_waits_for_the_next_round),
 		IN_MODES(message_is_freed_in_its_handler),
 		IN_MODES(deferred_calls_are_fifo_and_never_nested),

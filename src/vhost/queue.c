@@ -347,7 +347,10 @@ void
 vhost_queue_send(struct vhost_queue *q, enum vhost_queue_command command,
 		 void (*done)(struct vhost_queue *q, int status))
 {
-	q->control_thread = thread_self();
+	/* The same for all commands. While the ring runs its I/O thread reads this. */
+	if (q->control_thread != thread_self()) {
+		q->control_thread = thread_self();
+	}
 	q->command = command;
 	q->done = done;
 	thread_send(q->thread, &q->command_msg, run_command);

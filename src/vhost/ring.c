@@ -111,8 +111,8 @@ start_failed(struct vhost_session *s, struct ring *r, int status)
 static void
 move_failed(struct ring *r, int status)
 {
-	LOG_WARNING(VHOST, r->q.ctrlr->name, "ring %u cannot move to %s: %s", r->q.index,
-		    thread_name(r->q.thread), strerror(-status));
+	VHOST_LOG(WARNING, r->q.ctrlr, "ring %u cannot move to %s: %s", r->q.index, thread_name(r->q.thread),
+		  strerror(-status));
 	r->target = r->origin;
 	r->origin = RING_ANYWHERE;
 	stopped(r);
