@@ -7,7 +7,8 @@
  * and a connection ends in one place.
  *
  * Invariants
- *  1. What a client makes berth keep is bounded: one message in, RPC_RUNNING_MAX under way, the answers to these out.
+ *  1. What a client makes berth keep is bounded: one message in, RPC_RUNNING_MAX under way, the answers to these out, of
+ *     which one may be long. So nobody's connection has to be closed for what it asked.
  *  2. Messages start in the order in which they came; answers leave in the order in which they were made.
  *  3. After bytes that are no JSON nothing more is read; the error is sent, then the connection closes.
  *  4. Other work of the thread has its turn after RPC_SLICE_NS of messages, or SEND_BYTES of answers.
@@ -248,11 +249,7 @@ out_add(struct out *out, char *text, size_t len)
 static void
 put_out(struct conn *c, char *text, size_t len)
 {
-	if (c->out.bytes + len > RPC_OUT_MAX_BYTES) {
-		LOG_WARNING(RPC, "", "a client does not take its answers; its connection is closed");
-		free(text);
-		c->failed = true;
-	} else if (!out_add(&c->out, text, len)) {
+	if (!out_add(&c->out, text, len)) {
 		c->failed = true;
 	}
 }
@@ -310,11 +307,26 @@ start_message(struct conn *c)
 	c->scan = (struct rpc_scan){0};
 }
 
+/* A batch or a long list, whose answer may be as long as an answer can be: one at a time. */
+static bool
+has_long_one(const struct conn *c)
+{
+	const struct rpc_exchange *x;
+
+	LIST_FOREACH(x, &c->exchanges, link)
+	{
+		if (x->batch != NULL || x->listing) {
+			return true;
+		}
+	}
+	return false;
+}
+
 static bool
 may_start(const struct conn *c)
 {
 	return c->fd >= 0 && !c->failed && !c->last && c->running < RPC_RUNNING_MAX &&
-	       c->out.bytes < RPC_OUT_HIGH_BYTES;
+	       c->out.bytes < RPC_OUT_HIGH_BYTES && !has_long_one(c);
 }
 
 /* Starts the messages that are whole, until end_ns. True when more bytes are wanted. */

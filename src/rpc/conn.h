@@ -9,11 +9,10 @@
 /*
  * A connection is not read from while so many of its messages are under way or so much of its answers waits. The
  * latter is much, because a client may send all its requests, a hundred thousand creations, before it reads the first answer.
+ * What may have an answer of RPC_ANSWER_MAX_BYTES (exchange.h) is under way alone.
  */
 #define RPC_RUNNING_MAX 64
 #define RPC_OUT_HIGH_BYTES (8u << 20)
-/* More answers than that waiting end a connection. */
-#define RPC_OUT_MAX_BYTES (64u << 20)
 
 struct conn;
 

@@ -101,7 +101,7 @@ go_on(struct rpc_exchange *x)
 {
 	json_decref(x->id);
 	x->id = NULL;
-	x->waiting = false;
+	x->waiting = x->listing = false;
 	if (x->batch == NULL) {
 		finish(x);
 	} else if (!x->looping) {
@@ -117,7 +117,12 @@ call_done(void *ctx, const struct rpc_outcome *outcome)
 	CHECK(x->waiting);
 	if (x->id != NULL && !x->dropped) {
 		separate(x);
-		add_answer(&x->text, x->id, outcome);
+		if (outcome->text != NULL && outcome->text->bytes > RPC_ANSWER_MAX_BYTES) {
+			add_error(&x->text, RPC_ERROR_INTERNAL, "the answer is longer than 64 MiB: ask for one by its name",
+				  x->id);
+		} else {
+			add_answer(&x->text, x->id, outcome);
+		}
 	}
 	go_on(x);
 }
@@ -168,6 +173,7 @@ find_fault(const json_t *request, char text[static ERR_TEXT_BYTES])
 static void
 start_request(struct rpc_exchange *x, const json_t *request)
 {
+	unsigned lists = rpc_lists_running();
 	char text[ERR_TEXT_BYTES];
 	const char *fault = find_fault(request, text);
 	json_t *id = json_object_get(request, "id");
@@ -185,6 +191,25 @@ start_request(struct rpc_exchange *x, const json_t *request)
 	x->id = json_incref(id);
 	rpc_start_call(json_string_value(json_object_get(request, "method")), json_is_null(params) ? NULL : params, true,
 		       call_done, x);
+	/* An exchange that is over may be gone; one that waits for a list is not. */
+	if (rpc_lists_running() > lists) {
+		x->listing = true;
+	}
+}
+
+/* The answers are too long as a whole: one error in their place. What was carried out stays. */
+static void
+give_up_batch(struct rpc_exchange *x, size_t left)
+{
+	char text[ERR_TEXT_BYTES];
+
+	snprintf(text, sizeof(text), "the batch's answers are longer than 64 MiB; its last %zu requests were not carried out", left);
+	rpc_text_release(&x->text);
+	x->text = (struct rpc_text){0};
+	json_decref(x->batch);
+	x->batch = NULL;
+	add_error(&x->text, RPC_ERROR_INTERNAL, text, json_null());
+	finish(x);
 }
 
 static void
@@ -201,14 +226,17 @@ run(struct rpc_exchange *x)
 	size_t count = json_array_size(x->batch);
 
 	x->looping = true;
-	while (x->next < count && !x->waiting && !x->dropped && clock_now_ns() < end_ns) {
+	while (x->next < count && !x->waiting && !x->dropped && x->text.bytes <= RPC_ANSWER_MAX_BYTES &&
+	       clock_now_ns() < end_ns) {
 		start_request(x, json_array_get(x->batch, x->next++));
 	}
 	x->looping = false;
 	if (x->waiting) {
 		return;
 	}
-	if (x->next < count && !x->dropped) {
+	if (x->text.bytes > RPC_ANSWER_MAX_BYTES && !x->dropped) {
+		give_up_batch(x, count - x->next);
+	} else if (x->next < count && !x->dropped) {
 		thread_send(thread_self(), &x->msg, run_again);
 	} else {
 		finish(x);

@@ -14,6 +14,8 @@
 #include "rpc/text.h"
 
 #define RPC_BATCH_MAX 4096
+/* An answer, a batch's as a whole, is not longer: an error says so in its place. */
+#define RPC_ANSWER_MAX_BYTES (64u << 20)
 
 struct rpc_exchange {
 	struct list link; /* the owner's */
@@ -30,6 +32,7 @@ struct rpc_exchange {
 	size_t next;
 	struct msg msg; /* under way between two slices of a batch */
 	bool waiting;   /* for an answer */
+	bool listing;   /* the answer that it waits for is a long list */
 	bool looping; /* in the loop that starts the requests of a batch */
 	bool dropped;
 };

@@ -26,6 +26,9 @@ void rpc_result_text(struct rpc_request *req, const struct rpc_text *text);
 /* Gives up the lists that are being made (rpc.h): their requests end with an error. */
 void rpc_lists_end(void);
 
+/* How many lists were begun by rpc_list_end() and are not answered yet. */
+unsigned rpc_lists_running(void);
+
 /* A string of text that may hold bytes that are no UTF-8 (they become '?'). New reference. */
 json_t *rpc_text_json(const char *text);
 

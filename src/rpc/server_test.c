@@ -600,8 +600,8 @@ test_batch_too_long(void **state)
 static void
 test_client_leaves(void **state)
 {
-	const char text[] = "[" REQUEST("1", "bdev_wait_for_examine") "," REQUEST("2", "spdk_get_version") "]"
-			    REQUEST("3", "bdev_wait_for_examine") "{\"half";
+	const char text[] = REQUEST("3", "bdev_wait_for_examine")
+			    "[" REQUEST("1", "bdev_wait_for_examine") "," REQUEST("2", "spdk_get_version") "]{\"half";
 	int fd = client();
 
 	put(fd, text, strlen(text));
@@ -614,6 +614,26 @@ test_client_leaves(void **state)
 	turn(3);
 	assert_int_equal(f.handled, 2);
 	assert_string_equal(ask(REQUEST("1", "spdk_get_version"), 1), ANSWER("1", "\"v\""));
+}
+
+/* What may have a long answer is under way alone; what came behind it has its turn then. */
+static void
+test_a_batch_is_alone(void **state)
+{
+	const char text[] = "[" REQUEST("1", "bdev_wait_for_examine") "," REQUEST("2", "spdk_get_version") "]"
+			    REQUEST("3", "bdev_wait_for_examine");
+	int fd = client();
+
+	put(fd, text, strlen(text));
+	turn(5);
+	assert_int_equal(f.waiting_count, 1);
+	on_thread(answer_first);
+	turn(5);
+	assert_int_equal(f.waiting_count, 1);
+	on_thread(answer_first);
+	turn(3);
+	close(fd);
+	turn(3);
 }
 
 static void
@@ -975,6 +995,7 @@ main(void)
 		TEST(test_batch_in_order),
 		TEST(test_batch_too_long),
 		TEST(test_client_leaves),
+		TEST(test_a_batch_is_alone),
 		TEST(test_stop_with_running),
 		TEST(test_stop_in_handler),
 		TEST(test_back_pressure),

@@ -9,6 +9,7 @@ import socket
 import harness
 from harness import Failure, check, contains, equal
 
+MIB = 1 << 20
 FACTS = os.path.join(harness.ROOT, "tests", "data", "rpc-facts.jsonl")
 UUID = re.compile(r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$")
 TYPES = {
@@ -20,6 +21,8 @@ TYPES = {
     "null": lambda v: v is None,
     "any": lambda v: True,
 }
+
+MIB = 1 << 20
 
 
 def match(value, shape, where):
@@ -194,6 +197,40 @@ def test_slow_reader_delays_nobody(t):
         except BlockingIOError:
             pass
         check(d.call("spdk_get_version")["version"], "others are answered")
+
+
+def hwm(d):
+    with open(f"/proc/{d.pid}/status") as f:
+        return int(f.read().split("VmHWM:")[1].split()[0]) * 1024
+
+
+def test_lists_pipelined_and_in_a_batch(t):
+    """However many long lists are asked for at once, one is made at a time: all are answered, and memory stays small."""
+    d = t.daemon()
+    d.call("bdev_null_create", name="n", num_blocks=8, block_size=512)
+    with d.rpc() as rpc:
+        rpc.sock.settimeout(60 * harness.PATIENCE)
+        count = 300 if harness.SANITIZED else 2000
+        for i in range(count):
+            rpc.send(json.dumps(rpc.request("vhost_create_blk_controller", {"ctrlr": f"controller-{i:06}", "dev_name": "n"})))
+        for _ in range(count):
+            check("result" in rpc.receive(), "created")
+        before = hwm(d)
+        lists = 64
+        for _ in range(lists):
+            rpc.send(json.dumps(rpc.request("vhost_get_controllers")))
+        for _ in range(lists):
+            answer = rpc.receive()
+            equal(len(answer["result"]), count)
+        if not harness.SANITIZED:
+            check(hwm(d) - before < 24 * MIB, f"{(hwm(d) - before) >> 20} MiB more for {lists} lists")
+            # An answer has a limit; what was asked for is not made at any price.
+            rpc.send(json.dumps([rpc.request("vhost_get_controllers") for _ in range(200)]))
+            answer = rpc.receive()
+            equal(answer["error"]["code"], -32603)
+            contains(answer["error"]["message"], "64 MiB")
+            check(hwm(d) - before < 192 * MIB, f"{(hwm(d) - before) >> 20} MiB more for a batch")
+        check(rpc.call("spdk_get_version")["version"], "the connection goes on")
 
 
 harness.main(globals())
