@@ -115,6 +115,23 @@ count_objects(size_t *ret_bdevs, size_t *ret_controllers, size_t *ret_sessions)
 	*ret_sessions = sessions;
 }
 
+/* That of all reactors, which berth_set_mode may have made differ. */
+static const char *
+common_mode(void)
+{
+	enum reactor_mode mode = methods->mode;
+
+	for (unsigned i = 0; i < methods->reactor_count; i++) {
+		enum reactor_mode one = reactor_get_mode(methods->reactors[i]);
+
+		if (i > 0 && one != mode) {
+			return "mixed";
+		}
+		mode = one;
+	}
+	return reactor_mode_name(mode);
+}
+
 /* CPU time of all its threads so far. */
 static uint64_t
 cpu_time_ns(void)
@@ -157,7 +174,7 @@ status(struct rpc_request *req, const void *params)
 	json_object_set_new(result, "memory_bytes", json_integer((json_int_t)memory_bytes()));
 	json_object_set_new(result, "state",
 			    json_string(rpc_get_state() == RPC_STARTUP ? "startup" : "runtime"));
-	json_object_set_new(result, "mode", json_string(reactor_mode_name(methods->mode)));
+	json_object_set_new(result, "mode", json_string(common_mode()));
 	set_path(result, "rpc_socket", methods->rpc_socket);
 	set_path(result, "socket_dir", methods->socket_dir);
 	json_object_set_new(result, "state_dir",

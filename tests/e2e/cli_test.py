@@ -58,8 +58,10 @@ def test_mode(t):
     berth(t, d, "mode", "poll")
     modes = {x["lcore"]: x["mode"] for x in json.loads(berth(t, d, "mode", "--json"))}
     equal(set(modes.values()), {"poll"})
+    equal(json.loads(berth(t, d, "status", "--json"))["mode"], "poll", "status follows")
     first = min(modes)
     berth(t, d, "mode", "interrupt", "--core", str(first))
+    equal(json.loads(berth(t, d, "status", "--json"))["mode"], "mixed" if len(modes) > 1 else "interrupt")
     modes = {x["lcore"]: x["mode"] for x in json.loads(berth(t, d, "mode", "--json"))}
     equal([x for x in modes if modes[x] == "interrupt"], [first])
     contains(berth(t, d, "mode", "best", code=1), "mode")
