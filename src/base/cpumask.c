@@ -129,8 +129,8 @@ parse_list(const char *p, struct cpumask *mask)
 	return p[0] == ']' && p[1] == '\0';
 }
 
-int
-cpumask_parse(const char *text, struct cpumask *ret_mask, struct err *err)
+static int
+parse(const char *text, struct cpumask *ret_mask, struct err *err)
 {
 	struct cpumask mask = {{0}};
 	bool ok = text[0] == '[' ? parse_list(text, &mask) : parse_hex(text, &mask);
@@ -140,6 +140,29 @@ cpumask_parse(const char *text, struct cpumask *ret_mask, struct err *err)
 			       "CPU mask '%.64s' is neither hexadecimal (0x3) nor a list ([0,2-3]) "
 			       "of CPUs below %d",
 			       text, CPUMASK_CPUS);
+	}
+	*ret_mask = mask;
+	return 0;
+}
+
+int
+cpumask_parse_any(const char *text, struct cpumask *ret_mask, struct err *err)
+{
+	if (text[0] == '\0' || strcmp(text, "[]") == 0) {
+		*ret_mask = (struct cpumask){{0}};
+		return 0;
+	}
+	return parse(text, ret_mask, err);
+}
+
+int
+cpumask_parse(const char *text, struct cpumask *ret_mask, struct err *err)
+{
+	struct cpumask mask;
+	int rc = parse(text, &mask, err);
+
+	if (rc != 0) {
+		return rc;
 	}
 	if (cpumask_count(&mask) == 0) {
 		return err_set(err, -EINVAL, "CPU mask '%.64s' names no CPU", text);

@@ -23,6 +23,9 @@ struct cpumask {
 /* 0, or -EINVAL when text is neither form, names no CPU, or one past CPUMASK_CPUS. */
 int cpumask_parse(const char *text, struct cpumask *ret_mask, struct err *err);
 
+/* As above; and "0", "0x0", "[]" and "" are the empty set. */
+int cpumask_parse_any(const char *text, struct cpumask *ret_mask, struct err *err);
+
 /* "0x3" for CPUs 0 and 1; prefix false: "3", as SPDK's configuration has it. */
 void cpumask_format(const struct cpumask *mask, bool prefix, char ret_text[CPUMASK_TEXT_BYTES]);
 

@@ -103,6 +103,23 @@ test_format(void **state)
 	assert_int_equal(seen, 0x2d);
 }
 
+static void
+test_none(void **state)
+{
+	static const char *const none[] = {"", "0", "0x0", "[]"};
+	struct cpumask mask;
+
+	for (size_t i = 0; i < ARRAY_SIZE(none); i++) {
+		memset(&mask, 0xff, sizeof(mask));
+		assert_int_equal(cpumask_parse_any(none[i], &mask, NULL), 0);
+		assert_int_equal(cpumask_count(&mask), 0);
+		assert_int_equal(cpumask_parse(none[i], &mask, NULL), -EINVAL);
+	}
+	assert_int_equal(cpumask_parse_any("0x5", &mask, NULL), 0);
+	assert_int_equal(cpumask_count(&mask), 2);
+	assert_int_equal(cpumask_parse_any("x", &mask, NULL), -EINVAL);
+}
+
 int
 main(void)
 {
@@ -111,6 +128,7 @@ main(void)
 		cmocka_unit_test(test_bad),
 		cmocka_unit_test(test_large),
 		cmocka_unit_test(test_format),
+		cmocka_unit_test(test_none),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

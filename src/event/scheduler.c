@@ -462,9 +462,22 @@ scheduler_get_defaults(struct scheduler_options *ret_options)
 	};
 }
 
+static bool
+has_reactor(unsigned lcore)
+{
+	for (unsigned r = 0; r < s.reactor_count; r++) {
+		if (reactor_lcore(s.reactors[r]) == lcore) {
+			return true;
+		}
+	}
+	return false;
+}
+
 static int
 check(const struct scheduler_options *o, struct err *err)
 {
+	unsigned lcore;
+
 	if (o->period_us < SCHEDULER_PERIOD_MIN_US || o->period_us > POLLER_PERIOD_MAX_US) {
 		return err_set(err, -EINVAL, "a period of %llu us is not between %d us and a year",
 			       (unsigned long long)o->period_us, SCHEDULER_PERIOD_MIN_US);
@@ -472,16 +485,18 @@ check(const struct scheduler_options *o, struct err *err)
 	if (o->load_limit > 100 || o->core_limit > 100 || o->core_busy > 100) {
 		return err_set(err, -EINVAL, "a limit is a percentage: at most 100");
 	}
-	for (unsigned r = 0; r < s.reactor_count; r++) {
-		if (reactor_lcore(s.reactors[r]) == o->scheduling_core) {
-			if (cpumask_test(&o->isolated, o->scheduling_core)) {
-				return err_set(err, -EINVAL, "the scheduling core %u cannot be isolated",
-					       o->scheduling_core);
-			}
-			return 0;
+	if (!has_reactor(o->scheduling_core)) {
+		return err_set(err, -EINVAL, "no reactor runs on core %u", o->scheduling_core);
+	}
+	if (cpumask_test(&o->isolated, o->scheduling_core)) {
+		return err_set(err, -EINVAL, "the scheduling core %u cannot be isolated", o->scheduling_core);
+	}
+	CPUMASK_FOREACH (lcore, &o->isolated) {
+		if (!has_reactor(lcore)) {
+			return err_set(err, -EINVAL, "core %u cannot be isolated: no reactor runs on it", lcore);
 		}
 	}
-	return err_set(err, -EINVAL, "no reactor runs on core %u", o->scheduling_core);
+	return 0;
 }
 
 int
@@ -552,21 +567,34 @@ emptiest(const struct cpumask *mask)
 }
 
 int
+scheduler_check_cpumask(const struct thread *t, const struct cpumask *mask, struct err *err)
+{
+	const struct entry *e = entry_of(t);
+	unsigned now = reactor_lcore(thread_reactor(t));
+
+	if (emptiest(mask) == s.reactor_count) {
+		return err_set(err, -EINVAL, "no reactor runs on a CPU of that mask");
+	}
+	if (e == &s.entries[0] && !cpumask_test(mask, now)) {
+		return err_set(err, -EINVAL, "%s stays on reactor %u", thread_name(t), now);
+	}
+	if (e->moving || s.stopping) {
+		return err_set(err, -EBUSY, "%s is being moved", thread_name(t));
+	}
+	return 0;
+}
+
+int
 scheduler_set_cpumask(struct thread *t, const struct cpumask *mask, void (*done)(void *ctx, int status), void *ctx,
 		      struct err *err)
 {
 	struct entry *e = entry_of(t);
 	unsigned to = emptiest(mask);
 	bool stays = cpumask_test(mask, reactor_lcore(thread_reactor(t)));
+	int rc = scheduler_check_cpumask(t, mask, err);
 
-	if (to == s.reactor_count) {
-		return err_set(err, -EINVAL, "no reactor runs on a CPU of that mask");
-	}
-	if (!stays && e == &s.entries[0]) {
-		return err_set(err, -EINVAL, "%s stays on reactor %u", thread_name(t), reactor_lcore(thread_reactor(t)));
-	}
-	if (e->moving || s.stopping) {
-		return err_set(err, -EBUSY, "%s is being moved", thread_name(t));
+	if (rc != 0) {
+		return rc;
 	}
 	e->old_mask = e->mask;
 	e->mask = *mask;

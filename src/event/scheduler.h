@@ -67,6 +67,8 @@ void scheduler_set_balancer(void (*balance)(uint64_t period_ns));
  */
 int scheduler_set_cpumask(struct thread *t, const struct cpumask *mask, void (*done)(void *ctx, int status), void *ctx,
 			  struct err *err);
+/* Whether that could be asked for: 0, or the error that scheduler_set_cpumask() would give. */
+int scheduler_check_cpumask(const struct thread *t, const struct cpumask *mask, struct err *err);
 void scheduler_get_cpumask(const struct thread *t, struct cpumask *ret_mask);
 
 /* Any system thread: there is load. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Methods on where threads run, and on how reactors wait. */
+#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,7 +88,7 @@ set_cpumask(struct rpc_request *req, const void *params)
 		rc = scheduler_set_cpumask(t, &mask, cpumask_set_done, req, &err);
 	}
 	if (rc != 0) {
-		err_prefix(&err, "cpumask %s: ", p->cpumask);
+		err_prefix(&err, "cpumask %.64s: ", p->cpumask);
 		rpc_error_from(req, rc == -EINVAL ? RPC_ERROR_INVALID_PARAMS : rc, &err);
 	}
 }
@@ -102,72 +103,118 @@ struct mapper {
 	struct rpc_request *req;
 	unsigned left;
 	int status;
+	struct err err; /* of the first that failed */
 	unsigned count;
 	struct mapping maps[];
 };
+
+/* The mappings in force, for those who ask; NULL: none. */
+static char *mappings;
+
+static struct mapper *
+make_mapper(struct rpc_request *req, unsigned room)
+{
+	struct mapper *m = calloc(1, sizeof(*m) + room * sizeof(m->maps[0]));
+
+	if (m == NULL) {
+		rpc_error(req, -ENOMEM, "out of memory");
+	} else {
+		m->req = req;
+	}
+	return m;
+}
 
 static void
 mapped(void *ctx, int status)
 {
 	struct mapper *m = ctx;
 
-	if (m->status == 0) {
+	if (m->status == 0 && status != 0) {
 		m->status = status;
+		if (m->err.text[0] == '\0') {
+			err_set(&m->err, status, "a thread cannot move: %s", strerror(-status));
+		}
 	}
-	if (--m->left == 0) {
-		delete_done(m->req, m->status);
-		free(m);
+	if (--m->left > 0) {
+		return;
 	}
+	if (m->status == 0) {
+		rpc_true(m->req);
+	} else {
+		rpc_error_from(m->req, m->status, &m->err);
+	}
+	free(m);
 }
 
+/* One "thread:core" of a list; *text goes behind it, and behind the comma if there is one. */
 static int
-parse_mapping(const char **text, struct mapping *ret)
+parse_mapping(const char **text, struct mapping *ret, struct err *err)
 {
+	const char *entry = *text;
+	int len = (int)strcspn(entry, ",");
 	unsigned long id, core;
-	char *end;
+	char *colon, *end;
+	int rc;
 
 	*ret = (struct mapping){0};
-	id = strtoul(*text, &end, 10);
-	if (end == *text || *end != ':') {
-		return -EINVAL;
+	id = strtoul(entry, &colon, 10);
+	core = *colon == ':' ? strtoul(colon + 1, &end, 10) : 0;
+	if (!isdigit((unsigned char)entry[0]) || *colon != ':' || !isdigit((unsigned char)colon[1]) || end != entry + len ||
+	    core >= CPUMASK_CPUS) {
+		return err_set(err, -EINVAL, "mappings: '%.*s' is no thread:core", MIN(len, 64), entry);
 	}
-	*text = end + 1;
-	core = strtoul(*text, &end, 10);
-	if (end == *text || (*end != ',' && *end != '\0') || core >= CPUMASK_CPUS) {
-		return -EINVAL;
-	}
-	*text = *end == ',' ? end + 1 : end;
 	ret->thread = thread_by_id(id);
+	if (ret->thread == NULL) {
+		return err_set(err, -EINVAL, "mappings: there is no thread %lu", id);
+	}
 	cpumask_set(&ret->mask, (unsigned)core);
-	return ret->thread != NULL ? 0 : -ENOENT;
+	rc = scheduler_check_cpumask(ret->thread, &ret->mask, err);
+	if (rc != 0) {
+		err_prefix(err, "mappings: '%.*s': ", MIN(len, 64), entry);
+	}
+	*text = entry + len + (entry[len] == ',' && entry[len + 1] != '\0');
+	return rc;
 }
 
-/* 0, or the request has been answered. */
-static int
-parse_mappings(struct rpc_request *req, const char *text, struct mapper **ret_mapper)
+/* NULL: the request has been answered, and nothing was moved. */
+static struct mapper *
+parse_mappings(struct rpc_request *req, const char *text)
 {
-	struct mapper *m = calloc(1, sizeof(*m) + MAPPINGS_MAX * sizeof(m->maps[0]));
+	struct mapper *m = make_mapper(req, MAPPINGS_MAX);
+	struct err err = ERR_NONE;
 	const char *at = text;
 	int rc = 0;
 
 	if (m == NULL) {
-		rpc_error(req, -ENOMEM, "out of memory");
-		return -ENOMEM;
+		return NULL;
 	}
-	m->req = req;
-	while (rc == 0 && *at != '\0' && m->count < MAPPINGS_MAX) {
-		rc = parse_mapping(&at, &m->maps[m->count++]);
+	do {
+		rc = parse_mapping(&at, &m->maps[m->count++], &err);
+	} while (rc == 0 && *at != '\0' && *at != ',' && m->count < MAPPINGS_MAX);
+	if (rc == 0 && *at != '\0') {
+		rc = err_set(&err, -EINVAL, "mappings: what ends in '%.64s' is no list of thread:core", at);
 	}
-	if (rc != 0 || *at != '\0' || m->count == 0) {
-		rpc_error(req, RPC_ERROR_INVALID_PARAMS,
-			  rc == -ENOENT ? "mappings '%.64s' name a thread that there is not"
-					: "mappings '%.64s' are no list of thread:core",
-			  text);
+	if (rc != 0) {
+		rpc_error_from(req, rc == -EINVAL ? RPC_ERROR_INVALID_PARAMS : rc, &err);
 		free(m);
-		return -EINVAL;
+		return NULL;
 	}
-	*ret_mapper = m;
-	return 0;
+	return m;
+}
+
+/* Mappings end: each I/O thread on its own reactor again. */
+static struct mapper *
+map_home(struct rpc_request *req)
+{
+	struct mapper *m = make_mapper(req, methods->reactor_count);
+
+	for (unsigned i = 0; m != NULL && i < methods->reactor_count; i++) {
+		struct mapping *map = &m->maps[m->count++];
+
+		map->thread = methods->threads[1 + i];
+		cpumask_set(&map->mask, reactor_lcore(methods->reactors[i]));
+	}
+	return m;
 }
 
 static void
@@ -180,11 +227,35 @@ apply_mappings(struct mapper *m)
 		int rc = scheduler_set_cpumask(m->maps[i].thread, &m->maps[i].mask, mapped, m, &err);
 
 		if (rc != 0) {
-			LOG_WARNING(THREAD, thread_name(m->maps[i].thread), "%s", err_text(&err));
+			m->err = m->status == 0 ? err : m->err;
 			mapped(m, rc);
 		}
 	}
 	mapped(m, 0);
+}
+
+/* False: the request has been answered. */
+static bool
+read_options(struct rpc_request *req, const struct framework_set_scheduler_params *p, struct scheduler_options *o)
+{
+	scheduler_get(o);
+	if (scheduler_policy_parse(p->name, &o->policy) != 0) {
+		rpc_error(req, RPC_ERROR_INVALID_PARAMS, "there is no scheduler '%.64s': static or dynamic", p->name);
+		return false;
+	}
+	if (o->policy == SCHEDULER_STATIC && (p->has_load_limit || p->has_core_limit || p->has_core_busy)) {
+		rpc_error(req, RPC_ERROR_INVALID_PARAMS, "load_limit, core_limit and core_busy are of the dynamic scheduler");
+		return false;
+	}
+	if (o->policy == SCHEDULER_DYNAMIC && p->mappings != NULL) {
+		rpc_error(req, RPC_ERROR_INVALID_PARAMS, "mappings are of the static scheduler");
+		return false;
+	}
+	o->period_us = p->has_period ? p->period : o->period_us;
+	o->load_limit = p->has_load_limit ? p->load_limit : o->load_limit;
+	o->core_limit = p->has_core_limit ? p->core_limit : o->core_limit;
+	o->core_busy = p->has_core_busy ? p->core_busy : o->core_busy;
+	return true;
 }
 
 static void
@@ -194,33 +265,22 @@ set_scheduler(struct rpc_request *req, const void *params)
 	struct mapper *mapper = NULL;
 	struct err err = ERR_NONE;
 	struct scheduler_options o;
-	int rc;
 
-	scheduler_get(&o);
-	if (scheduler_policy_parse(p->name, &o.policy) != 0) {
-		rpc_error(req, RPC_ERROR_INVALID_PARAMS, "there is no scheduler '%.64s': static or dynamic", p->name);
+	if (!read_options(req, p, &o)) {
 		return;
 	}
-	if (o.policy == SCHEDULER_STATIC && (p->has_load_limit || p->has_core_limit || p->has_core_busy)) {
-		rpc_error(req, RPC_ERROR_INVALID_PARAMS, "load_limit, core_limit and core_busy are of the dynamic scheduler");
-		return;
+	if (p->mappings != NULL || (mappings != NULL && o.policy == SCHEDULER_DYNAMIC)) {
+		mapper = p->mappings != NULL ? parse_mappings(req, p->mappings) : map_home(req);
+		if (mapper == NULL) {
+			return;
+		}
 	}
-	if (o.policy == SCHEDULER_DYNAMIC && p->mappings != NULL) {
-		rpc_error(req, RPC_ERROR_INVALID_PARAMS, "mappings are of the static scheduler");
-		return;
-	}
-	o.period_us = p->has_period ? p->period : o.period_us;
-	o.load_limit = p->has_load_limit ? p->load_limit : o.load_limit;
-	o.core_limit = p->has_core_limit ? p->core_limit : o.core_limit;
-	o.core_busy = p->has_core_busy ? p->core_busy : o.core_busy;
-	if (p->mappings != NULL && parse_mappings(req, p->mappings, &mapper) != 0) {
-		return;
-	}
-	rc = scheduler_set(&o, &err);
-	if (rc != 0) {
+	if (scheduler_set(&o, &err) != 0) {
 		rpc_error_from(req, RPC_ERROR_INVALID_PARAMS, &err);
 		free(mapper);
 	} else if (mapper != NULL) {
+		free(mappings);
+		mappings = p->mappings != NULL ? strdup(p->mappings) : NULL;
 		apply_mappings(mapper);
 	} else {
 		rpc_true(req);
@@ -238,7 +298,7 @@ set_options(struct rpc_request *req, const void *params)
 	scheduler_get(&o);
 	o.scheduling_core = p->has_scheduling_core ? p->scheduling_core : o.scheduling_core;
 	if (p->isolated_core_mask != NULL) {
-		rc = cpumask_parse(p->isolated_core_mask, &o.isolated, &err);
+		rc = cpumask_parse_any(p->isolated_core_mask, &o.isolated, &err);
 	}
 	if (rc == 0) {
 		rc = scheduler_set(&o, &err);
@@ -276,7 +336,7 @@ scheduler_config(json_t *calls, bool for_state)
 						       json_pack("{s:i, s:o}", "scheduling_core", (int)o.scheduling_core,
 								 "isolated_core_mask", mask_json(&o.isolated))));
 	}
-	if (for_state && !policies_differ(&o, &defaults)) {
+	if (for_state && !policies_differ(&o, &defaults) && mappings == NULL) {
 		return;
 	}
 	params = json_pack("{s:s, s:I}", "name", scheduler_policy_name(o.policy), "period", (json_int_t)o.period_us);
@@ -284,6 +344,8 @@ scheduler_config(json_t *calls, bool for_state)
 		json_object_set_new(params, "load_limit", json_integer(o.load_limit));
 		json_object_set_new(params, "core_limit", json_integer(o.core_limit));
 		json_object_set_new(params, "core_busy", json_integer(o.core_busy));
+	} else if (mappings != NULL) {
+		json_object_set_new(params, "mappings", json_string(mappings));
 	}
 	json_array_append_new(calls, call_json("framework_set_scheduler", params));
 }
@@ -304,6 +366,9 @@ set_mode(struct rpc_request *req, const void *params)
 
 		if (!p->has_lcore || reactor_lcore(r) == p->lcore) {
 			found = true;
+			if (reactor_get_mode(r) == mode) {
+				continue;
+			}
 			LOG_NOTICE(REACTOR, "", "reactor %u: from %s to %s mode", reactor_lcore(r),
 				   reactor_mode_name(reactor_get_mode(r)), reactor_mode_name(mode));
 			reactor_set_mode(r, mode);

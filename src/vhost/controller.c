@@ -338,6 +338,11 @@ check_name(const char *name, struct err *err)
 	if (name[0] == '\0' || strchr(name, '/') != NULL || strcmp(name, ".") == 0 || strcmp(name, "..") == 0) {
 		return err_set(err, -EINVAL, "\"%s\" cannot be a controller's name: it is no file name", name);
 	}
+	for (const char *c = name; *c != '\0'; c++) {
+		if ((unsigned char)*c < 0x20 || *c == 0x7f) {
+			return err_set(err, -EINVAL, "a controller's name may have no control characters: it goes into logs and terminals");
+		}
+	}
 	if (strlen(name) >= VHOST_NAME_BYTES || strlen(g.socket_dir) + 1 + strlen(name) >= sizeof(addr.sun_path)) {
 		return err_set(err, -EINVAL, "controller name %s is too long for a socket in %s", name, g.socket_dir);
 	}

@@ -63,6 +63,8 @@ test_names(void **state)
 	refused("", NULL, -EINVAL, "file name");
 	refused(".", NULL, -EINVAL, "file name");
 	refused("..", NULL, -EINVAL, "file name");
+	refused("x\n", NULL, -EINVAL, "control characters");
+	refused("\x1b[31mred", NULL, -EINVAL, "control characters");
 	refused("../evil", NULL, -EINVAL, "../evil");
 	refused("a/b", NULL, -EINVAL, "a/b");
 	memset(name, 'x', sizeof(name));

@@ -141,12 +141,23 @@ def test_scheduler_by_rpc(t):
         rpc.call("framework_set_scheduler", name="static", mappings=f"{ids[names[0]]}:{cpus[1]},{ids[names[1]]}:{cpus[0]}")
         where = reactors(rpc)
         equal((where[names[0]], where[names[1]]), (cpus[1], cpus[0]))
+        kept = f"{ids[names[0]]}:{cpus[1]},{ids[names[1]]}:{cpus[0]}"
         equal(rpc.call("framework_get_config", name="scheduler"),
-              [{"method": "framework_set_scheduler", "params": {"name": "static", "period": 200000}}])
+              [{"method": "framework_set_scheduler", "params": {"name": "static", "period": 200000, "mappings": kept}}])
+        # All or none: the second cannot be.
+        contains(d.error("framework_set_scheduler", -32602, {"name": "static", "mappings": f"{ids[names[0]]}:{cpus[0]},1:{cpus[1]}"})
+                 ["message"], "app_thread stays")
+        equal(reactors(rpc)[names[0]], cpus[1])
+        rpc.call("scheduler_set_options", isolated_core_mask=f"[{cpus[1]}]")
+        equal(rpc.call("framework_get_scheduler")["isolated_core_mask"], f"{1 << cpus[1]:x}")
+        for none in ("0", "[]", "", "0x0"):
+            rpc.call("scheduler_set_options", isolated_core_mask=none)
+        equal(rpc.call("framework_get_scheduler")["isolated_core_mask"], "0")
     for params, words in (({"name": "best"}, "there is no scheduler 'best'"), ({"name": "dynamic", "period": 1}, "period"),
                           ({"name": "static", "core_busy": 5}, "dynamic"), ({"name": "dynamic", "mappings": "1:0"}, "static"),
-                          ({"name": "static", "mappings": "1"}, "no list"), ({"name": "static", "mappings": "99:0"}, "thread"),
-                          ({"name": "static", "mappings": ""}, "no list"), ({"name": "dynamic", "core_busy": 101}, "core_busy")):
+                          ({"name": "static", "mappings": "1"}, "no thread:core"), ({"name": "static", "mappings": "99:0"}, "thread 99"),
+                          ({"name": "static", "mappings": "1:0,"}, "no list"), ({"name": "static", "mappings": "2:900"}, "no reactor"),
+                          ({"name": "static", "mappings": ""}, "no thread:core"), ({"name": "dynamic", "core_busy": 101}, "core_busy")):
         contains(d.error("framework_set_scheduler", -32602, params)["message"], words)
     contains(d.error("thread_set_cpumask", -32602, {"id": 77, "cpumask": "1"})["message"], "no thread 77")
     contains(d.error("thread_set_cpumask", -32602, {"id": 1, "cpumask": f"[{cpus[1]}]"})["message"], "app_thread stays")
@@ -155,11 +166,17 @@ def test_scheduler_by_rpc(t):
     contains(d.error("berth_set_mode", -32602, {"mode": "poll", "lcore": 900})["message"], "900")
     contains(d.error("berth_set_mode", -32602, {"mode": "best"})["message"], "mode")
     contains(d.error("scheduler_set_options", -32602, {"scheduling_core": 900})["message"], "900")
+    contains(d.error("scheduler_set_options", -32602, {"isolated_core_mask": "[900]"})["message"], "900")
     # Kept; masks are not.
     d.kill()
     d = t.daemon("--state-dir", t.path("state"))
     with d.rpc() as rpc:
         equal(rpc.call("framework_get_scheduler")["scheduler_name"], "static")
+        equal(reactors(rpc)[names[0]], cpus[1], "mappings are kept")
+        # Dynamic takes them back.
+        rpc.call("framework_set_scheduler", name="dynamic")
+        where = reactors(rpc)
+        equal((where[names[0]], where[names[1]]), (cpus[0], cpus[1]))
 
 
 def test_threads_spread_over_cores(t):
