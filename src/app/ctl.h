@@ -95,6 +95,13 @@ void ctl_table_row(struct ctl_table *table, ...);
 /* Prints and releases. */
 void ctl_table_print(struct ctl_table *table);
 
+/* ---- Reactors (ctl_mode.c): an element of `details` of framework_get_reactors ---- */
+
+/* Its mode for a reader, NULL when it says none: "poll (as adaptive)" while its CPU is not its own. */
+const char *ctl_reactor_mode(const json_t *details);
+/* Whether it uses a whole CPU without having work. */
+bool ctl_reactor_polls(const json_t *details);
+
 /* ---- Sub-commands ---- */
 
 int ctl_rpc(struct ctl *ctl, int argc, char **argv);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "app/ctl.h"
 #include "app/ctl_doctor.h"
 #include "base/check.h"
 
@@ -189,7 +190,7 @@ count_polling(const struct doctor *d)
 	unsigned count = 0;
 
 	for (size_t i = 0; (details = doctor_reactor_details(&d->after, i)) != NULL; i++) {
-		count += strcmp(doctor_text(details, "mode"), "poll") == 0;
+		count += ctl_reactor_polls(details);
 	}
 	return count;
 }

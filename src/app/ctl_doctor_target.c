@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "app/ctl.h"
 #include "app/ctl_doctor.h"
 #include "base/check.h"
 
@@ -90,6 +91,16 @@ is_elsewhere(const struct doctor *d, const json_t *reactor, const json_t *detail
 	return elsewhere;
 }
 
+/* A CPU that is not its own it does not keep busy for nothing. */
+static const char *
+meanwhile(const json_t *details)
+{
+	bool is_poll = strcmp(doctor_text(details, "mode"), "poll") == 0;
+
+	return is_poll && !ctl_reactor_polls(details) ? ", and until it is back it waits as in adaptive mode, not in poll mode"
+						       : "";
+}
+
 /* Whether it is where it belongs; else that was said. */
 static bool
 judge_place(struct doctor *d, const json_t *reactor, const json_t *details)
@@ -101,16 +112,16 @@ judge_place(struct doctor *d, const json_t *reactor, const json_t *details)
 		doctor_add(d, DOCTOR_WARN,
 			   "switch it on again (chcpu -e), or start berthd with another mask",
 			   "reactor %" PRId64 " should run on CPU %" PRId64
-			   ", which was switched off: it shares another one now",
-			   lcore, cpu);
+			   ", which was switched off: it shares another one now%s",
+			   lcore, cpu, meanwhile(details));
 		return false;
 	}
 	if (strcmp(state, "moved") == 0 || is_elsewhere(d, reactor, details)) {
 		doctor_add(d, DOCTOR_WARN,
 			   "see cpuset.cpus of its control group; taskset -pc CPU TID puts it back",
 			   "reactor %" PRId64 " (thread %" PRId64 ") should run on CPU %" PRId64
-			   ", but somebody gave it other CPUs",
-			   lcore, doctor_int(reactor, "tid"), cpu);
+			   ", but somebody gave it other CPUs%s",
+			   lcore, doctor_int(reactor, "tid"), cpu, meanwhile(details));
 		return false;
 	}
 	return true;
@@ -126,7 +137,7 @@ doctor_reactors_probe(struct doctor *d)
 	for (size_t i = 0; i < count; i++) {
 		const json_t *details = doctor_reactor_details(&d->after, i);
 
-		polling += strcmp(doctor_text(details, "mode"), "poll") == 0;
+		polling += ctl_reactor_polls(details);
 		pinned += details != NULL && doctor_int(details, "cpu") >= 0;
 		fine += details == NULL || judge_place(d, doctor_reactor(&d->after, i), details);
 	}
@@ -180,14 +191,13 @@ burns(const struct doctor *d, const json_t *before, const json_t *after)
 }
 
 static bool
-is_polling_thread(const struct doctor *d, int64_t thread_id)
+is_polling_thread(const struct doctor_sample *s, int64_t thread_id)
 {
 	const json_t *reactor;
 
-	for (size_t i = 0; (reactor = doctor_reactor(&d->after, i)) != NULL; i++) {
+	for (size_t i = 0; (reactor = doctor_reactor(s, i)) != NULL; i++) {
 		if (find_by_id(json_object_get(reactor, "lw_threads"), thread_id) != NULL) {
-			return strcmp(doctor_text(doctor_reactor_details(&d->after, i), "mode"),
-				      "poll") == 0;
+			return ctl_reactor_polls(doctor_reactor_details(s, i));
 		}
 	}
 	return false;
@@ -202,7 +212,8 @@ judge_thread(struct doctor *d, const json_t *thread)
 	size_t i, found = 0;
 
 	/* In poll mode that is what was asked for. */
-	if (is_polling_thread(d, doctor_int(thread, "id"))) {
+	if (is_polling_thread(&d->before, doctor_int(thread, "id")) ||
+	    is_polling_thread(&d->after, doctor_int(thread, "id"))) {
 		return 0;
 	}
 	json_array_foreach (json_object_get(thread, "active_pollers"), i, poller) {

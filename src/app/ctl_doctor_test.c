@@ -555,7 +555,13 @@ test_reactors(void **state)
 	    "{'reactors': [{'lcore': 1, 'tid': 9}],"
 	    " 'details': [{'lcore': 1, 'cpu': 1, 'mode': 'poll', 'cpu_state': 'offline'}]}");
 	EXPECT(doctor_reactors_probe, DOCTOR_WARN, "CPU 1, which was switched off");
-	EXPECT_NTH(doctor_reactors_probe, 1, DOCTOR_NOTE, "1 of 1 reactors are in poll mode");
+	/* It does not poll on a CPU that is not its own. */
+	EXPECT(doctor_reactors_probe, DOCTOR_WARN, "until it is back it waits as in adaptive mode");
+	assert_int_equal(f.d.count, 1);
+	set(&f.d.after.reactors,
+	    "{'reactors': [{'lcore': 1, 'tid': 9}],"
+	    " 'details': [{'lcore': 1, 'cpu': 1, 'mode': 'poll', 'cpu_state': 'own'}]}");
+	EXPECT(doctor_reactors_probe, DOCTOR_NOTE, "1 of 1 reactors are in poll mode");
 	set(&f.d.after.reactors,
 	    "{'reactors': [{'lcore': 1, 'tid': 9}],"
 	    " 'details': [{'lcore': 1, 'cpu': -1, 'mode': 'adaptive', 'cpu_state': 'any'}]}");

@@ -6,6 +6,35 @@
 
 #include "app/ctl.h"
 
+static bool
+lost_its_cpu(const json_t *details)
+{
+	const char *state = json_string_value(json_object_get(details, "cpu_state"));
+
+	return state != NULL && (strcmp(state, "offline") == 0 || strcmp(state, "moved") == 0);
+}
+
+static bool
+is_poll(const json_t *details)
+{
+	const char *mode = json_string_value(json_object_get(details, "mode"));
+
+	return mode != NULL && strcmp(mode, "poll") == 0;
+}
+
+const char *
+ctl_reactor_mode(const json_t *details)
+{
+	return is_poll(details) && lost_its_cpu(details) ? "poll (as adaptive)"
+							 : json_string_value(json_object_get(details, "mode"));
+}
+
+bool
+ctl_reactor_polls(const json_t *details)
+{
+	return is_poll(details) && !lost_its_cpu(details);
+}
+
 static int
 show(struct ctl *ctl)
 {
@@ -34,7 +63,7 @@ show(struct ctl *ctl)
 			 state != NULL ? state : "?");
 		snprintf(wakeups, sizeof(wakeups), "%" JSON_INTEGER_FORMAT,
 			 json_integer_value(json_object_get(r, "wakeups")));
-		ctl_table_row(&table, lcore, json_string_value(json_object_get(r, "mode")),
+		ctl_table_row(&table, lcore, ctl_reactor_mode(r),
 			      json_integer_value(json_object_get(r, "cpu")) < 0 ? "any" : cpu, wakeups);
 	}
 	ctl_table_print(&table);

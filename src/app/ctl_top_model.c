@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "app/ctl.h"
 #include "app/ctl_top.h"
 #include "base/check.h"
 #include "base/clock.h"
@@ -68,7 +69,8 @@ static const struct top_column core_columns[R_COLUMNS] = {
 	[R_CORE] = {"CORE", "lcore", TOP_WHOLE, 4, 100, "reactor"},
 	[R_CPU] = {"CPU", "cpu", TOP_TEXT, 7, 70,
 		   "the processor it is pinned to; any; offline or moved: it is not there"},
-	[R_MODE] = {"MODE", "mode", TOP_TEXT, 9, 80, "how it waits"},
+	[R_MODE] = {"MODE", "mode", TOP_TEXT, 9, 80,
+		    "how it waits; (as adaptive): its CPU is not its own", .whole = true},
 	[R_BUSY] = {"BUSY %", "busy", TOP_PERCENT, 7, 95,
 		    "share of the time in which it did something"},
 	[R_HOST] = {"CPU %", "host_cpu", TOP_PERCENT, 7, 60,
@@ -401,12 +403,13 @@ fill_core(struct top_row *row, const json_t *before, const json_t *after, size_t
 	const json_t *old = element_like(reactors_of(before, "reactors"), r, "lcore", i);
 	const json_t *old_details = element_like(reactors_of(before, "details"), r, "lcore", i);
 	double cpu = details != NULL ? number(details, "cpu") : -1;
+	const char *mode = ctl_reactor_mode(details);
 	struct top_cell *c = row->cells;
 
 	format_thread_names(json_object_get(r, "lw_threads"), row->own);
 	c[R_CORE] = cell(number(r, "lcore"));
 	c[R_CPU] = processor_cell(details);
-	c[R_MODE] = text_cell(text(details, "mode"));
+	c[R_MODE] = text_cell(mode != NULL ? mode : "-");
 	c[R_BUSY] = cell(percent_of_time(
 		old, r, "busy", number(json_object_get(after, "reactors"), "tick_rate"), s));
 	c[R_HOST] = cell(cpu < 0 ? NAN : host_percent(old, r, s));

@@ -167,13 +167,24 @@ grow_name(struct layout *l, const struct top_view_info *view, const struct top_r
 	l->widths[0] += MAX(0, MIN(longest - l->widths[0], room));
 }
 
+static int
+whole_width(const struct top_column *column, unsigned c, const struct top_rows *rows)
+{
+	int width = column->width;
+
+	for (size_t i = 0; column->whole && i < rows->shown_count; i++) {
+		width = MAX(width, (int)strlen(rows->shown[i]->cells[c].text));
+	}
+	return width;
+}
+
 static struct layout
 lay_out(const struct top_view_info *view, const struct top_rows *rows, size_t first, size_t page)
 {
 	struct layout l = {.bar = false};
 
 	for (unsigned c = 0; c < view->column_count; c++) {
-		l.widths[c] = view->columns[c].width;
+		l.widths[c] = whole_width(&view->columns[c], c, rows);
 	}
 	for (unsigned c = 1; c < view->column_count && needed(&l, view->column_count) > COLS; c++) {
 		leave_one_out(&l, view);

@@ -56,7 +56,7 @@ parse(const char *text)
 
 #define MOVED \
 	"{'time_ns': 5, 'reactors': {'reactors': [{'lcore': 0}]," \
-	" 'details': [{'lcore': 0, 'cpu': 4, 'cpu_state': 'moved'}]}}"
+	" 'details': [{'lcore': 0, 'cpu': 4, 'cpu_state': 'moved', 'mode': 'poll'}]}}"
 
 #define THREAD(name, id, busy) \
 	"{'name': '" name "', 'id': " id ", 'cpumask': '1', 'busy': " busy ", 'active_pollers_count': 1, " \
@@ -165,6 +165,8 @@ static void
 test_threads_and_cores(void **state)
 {
 	struct fixture *f = *state;
+	struct top_totals totals;
+	char text[TOP_HEADER_BYTES];
 	json_t *moved;
 
 	assert_int_equal(top_rows_make(&f->rows, TOP_THREADS, f->before, f->after), 0);
@@ -194,6 +196,10 @@ test_threads_and_cores(void **state)
 	moved = parse(MOVED);
 	assert_int_equal(top_rows_make(&f->rows, TOP_CORES, NULL, moved), 0);
 	assert_shown(&f->rows, 0, "cpu", "moved");
+	assert_shown(&f->rows, 0, "mode", "poll (as adaptive)");
+	totals = top_totals_make(NULL, moved);
+	top_header_text(0, moved, &totals, text);
+	assert_non_null(strstr(text, "poll (as adaptive) mode"));
 	json_decref(moved);
 }
 

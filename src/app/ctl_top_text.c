@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "app/ctl.h"
 #include "app/ctl_top.h"
 #include "base/check.h"
 
@@ -129,11 +130,11 @@ mode(const json_t *snapshot)
 {
 	const json_t *details = json_object_get(json_object_get(snapshot, "reactors"), "details"),
 		     *one;
-	const char *common = json_string_value(json_object_get(json_array_get(details, 0), "mode"));
+	const char *common = ctl_reactor_mode(json_array_get(details, 0));
 	size_t i;
 
 	json_array_foreach (details, i, one) {
-		const char *other = json_string_value(json_object_get(one, "mode"));
+		const char *other = ctl_reactor_mode(one);
 
 		if (common == NULL || other == NULL || strcmp(common, other) != 0) {
 			return "mixed";

@@ -354,6 +354,23 @@ def test_doctor(t):
     check(re.search(r"^\d+ OK, \d+ NOTE, \d+ WARN, 1 BAD$", out, re.M), out)
 
 
+def test_moved(t):
+    """Who takes a polling reactor from its CPU sees that it does not poll there."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        raise Skip("one CPU")
+    d = t.daemon("-m", f"[{cpus[0]}]", "--mode", "poll")
+    contains(t.berth("mode", daemon=d), "poll ")
+    os.sched_setaffinity(d.call("framework_get_reactors")["reactors"][0]["tid"], {cpus[1]})
+    until(lambda: "poll (as adaptive)" in t.berth("mode", daemon=d), "berth mode says so")
+    out = t.berth("top", "--once", "--view", "cores", "-d", "0.1", daemon=d)
+    contains(out.split("\n")[0], "poll (as adaptive) mode")
+    check(re.search(r"moved +poll \(as adaptive\) ", out), out)
+    _, found = findings(t, daemon=d)
+    contains(found["reactors"][0][1], "it waits as in adaptive mode")
+    check(not any("are in poll mode" in text for _, text in found["reactors"]), found["reactors"])
+
+
 def test_doctor_alone(t):
     """Without a berthd: the host, and folders it is to be started with."""
     result, found = findings(t, "-s", t.path("nobody"), "--state-dir", t.dir)
