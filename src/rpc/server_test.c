@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/*
- * The server as a client sees it, over a real socket, with methods of the schema answered by the test. Everything
- * runs in one system thread; the reactor is turned by hand.
- */
+/* The server as a client sees it. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,363 +16,35 @@
 
 #include "base/check.h"
 #include "base/clock.h"
-#include "event/reactor.h"
 #include "rpc/conn.h"
-#include "rpc/rpc.h"
+#include "rpc/harness.h"
 #include "rpc/schema_gen.h"
 #include "sock/unix.h"
 
-#define ANSWER_BYTES (16u << 20)
-#define ROUNDS_MAX 2000
-#define WAITING_MAX 256
 #define BURST 20000u
 #define LISTED 2000u
-
-static struct {
-	char dir[64];
-	char path[96];
-	struct reactor *reactor;
-	struct thread *thread;
-	struct rpc_server *server;
-	struct rpc_request *waiting[WAITING_MAX];
-	unsigned waiting_count;
-	unsigned handled;
-	unsigned listed;    /* names in a list */
-	unsigned items;     /* made of it */
-	unsigned gone_from; /* 0: none is gone */
-	uint64_t item_ns;
-	char recorded[256];
-	int record_rc;
-	char *answer; /* what the last client got */
-	size_t answer_len;
-	void (*todo)(void);
-} f;
-
-/* ---- Methods ---- */
-
-static void
-get_version(struct rpc_request *req, const void *params)
-{
-	f.handled++;
-	rpc_result(req, json_string("v"));
-}
-
-static void
-malloc_create(struct rpc_request *req, const void *params)
-{
-	const struct bdev_malloc_create_params *p = params;
-
-	f.handled++;
-	if (strcmp(p->name != NULL ? p->name : "", "taken") == 0) {
-		rpc_error(req, -EEXIST, "bdev %s exists", p->name);
-		return;
-	}
-	if (p->name == NULL) {
-		rpc_set_recorded_params(req, json_pack("{s:s}", "name", "Malloc7"));
-	}
-	rpc_result(req, json_string(p->name != NULL ? p->name : "Malloc7"));
-}
-
-/* Answers when the test says so. */
-static void
-wait_for_examine(struct rpc_request *req, const void *params)
-{
-	f.handled++;
-	assert_true(f.waiting_count < WAITING_MAX);
-	f.waiting[f.waiting_count++] = req;
-}
-
-static json_t *
-listed_item(const void *ctx, const char *name)
-{
-	unsigned number = (unsigned)atoi(name + 1);
-	uint64_t end_ns = clock_now_ns() + f.item_ns;
-
-	f.items++;
-	while (clock_now_ns() < end_ns) {
-	}
-	return f.gone_from != 0 && number >= f.gone_from ? NULL : json_string(name);
-}
-
-static void
-get_controllers(struct rpc_request *req, const void *params)
-{
-	struct rpc_list *list = rpc_list_begin(req, listed_item, params);
-
-	for (unsigned i = 0; i < f.listed; i++) {
-		char name[16];
-
-		snprintf(name, sizeof(name), "n%u", i);
-		rpc_list_add(list, name);
-	}
-	rpc_list_end(list);
-}
-
-/* name: a number, the size of the answer. */
-static void
-get_bdevs(struct rpc_request *req, const void *params)
-{
-	const struct bdev_get_bdevs_params *p = params;
-	size_t len = p->name != NULL ? (size_t)atoi(p->name) : 0;
-	char *text = malloc(len + 1);
-
-	f.handled++;
-	memset(text, 'x', len);
-	text[len] = '\0';
-	rpc_result(req, json_string(text));
-	free(text);
-}
-
-static void
-get_methods(struct rpc_request *req, const void *params)
-{
-	const struct rpc_get_methods_params *p = params;
-
-	rpc_result(req, rpc_method_names(p->current, p->include_aliases));
-}
-
-static void
-start_init(struct rpc_request *req, const void *params)
-{
-	rpc_set_state(RPC_RUNTIME);
-	rpc_true(req);
-}
-
-static void
-bad_text(struct rpc_request *req, const void *params)
-{
-	rpc_error(req, -EIO, "file \xff\xfe is odd");
-}
-
-static void
-stop_server(struct rpc_request *req, const void *params)
-{
-	rpc_true(req);
-	rpc_server_stop(f.server);
-	f.server = NULL;
-}
-
-static const struct rpc_method methods[] = {
-	{"spdk_get_version", get_version},
-	{"bdev_malloc_create", malloc_create},
-	{"bdev_wait_for_examine", wait_for_examine},
-	{"bdev_get_bdevs", get_bdevs},
-	{"vhost_get_controllers", get_controllers},
-	{"rpc_get_methods", get_methods},
-	{"framework_start_init", start_init},
-	{"log_get_level", bad_text},
-	{"spdk_kill_instance", stop_server},
-	{NULL, NULL},
-};
-
-/* ---- Turning the reactor ---- */
-
-struct call {
-	struct msg msg;
-	bool done;
-};
-
-static void
-call_todo(struct msg *msg)
-{
-	f.todo();
-	CONTAINER_OF(msg, struct call, msg)->done = true;
-}
-
-static void
-on_thread(void (*todo)(void))
-{
-	struct call call = {.done = false};
-
-	f.todo = todo;
-	thread_send(f.thread, &call.msg, call_todo);
-	for (int i = 0; i < 10 && !call.done; i++) {
-		reactor_poll_once(f.reactor);
-	}
-	assert_true(call.done);
-}
-
-static int
-record(void *ctx, const char *method, const json_t *params, struct err *err)
-{
-	char *text = json_dumps(params, JSON_COMPACT);
-
-	snprintf(f.recorded, sizeof(f.recorded), "%s %s", method, text);
-	free(text);
-	return f.record_rc != 0 ? err_set(err, f.record_rc, "state.log: disk is full") : 0;
-}
-
-static void
-start(void)
-{
-	const struct rpc_server_options options = {.path = f.path, .record = record};
-	struct err err = ERR_NONE;
-
-	assert_int_equal(rpc_server_start(&options, &f.server, &err), 0);
-}
-
-static void
-stop(void)
-{
-	rpc_server_stop(f.server);
-	f.server = NULL;
-}
-
-static void
-answer_first(void)
-{
-	assert_true(f.waiting_count > 0);
-	rpc_true(f.waiting[0]);
-	f.waiting_count--;
-	memmove(f.waiting, f.waiting + 1, f.waiting_count * sizeof(f.waiting[0]));
-}
-
-static int
-setup(void **state)
-{
-	struct err err = ERR_NONE;
-
-	f.answer = malloc(ANSWER_BYTES);
-	strcpy(f.dir, "/tmp/berth-rpc-XXXXXX");
-	assert_non_null(mkdtemp(f.dir));
-	snprintf(f.path, sizeof(f.path), "%s/rpc.sock", f.dir);
-	f.reactor = reactor_create(0, -1, REACTOR_INTERRUPT, &err);
-	f.thread = thread_create("app", f.reactor);
-	f.handled = f.listed = f.items = f.gone_from = 0;
-	f.item_ns = 0;
-	f.record_rc = 0;
-	f.recorded[0] = '\0';
-	rpc_set_state(RPC_RUNTIME);
-	on_thread(start);
-	return 0;
-}
-
-static int
-teardown(void **state)
-{
-	while (f.waiting_count > 0) {
-		on_thread(answer_first);
-	}
-	on_thread(stop);
-	assert_int_not_equal(access(f.path, F_OK), 0);
-	on_thread(thread_exit);
-	for (int i = 0; i < 3; i++) {
-		reactor_poll_once(f.reactor);
-	}
-	reactor_free(f.reactor);
-	assert_int_equal(rmdir(f.dir), 0);
-	free(f.answer);
-	return 0;
-}
-
-/* ---- Clients ---- */
-
-static int
-client(void)
-{
-	struct err err = ERR_NONE;
-	int fd = unix_connect(f.path, &err);
-
-	assert_true(fd >= 0);
-	return fd;
-}
-
-static void
-turn(unsigned rounds)
-{
-	for (unsigned i = 0; i < rounds; i++) {
-		reactor_poll_once(f.reactor);
-	}
-}
-
-static void
-put(int fd, const char *data, size_t len)
-{
-	for (unsigned round = 0; len > 0; round++) {
-		ssize_t n = send(fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
-
-		assert_true(round < ROUNDS_MAX);
-		if (n > 0) {
-			data += n;
-			len -= (size_t)n;
-		} else if (n < 0 && errno != EAGAIN) {
-			return; /* the server may have closed already */
-		}
-		turn(1);
-	}
-}
-
-/* Reads until there are `lines` line feeds, or the end. Returns f.answer, "" when the end came first and nothing before. */
-static const char *
-get(int fd, unsigned lines)
-{
-	f.answer_len = 0;
-	for (unsigned round = 0; round < ROUNDS_MAX && lines > 0; round++) {
-		ssize_t n = recv(fd, f.answer + f.answer_len, ANSWER_BYTES - 1 - f.answer_len, MSG_DONTWAIT);
-
-		if (n == 0) {
-			break;
-		}
-		for (ssize_t i = 0; i < n; i++) {
-			lines -= f.answer[f.answer_len + (size_t)i] == '\n' && lines > 0;
-		}
-		f.answer_len += n > 0 ? (size_t)n : 0;
-		if (n < 0) {
-			turn(1);
-		}
-	}
-	f.answer[f.answer_len] = '\0';
-	return f.answer;
-}
-
-/* True when the server closed and nothing is left to read. */
-static bool
-closed(int fd)
-{
-	char c;
-
-	turn(5);
-	return recv(fd, &c, 1, MSG_DONTWAIT) == 0;
-}
-
-static const char *
-ask(const char *request, unsigned lines)
-{
-	int fd = client();
-
-	put(fd, request, strlen(request));
-	get(fd, lines);
-	close(fd);
-	turn(3);
-	return f.answer;
-}
-
-#define REQUEST(id, method) "{\"jsonrpc\":\"2.0\",\"id\":" id ",\"method\":\"" method "\"}"
-#define ANSWER(id, result) "{\"jsonrpc\":\"2.0\",\"id\":" id ",\"result\":" result "}\n"
-
-/* ---- Tests ---- */
 
 static void
 test_ids(void **state)
 {
-	assert_string_equal(ask(REQUEST("1", "spdk_get_version"), 1), ANSWER("1", "\"v\""));
-	assert_string_equal(ask(REQUEST("\"a\\n\"", "spdk_get_version"), 1), ANSWER("\"a\\n\"", "\"v\""));
-	assert_string_equal(ask(REQUEST("null", "spdk_get_version"), 1), ANSWER("null", "\"v\""));
-	assert_string_equal(ask(REQUEST("-9007199254740993", "spdk_get_version"), 1),
+	assert_string_equal(harness_ask(REQUEST("1", "spdk_get_version"), 1), ANSWER("1", "\"v\""));
+	assert_string_equal(harness_ask(REQUEST("\"a\\n\"", "spdk_get_version"), 1), ANSWER("\"a\\n\"", "\"v\""));
+	assert_string_equal(harness_ask(REQUEST("null", "spdk_get_version"), 1), ANSWER("null", "\"v\""));
+	assert_string_equal(harness_ask(REQUEST("-9007199254740993", "spdk_get_version"), 1),
 			    ANSWER("-9007199254740993", "\"v\""));
-	assert_string_equal(ask("{\"id\":1,\"method\":\"get_spdk_version\",\"params\":null}", 1), ANSWER("1", "\"v\""));
+	assert_string_equal(harness_ask("{\"id\":1,\"method\":\"get_spdk_version\",\"params\":null}", 1), ANSWER("1", "\"v\""));
 }
 
 static void
 test_notification(void **state)
 {
-	int fd = client();
+	int fd = harness_client();
 	const char text[] = "{\"jsonrpc\":\"2.0\",\"method\":\"spdk_get_version\"}{\"method\":\"nothing\"}"
 			    REQUEST("2", "spdk_get_version");
 
-	put(fd, text, strlen(text));
-	assert_string_equal(get(fd, 1), ANSWER("2", "\"v\""));
-	assert_int_equal(f.handled, 2);
+	harness_put(fd, text, strlen(text));
+	assert_string_equal(harness_get(fd, 1), ANSWER("2", "\"v\""));
+	assert_int_equal(harness.handled, 2);
 	close(fd);
 }
 
@@ -383,13 +52,13 @@ static void
 test_byte_by_byte(void **state)
 {
 	const char text[] = " " REQUEST("1", "spdk_get_version") "\n" REQUEST("2", "spdk_get_version");
-	int fd = client();
+	int fd = harness_client();
 
 	for (size_t i = 0; i < strlen(text); i++) {
-		put(fd, text + i, 1);
-		turn(2);
+		harness_put(fd, text + i, 1);
+		harness_turn(2);
 	}
-	assert_string_equal(get(fd, 2), ANSWER("1", "\"v\"") ANSWER("2", "\"v\""));
+	assert_string_equal(harness_get(fd, 2), ANSWER("1", "\"v\"") ANSWER("2", "\"v\""));
 	close(fd);
 }
 
@@ -397,14 +66,14 @@ static void
 test_half_closed(void **state)
 {
 	const char text[] = REQUEST("1", "bdev_wait_for_examine") REQUEST("2", "spdk_get_version") "{\"half";
-	int fd = client();
+	int fd = harness_client();
 
-	put(fd, text, strlen(text));
+	harness_put(fd, text, strlen(text));
 	shutdown(fd, SHUT_WR);
-	assert_string_equal(get(fd, 1), ANSWER("2", "\"v\""));
-	on_thread(answer_first);
-	assert_string_equal(get(fd, 1), ANSWER("1", "true"));
-	assert_true(closed(fd));
+	assert_string_equal(harness_get(fd, 1), ANSWER("2", "\"v\""));
+	harness_on_thread(harness_answer_first);
+	assert_string_equal(harness_get(fd, 1), ANSWER("1", "true"));
+	assert_true(harness_closed(fd));
 	close(fd);
 }
 
@@ -412,25 +81,25 @@ static void
 test_pipelined_overtake(void **state)
 {
 	const char text[] = REQUEST("1", "bdev_wait_for_examine") REQUEST("2", "spdk_get_version");
-	int fd = client();
+	int fd = harness_client();
 
-	put(fd, text, strlen(text));
-	assert_string_equal(get(fd, 1), ANSWER("2", "\"v\""));
-	on_thread(answer_first);
-	assert_string_equal(get(fd, 1), ANSWER("1", "true"));
+	harness_put(fd, text, strlen(text));
+	assert_string_equal(harness_get(fd, 1), ANSWER("2", "\"v\""));
+	harness_on_thread(harness_answer_first);
+	assert_string_equal(harness_get(fd, 1), ANSWER("1", "true"));
 	close(fd);
 }
 
 static void
 assert_error(const char *request, int code, const char *words)
 {
-	json_t *answer = json_loads(ask(request, 1), 0, NULL);
+	json_t *answer = json_loads(harness_ask(request, 1), 0, NULL);
 	json_t *error = json_object_get(answer, "error");
 	const char *message = json_string_value(json_object_get(error, "message"));
 
 	if (json_integer_value(json_object_get(error, "code")) != code || message == NULL ||
 	    strstr(message, words) == NULL) {
-		fail_msg("%.80s: wanted %d '%s', got %s", request, code, words, f.answer);
+		fail_msg("%.80s: wanted %d '%s', got %s", request, code, words, harness.answer);
 	}
 	json_decref(answer);
 }
@@ -452,7 +121,7 @@ test_bad_requests(void **state)
 	assert_error("{\"method\":\"spdk_get_version\",\"id\":1,\"params\":{\"a\":1}}", -32602, "no parameters");
 	assert_error("{\"method\":\"bdev_malloc_create\",\"id\":1,\"params\":{\"nme\":1}}", -32603, "'nme'");
 	assert_error(REQUEST("1", "log_get_level"), -EIO, "file ?? is odd");
-	assert_int_equal(f.handled, 0);
+	assert_int_equal(harness.handled, 0);
 }
 
 /* Bytes that are no JSON: an error, then the end; what follows is not looked at. */
@@ -474,15 +143,15 @@ test_garbage(void **state)
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
-		int fd = client();
+		int fd = harness_client();
 
-		put(fd, texts[i], strlen(texts[i]));
-		put(fd, REQUEST("1", "spdk_get_version"), strlen(REQUEST("1", "spdk_get_version")));
-		assert_non_null(strstr(get(fd, 1), "{\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32700,"));
-		assert_true(closed(fd));
+		harness_put(fd, texts[i], strlen(texts[i]));
+		harness_put(fd, REQUEST("1", "spdk_get_version"), strlen(REQUEST("1", "spdk_get_version")));
+		assert_non_null(strstr(harness_get(fd, 1), "{\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32700,"));
+		assert_true(harness_closed(fd));
 		close(fd);
 	}
-	assert_int_equal(f.handled, 0);
+	assert_int_equal(harness.handled, 0);
 }
 
 /* JSON, but nothing that can be a request: the same, with the code for that. */
@@ -492,11 +161,11 @@ test_scalar(void **state)
 	static const char *const texts[] = {"7", " -1", "\"spdk_get_version\""};
 
 	for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
-		int fd = client();
+		int fd = harness_client();
 
-		put(fd, texts[i], strlen(texts[i]));
-		assert_non_null(strstr(get(fd, 1), "\"id\":null,\"error\":{\"code\":-32600,"));
-		assert_true(closed(fd));
+		harness_put(fd, texts[i], strlen(texts[i]));
+		assert_non_null(strstr(harness_get(fd, 1), "\"id\":null,\"error\":{\"code\":-32600,"));
+		assert_true(harness_closed(fd));
 		close(fd);
 	}
 }
@@ -505,12 +174,12 @@ static void
 test_too_deep(void **state)
 {
 	char text[5000];
-	int fd = client();
+	int fd = harness_client();
 
 	memset(text, '[', sizeof(text));
-	put(fd, text, sizeof(text));
-	assert_non_null(strstr(get(fd, 1), "deeper than 64"));
-	assert_true(closed(fd));
+	harness_put(fd, text, sizeof(text));
+	assert_non_null(strstr(harness_get(fd, 1), "deeper than 64"));
+	assert_true(harness_closed(fd));
 	close(fd);
 }
 
@@ -519,13 +188,13 @@ test_too_long(void **state)
 {
 	size_t len = RPC_REQUEST_MAX_BYTES + 1;
 	char *text = malloc(len);
-	int fd = client();
+	int fd = harness_client();
 
 	memset(text, 'x', len);
 	memcpy(text, "{\"method\":\"", 11);
-	put(fd, text, len);
-	assert_non_null(strstr(get(fd, 1), "\"code\":-32600"));
-	assert_non_null(strstr(f.answer, "longer than 4194304 bytes"));
+	harness_put(fd, text, len);
+	assert_non_null(strstr(harness_get(fd, 1), "\"code\":-32600"));
+	assert_non_null(strstr(harness.answer, "longer than 4194304 bytes"));
 	close(fd);
 	free(text);
 }
@@ -536,12 +205,12 @@ test_white_space(void **state)
 {
 	size_t len = RPC_REQUEST_MAX_BYTES + 100000;
 	char *text = malloc(len);
-	int fd = client();
+	int fd = harness_client();
 
 	memset(text, ' ', len);
-	put(fd, text, len);
-	put(fd, REQUEST("1", "spdk_get_version"), strlen(REQUEST("1", "spdk_get_version")));
-	assert_string_equal(get(fd, 1), ANSWER("1", "\"v\""));
+	harness_put(fd, text, len);
+	harness_put(fd, REQUEST("1", "spdk_get_version"), strlen(REQUEST("1", "spdk_get_version")));
+	assert_string_equal(harness_get(fd, 1), ANSWER("1", "\"v\""));
 	close(fd);
 	free(text);
 }
@@ -549,13 +218,13 @@ test_white_space(void **state)
 static void
 test_batch(void **state)
 {
-	assert_string_equal(ask("[" REQUEST("1", "bdev_get_bdevs") "," REQUEST("\"b\"", "spdk_get_version") "]", 1),
+	assert_string_equal(harness_ask("[" REQUEST("1", "bdev_get_bdevs") "," REQUEST("\"b\"", "spdk_get_version") "]", 1),
 			    "[{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":\"\"},"
 			    "{\"jsonrpc\":\"2.0\",\"id\":\"b\",\"result\":\"v\"}]\n");
 	assert_error("[]", -32600, "batch is empty");
-	assert_string_equal(ask("[{\"method\":\"spdk_get_version\"}]" REQUEST("9", "spdk_get_version"), 1),
+	assert_string_equal(harness_ask("[{\"method\":\"spdk_get_version\"}]" REQUEST("9", "spdk_get_version"), 1),
 			    ANSWER("9", "\"v\""));
-	assert_string_equal(ask("[1," REQUEST("1", "spdk_get_version") ",{\"method\":\"spdk_get_version\"},[]]", 1),
+	assert_string_equal(harness_ask("[1," REQUEST("1", "spdk_get_version") ",{\"method\":\"spdk_get_version\"},[]]", 1),
 			    "[{\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32600,\"message\":\"a request must be "
 			    "an object\"}},{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":\"v\"},{\"jsonrpc\":\"2.0\",\"id\":null,"
 			    "\"error\":{\"code\":-32600,\"message\":\"a request must be an object\"}}]\n");
@@ -566,14 +235,14 @@ test_batch_in_order(void **state)
 {
 	const char text[] = "[" REQUEST("1", "spdk_get_version") "," REQUEST("2", "bdev_wait_for_examine") ","
 			    REQUEST("3", "spdk_get_version") "]";
-	int fd = client();
+	int fd = harness_client();
 
-	put(fd, text, strlen(text));
-	turn(10);
+	harness_put(fd, text, strlen(text));
+	harness_turn(10);
 	/* The third waits for the second. */
-	assert_int_equal(f.handled, 2);
-	on_thread(answer_first);
-	assert_string_equal(get(fd, 1), "[{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":\"v\"},"
+	assert_int_equal(harness.handled, 2);
+	harness_on_thread(harness_answer_first);
+	assert_string_equal(harness_get(fd, 1), "[{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":\"v\"},"
 					"{\"jsonrpc\":\"2.0\",\"id\":2,\"result\":true},"
 					"{\"jsonrpc\":\"2.0\",\"id\":3,\"result\":\"v\"}]\n");
 	close(fd);
@@ -602,18 +271,18 @@ test_client_leaves(void **state)
 {
 	const char text[] = REQUEST("3", "bdev_wait_for_examine")
 			    "[" REQUEST("1", "bdev_wait_for_examine") "," REQUEST("2", "spdk_get_version") "]{\"half";
-	int fd = client();
+	int fd = harness_client();
 
-	put(fd, text, strlen(text));
-	turn(3);
-	assert_int_equal(f.waiting_count, 2);
+	harness_put(fd, text, strlen(text));
+	harness_turn(3);
+	assert_int_equal(harness.waiting_count, 2);
 	close(fd);
-	turn(5);
-	on_thread(answer_first);
-	on_thread(answer_first);
-	turn(3);
-	assert_int_equal(f.handled, 2);
-	assert_string_equal(ask(REQUEST("1", "spdk_get_version"), 1), ANSWER("1", "\"v\""));
+	harness_turn(5);
+	harness_on_thread(harness_answer_first);
+	harness_on_thread(harness_answer_first);
+	harness_turn(3);
+	assert_int_equal(harness.handled, 2);
+	assert_string_equal(harness_ask(REQUEST("1", "spdk_get_version"), 1), ANSWER("1", "\"v\""));
 }
 
 /* What may have a long answer is under way alone; what came behind it has its turn then. */
@@ -622,31 +291,31 @@ test_a_batch_is_alone(void **state)
 {
 	const char text[] = "[" REQUEST("1", "bdev_wait_for_examine") "," REQUEST("2", "spdk_get_version") "]"
 			    REQUEST("3", "bdev_wait_for_examine");
-	int fd = client();
+	int fd = harness_client();
 
-	put(fd, text, strlen(text));
-	turn(5);
-	assert_int_equal(f.waiting_count, 1);
-	on_thread(answer_first);
-	turn(5);
-	assert_int_equal(f.waiting_count, 1);
-	on_thread(answer_first);
-	turn(3);
+	harness_put(fd, text, strlen(text));
+	harness_turn(5);
+	assert_int_equal(harness.waiting_count, 1);
+	harness_on_thread(harness_answer_first);
+	harness_turn(5);
+	assert_int_equal(harness.waiting_count, 1);
+	harness_on_thread(harness_answer_first);
+	harness_turn(3);
 	close(fd);
-	turn(3);
+	harness_turn(3);
 }
 
 static void
 test_stop_with_running(void **state)
 {
-	int fd = client();
+	int fd = harness_client();
 
-	put(fd, REQUEST("1", "bdev_wait_for_examine"), strlen(REQUEST("1", "bdev_wait_for_examine")));
-	turn(3);
-	on_thread(stop);
-	assert_true(closed(fd));
-	on_thread(answer_first);
-	on_thread(start);
+	harness_put(fd, REQUEST("1", "bdev_wait_for_examine"), strlen(REQUEST("1", "bdev_wait_for_examine")));
+	harness_turn(3);
+	harness_on_thread(harness_stop);
+	assert_true(harness_closed(fd));
+	harness_on_thread(harness_answer_first);
+	harness_on_thread(harness_start);
 	close(fd);
 }
 
@@ -655,13 +324,13 @@ test_stop_in_handler(void **state)
 {
 	const char text[] = "{\"id\":1,\"method\":\"spdk_kill_instance\",\"params\":{\"sig_name\":\"SIGTERM\"}}"
 			    REQUEST("2", "spdk_get_version");
-	int fd = client();
+	int fd = harness_client();
 
-	put(fd, text, strlen(text));
-	assert_string_equal(get(fd, 1), ANSWER("1", "true"));
-	assert_true(closed(fd));
-	assert_int_equal(f.handled, 0);
-	on_thread(start);
+	harness_put(fd, text, strlen(text));
+	assert_string_equal(harness_get(fd, 1), ANSWER("1", "true"));
+	assert_true(harness_closed(fd));
+	assert_int_equal(harness.handled, 0);
+	harness_on_thread(harness_start);
 	close(fd);
 }
 
@@ -670,19 +339,19 @@ static void
 test_back_pressure(void **state)
 {
 	const char text[] = "{\"id\":1,\"method\":\"bdev_get_bdevs\",\"params\":{\"name\":\"600000\"}}";
-	int fd = client();
+	int fd = harness_client();
 	size_t total = 0;
 
 	for (int i = 0; i < 40; i++) {
 		send(fd, text, strlen(text), MSG_DONTWAIT);
 	}
-	turn(200);
-	assert_true(f.handled < RPC_OUT_HIGH_BYTES / 600000 + 3);
+	harness_turn(200);
+	assert_true(harness.handled < RPC_OUT_HIGH_BYTES / 600000 + 3);
 	for (int i = 0; i < 40; i++) {
-		get(fd, 1);
-		total += f.answer_len;
+		harness_get(fd, 1);
+		total += harness.answer_len;
 	}
-	assert_int_equal(f.handled, 40);
+	assert_int_equal(harness.handled, 40);
 	assert_int_equal(total, 40 * (600000 + strlen(ANSWER("1", "\"\""))));
 	close(fd);
 }
@@ -693,17 +362,17 @@ test_burst(void **state)
 {
 	const char text[] = "{\"id\":1,\"method\":\"bdev_get_bdevs\",\"params\":{\"name\":\"200\"}}";
 	size_t total = 0, answers = BURST * (200 + strlen(ANSWER("1", "\"\"")));
-	int fd = client();
+	int fd = harness_client();
 
 	assert_true(answers < RPC_OUT_HIGH_BYTES);
 	for (unsigned i = 0; i < BURST; i++) {
-		put(fd, text, strlen(text));
+		harness_put(fd, text, strlen(text));
 	}
 	for (unsigned i = 0; i < BURST && total < answers; i++) {
-		get(fd, 1);
-		total += f.answer_len;
+		harness_get(fd, 1);
+		total += harness.answer_len;
 	}
-	assert_int_equal(f.handled, BURST);
+	assert_int_equal(harness.handled, BURST);
 	assert_int_equal(total, answers);
 	close(fd);
 }
@@ -713,12 +382,12 @@ test_burst(void **state)
 static void
 test_list(void **state)
 {
-	f.listed = 3;
-	assert_string_equal(ask(REQUEST("1", "vhost_get_controllers"), 1), ANSWER("1", "[\"n0\",\"n1\",\"n2\"]"));
-	f.listed = 0;
-	assert_string_equal(ask(REQUEST("1", "vhost_get_controllers"), 1), ANSWER("1", "[]"));
-	f.listed = 1;
-	assert_string_equal(ask("[" REQUEST("1", "vhost_get_controllers") "," REQUEST("2", "spdk_get_version") "]", 1),
+	harness.listed = 3;
+	assert_string_equal(harness_ask(REQUEST("1", "vhost_get_controllers"), 1), ANSWER("1", "[\"n0\",\"n1\",\"n2\"]"));
+	harness.listed = 0;
+	assert_string_equal(harness_ask(REQUEST("1", "vhost_get_controllers"), 1), ANSWER("1", "[]"));
+	harness.listed = 1;
+	assert_string_equal(harness_ask("[" REQUEST("1", "vhost_get_controllers") "," REQUEST("2", "spdk_get_version") "]", 1),
 			    "[{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":[\"n0\"]},"
 			    "{\"jsonrpc\":\"2.0\",\"id\":2,\"result\":\"v\"}]\n");
 }
@@ -727,21 +396,21 @@ test_list(void **state)
 static void
 test_long_list(void **state)
 {
-	int slow = client(), quick = client();
+	int slow = harness_client(), quick = harness_client();
 	json_t *answer, *names;
 
-	f.listed = LISTED;
-	f.item_ns = RPC_SLICE_NS / 20;
-	put(slow, REQUEST("1", "vhost_get_controllers"), strlen(REQUEST("1", "vhost_get_controllers")));
-	turn(3);
-	assert_true(f.items > 0 && f.items < 100);
-	f.gone_from = LISTED / 2;
-	put(quick, REQUEST("2", "spdk_get_version"), strlen(REQUEST("2", "spdk_get_version")));
-	assert_string_equal(get(quick, 1), ANSWER("2", "\"v\""));
-	assert_true(f.items < LISTED);
-	answer = json_loads(get(slow, 1), 0, NULL);
+	harness.listed = LISTED;
+	harness.item_ns = RPC_SLICE_NS / 20;
+	harness_put(slow, REQUEST("1", "vhost_get_controllers"), strlen(REQUEST("1", "vhost_get_controllers")));
+	harness_turn(3);
+	assert_true(harness.items > 0 && harness.items < 100);
+	harness.gone_from = LISTED / 2;
+	harness_put(quick, REQUEST("2", "spdk_get_version"), strlen(REQUEST("2", "spdk_get_version")));
+	assert_string_equal(harness_get(quick, 1), ANSWER("2", "\"v\""));
+	assert_true(harness.items < LISTED);
+	answer = json_loads(harness_get(slow, 1), 0, NULL);
 	names = json_object_get(answer, "result");
-	assert_int_equal(f.items, LISTED);
+	assert_int_equal(harness.items, LISTED);
 	assert_int_equal(json_array_size(names), LISTED / 2);
 	assert_string_equal(json_string_value(json_array_get(names, LISTED / 2 - 1)), "n999");
 	json_decref(answer);
@@ -752,18 +421,18 @@ test_long_list(void **state)
 static void
 test_stop_with_list(void **state)
 {
-	int fd = client();
+	int fd = harness_client();
 
-	f.listed = LISTED;
-	f.item_ns = RPC_SLICE_NS / 20;
-	put(fd, REQUEST("1", "vhost_get_controllers"), strlen(REQUEST("1", "vhost_get_controllers")));
-	turn(3);
-	on_thread(stop);
-	assert_true(f.items > 0 && f.items < LISTED);
-	f.items = 0;
-	assert_true(closed(fd));
-	assert_int_equal(f.items, 0);
-	on_thread(start);
+	harness.listed = LISTED;
+	harness.item_ns = RPC_SLICE_NS / 20;
+	harness_put(fd, REQUEST("1", "vhost_get_controllers"), strlen(REQUEST("1", "vhost_get_controllers")));
+	harness_turn(3);
+	harness_on_thread(harness_stop);
+	assert_true(harness.items > 0 && harness.items < LISTED);
+	harness.items = 0;
+	assert_true(harness_closed(fd));
+	assert_int_equal(harness.items, 0);
+	harness_on_thread(harness_start);
 	close(fd);
 }
 
@@ -771,7 +440,7 @@ test_stop_with_list(void **state)
 static void
 test_long_batch(void **state)
 {
-	int slow = client(), quick = client();
+	int slow = harness_client(), quick = harness_client();
 	size_t len = 0, item = strlen(REQUEST("1", "spdk_get_version") ",");
 	char *text = malloc(4000 * item + 2);
 
@@ -781,17 +450,17 @@ test_long_batch(void **state)
 		len += item;
 	}
 	text[len - 1] = ']';
-	put(slow, text, len);
-	for (int i = 0; f.handled == 0 && i < ROUNDS_MAX; i++) {
-		turn(1);
+	harness_put(slow, text, len);
+	for (int i = 0; harness.handled == 0 && i < HARNESS_ROUNDS_MAX; i++) {
+		harness_turn(1);
 	}
-	assert_true(f.handled > 0 && f.handled < 4000);
-	put(quick, REQUEST("2", "spdk_get_version"), strlen(REQUEST("2", "spdk_get_version")));
-	assert_string_equal(get(quick, 1), ANSWER("2", "\"v\""));
-	assert_true(f.handled < 4001);
-	get(slow, 1);
-	assert_int_equal(f.handled, 4001);
-	assert_int_equal(f.answer_len, 4000 * strlen(ANSWER("1", "\"v\"")) + 2);
+	assert_true(harness.handled > 0 && harness.handled < 4000);
+	harness_put(quick, REQUEST("2", "spdk_get_version"), strlen(REQUEST("2", "spdk_get_version")));
+	assert_string_equal(harness_get(quick, 1), ANSWER("2", "\"v\""));
+	assert_true(harness.handled < 4001);
+	harness_get(slow, 1);
+	assert_int_equal(harness.handled, 4001);
+	assert_int_equal(harness.answer_len, 4000 * strlen(ANSWER("1", "\"v\"")) + 2);
 	close(slow);
 	close(quick);
 	free(text);
@@ -800,20 +469,20 @@ test_long_batch(void **state)
 static void
 test_running_limit(void **state)
 {
-	int fd = client();
+	int fd = harness_client();
 	const char text[] = REQUEST("1", "bdev_wait_for_examine");
 
 	for (int i = 0; i < 100; i++) {
-		put(fd, text, strlen(text));
+		harness_put(fd, text, strlen(text));
 	}
-	turn(10);
-	assert_int_equal(f.waiting_count, RPC_RUNNING_MAX);
+	harness_turn(10);
+	assert_int_equal(harness.waiting_count, RPC_RUNNING_MAX);
 	for (int i = 0; i < 100; i++) {
-		on_thread(answer_first);
-		turn(1);
+		harness_on_thread(harness_answer_first);
+		harness_turn(1);
 	}
-	get(fd, 100);
-	assert_int_equal(f.answer_len, 100 * strlen(ANSWER("1", "true")));
+	harness_get(fd, 100);
+	assert_int_equal(harness.answer_len, 100 * strlen(ANSWER("1", "true")));
 	close(fd);
 }
 
@@ -824,22 +493,22 @@ test_many_clients(void **state)
 	int fds[160];
 
 	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
-		fds[i] = client();
-		put(fds[i], REQUEST("1", "spdk_get_version"), strlen(REQUEST("1", "spdk_get_version")));
+		fds[i] = harness_client();
+		harness_put(fds[i], REQUEST("1", "spdk_get_version"), strlen(REQUEST("1", "spdk_get_version")));
 	}
-	turn(10);
-	assert_int_equal(f.handled, 128);
+	harness_turn(10);
+	assert_int_equal(harness.handled, 128);
 	/* Those that wait do not keep the reactor busy. */
-	assert_int_equal(reactor_poll_once(f.reactor), 0);
+	assert_int_equal(reactor_poll_once(harness.reactor), 0);
 	for (size_t i = 0; i < 64; i++) {
-		assert_string_equal(get(fds[i], 1), ANSWER("1", "\"v\""));
+		assert_string_equal(harness_get(fds[i], 1), ANSWER("1", "\"v\""));
 		close(fds[i]);
 	}
 	for (size_t i = 64; i < ARRAY_SIZE(fds); i++) {
-		assert_string_equal(get(fds[i], 1), ANSWER("1", "\"v\""));
+		assert_string_equal(harness_get(fds[i], 1), ANSWER("1", "\"v\""));
 		close(fds[i]);
 	}
-	turn(5);
+	harness_turn(5);
 }
 
 static void
@@ -847,30 +516,30 @@ test_states(void **state)
 {
 	rpc_set_state(RPC_STARTUP);
 	assert_error(REQUEST("1", "bdev_get_bdevs"), -1, "framework_start_init");
-	assert_string_equal(ask(REQUEST("1", "framework_start_init"), 1), ANSWER("1", "true"));
+	assert_string_equal(harness_ask(REQUEST("1", "framework_start_init"), 1), ANSWER("1", "true"));
 	assert_error(REQUEST("1", "framework_start_init"), -1, "--wait-for-rpc");
-	assert_string_equal(ask("{\"id\":1,\"method\":\"rpc_get_methods\",\"params\":{\"current\":true}}", 1),
+	assert_string_equal(harness_ask("{\"id\":1,\"method\":\"rpc_get_methods\",\"params\":{\"current\":true}}", 1),
 			    ANSWER("1", "[\"spdk_get_version\",\"bdev_malloc_create\",\"bdev_wait_for_examine\","
 					"\"bdev_get_bdevs\",\"vhost_get_controllers\",\"rpc_get_methods\","
 					"\"log_get_level\",\"spdk_kill_instance\"]"));
-	assert_non_null(strstr(ask("{\"id\":1,\"method\":\"rpc_get_methods\",\"params\":{\"include_aliases\":true}}", 1),
+	assert_non_null(strstr(harness_ask("{\"id\":1,\"method\":\"rpc_get_methods\",\"params\":{\"include_aliases\":true}}", 1),
 			       "\"construct_malloc_bdev\""));
 }
 
 static void
 test_record(void **state)
 {
-	ask("{\"id\":1,\"method\":\"construct_malloc_bdev\",\"params\":{\"name\":\"a\",\"num_blocks\":1,"
+	harness_ask("{\"id\":1,\"method\":\"construct_malloc_bdev\",\"params\":{\"name\":\"a\",\"num_blocks\":1,"
 	    "\"block_size\":512}}", 1);
-	assert_string_equal(f.recorded, "bdev_malloc_create {\"name\":\"a\",\"num_blocks\":1,\"block_size\":512}");
-	ask("{\"id\":1,\"method\":\"bdev_malloc_create\",\"params\":{\"num_blocks\":1,\"block_size\":512}}", 1);
-	assert_string_equal(f.recorded, "bdev_malloc_create {\"name\":\"Malloc7\"}");
-	f.recorded[0] = '\0';
+	assert_string_equal(harness.recorded, "bdev_malloc_create {\"name\":\"a\",\"num_blocks\":1,\"block_size\":512}");
+	harness_ask("{\"id\":1,\"method\":\"bdev_malloc_create\",\"params\":{\"num_blocks\":1,\"block_size\":512}}", 1);
+	assert_string_equal(harness.recorded, "bdev_malloc_create {\"name\":\"Malloc7\"}");
+	harness.recorded[0] = '\0';
 	assert_error("{\"id\":1,\"method\":\"bdev_malloc_create\",\"params\":{\"num_blocks\":1,\"block_size\":512,"
 		     "\"name\":\"taken\"}}", -EEXIST, "taken");
-	ask(REQUEST("1", "spdk_get_version"), 1);
-	assert_string_equal(f.recorded, "");
-	f.record_rc = -ENOSPC;
+	harness_ask(REQUEST("1", "spdk_get_version"), 1);
+	assert_string_equal(harness.recorded, "");
+	harness.record_rc = -ENOSPC;
 	assert_error("{\"id\":1,\"method\":\"bdev_malloc_create\",\"params\":{\"num_blocks\":1,\"block_size\":512}}",
 		     -ENOSPC, "state.log: disk is full");
 }
@@ -893,9 +562,9 @@ call_inside(void)
 
 	rpc_call("bdev_malloc_create", params, false, inside_done, NULL);
 	assert_string_equal(inside, "\"b\"");
-	assert_string_equal(f.recorded, "");
+	assert_string_equal(harness.recorded, "");
 	rpc_call("bdev_malloc_create", params, true, inside_done, NULL);
-	assert_string_not_equal(f.recorded, "");
+	assert_string_not_equal(harness.recorded, "");
 	json_decref(params);
 	rpc_call("nothing", NULL, false, inside_done, NULL);
 	assert_string_equal(inside, "{\"code\":-32601,\"message\":\"there is no method 'nothing'\"}");
@@ -908,15 +577,15 @@ call_inside(void)
 static void
 test_inside(void **state)
 {
-	on_thread(call_inside);
-	on_thread(answer_first);
+	harness_on_thread(call_inside);
+	harness_on_thread(harness_answer_first);
 	assert_string_equal(inside, "true");
 }
 
 static void
 list_inside(void)
 {
-	f.listed = 2;
+	harness.listed = 2;
 	rpc_call("vhost_get_controllers", NULL, false, inside_done, NULL);
 }
 
@@ -924,7 +593,7 @@ list_inside(void)
 static void
 test_list_inside(void **state)
 {
-	on_thread(list_inside);
+	harness_on_thread(list_inside);
 	assert_string_equal(inside, "[\"n0\",\"n1\"]");
 }
 
@@ -933,32 +602,32 @@ out_of_descriptors(void)
 {
 	struct err err = ERR_NONE;
 
-	rpc_error_from(f.waiting[0], RPC_ERROR_INVALID_PARAMS, (err_set(&err, -ENFILE, "cannot make it"), &err));
-	f.waiting_count = 0;
+	rpc_error_from(harness.waiting[0], RPC_ERROR_INVALID_PARAMS, (err_set(&err, -ENFILE, "cannot make it"), &err));
+	harness.waiting_count = 0;
 }
 
 static void
 test_out_of_descriptors(void **state)
 {
 	const char text[] = REQUEST("1", "bdev_wait_for_examine");
-	int fd = client();
+	int fd = harness_client();
 
-	put(fd, text, strlen(text));
-	turn(3);
-	on_thread(out_of_descriptors);
-	assert_non_null(strstr(get(fd, 1), "cannot make it; no descriptors left"));
+	harness_put(fd, text, strlen(text));
+	harness_turn(3);
+	harness_on_thread(out_of_descriptors);
+	assert_non_null(strstr(harness_get(fd, 1), "cannot make it; no descriptors left"));
 	close(fd);
 }
 
 static void
 start_second(void)
 {
-	const struct rpc_server_options options = {.path = f.path};
+	const struct rpc_server_options options = {.path = harness.path};
 	struct rpc_server *second = NULL;
 	struct err err = ERR_NONE;
 
 	assert_int_equal(rpc_server_start(&options, &second, &err), -EADDRINUSE);
-	assert_non_null(strstr(err.text, f.path));
+	assert_non_null(strstr(err.text, harness.path));
 	assert_null(second);
 }
 
@@ -967,14 +636,14 @@ test_socket(void **state)
 {
 	struct stat st;
 
-	assert_int_equal(stat(f.path, &st), 0);
+	assert_int_equal(stat(harness.path, &st), 0);
 	assert_int_equal(st.st_mode & 07777, 0600);
-	on_thread(start_second);
-	turn(5);
-	assert_string_equal(ask(REQUEST("1", "spdk_get_version"), 1), ANSWER("1", "\"v\""));
+	harness_on_thread(start_second);
+	harness_turn(5);
+	assert_string_equal(harness_ask(REQUEST("1", "spdk_get_version"), 1), ANSWER("1", "\"v\""));
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, harness_setup, harness_teardown)
 
 int
 main(void)
@@ -1014,6 +683,6 @@ main(void)
 		TEST(test_socket),
 	};
 
-	rpc_register(methods);
+	harness_register();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
