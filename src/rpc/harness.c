@@ -279,7 +279,6 @@ harness_put(int fd, const char *data, size_t len)
 	}
 }
 
-/* Reads until there are `lines` line feeds, or the end. Returns harness.answer, "" when the end came first and nothing before. */
 const char *
 harness_get(int fd, unsigned lines)
 {

@@ -60,7 +60,8 @@ void harness_turn(unsigned rounds);
 /* A connection. */
 int harness_client(void);
 void harness_put(int fd, const char *data, size_t len);
-/* Reads until there are `lines` line feeds, or the end. Returns harness.answer, "" when the end came first and nothing before. */
+/* Reads until there are `lines` line feeds, or the end. Returns harness.answer, "" when the end came first and nothing
+ * before. */
 const char *harness_get(int fd, unsigned lines);
 /* True when the server closed and nothing is left to read. */
 bool harness_closed(int fd);

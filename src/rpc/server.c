@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The listening socket. RPC_CONNECTIONS_MAX clients are served at a time; further ones wait in the kernel's
- * queue until one leaves. A connection may take one of the descriptors that are kept back, so that a process at its limit
- * answers still. When those have run out, too, accepting pauses until a client leaves or RPC_ACCEPT_PAUSE_US have passed:
+ * queue until one leaves. The socket and a connection may take one of the descriptors that are kept back, so that a
+ * process at its limit answers still. When those have run out, too, accepting pauses until a client leaves or RPC_ACCEPT_PAUSE_US have passed:
  * the socket stays readable, and trying again at once would spin.
  */
 #include <errno.h>
@@ -137,7 +137,10 @@ listen_on(struct rpc_server *s, struct err *err)
 	struct stat st;
 	int rc;
 
+	/* What was restored may have taken all others. */
+	descriptors_borrow();
 	s->fd = unix_listen(s->path, 0600, err);
+	descriptors_return();
 	if (s->fd < 0) {
 		return s->fd;
 	}

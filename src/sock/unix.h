@@ -17,7 +17,8 @@
  */
 int unix_listen(const char *path, mode_t mode, struct err *err);
 
-/* Lets the members of a group connect to the socket at path, besides its owner: permission 0660. 0 or a negative errno with err. */
+/* Lets the members of a group connect to the socket at path, besides its owner: permission 0660. 0 or a negative errno
+ * with err. */
 int unix_share(const char *path, gid_t group, struct err *err);
 
 /* A connection, or a negative errno with err (-ECONNREFUSED, -ENOENT, ...). Does not wait for

@@ -340,7 +340,7 @@ check_name(const char *name, struct err *err)
 	}
 	for (const char *c = name; *c != '\0'; c++) {
 		if ((unsigned char)*c < 0x20 || *c == 0x7f) {
-			return err_set(err, -EINVAL, "a controller's name may have no control characters: it goes into logs and terminals");
+			return err_set(err, -EINVAL, "a controller's name goes to terminals: no control characters");
 		}
 	}
 	if (strlen(name) >= VHOST_NAME_BYTES || strlen(g.socket_dir) + 1 + strlen(name) >= sizeof(addr.sun_path)) {
