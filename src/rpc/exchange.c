@@ -203,7 +203,8 @@ give_up_batch(struct rpc_exchange *x, size_t left)
 {
 	char text[ERR_TEXT_BYTES];
 
-	snprintf(text, sizeof(text), "the batch's answers are longer than 64 MiB; its last %zu requests were not carried out", left);
+	snprintf(text, sizeof(text),
+		 "the batch's answers are longer than 64 MiB; its last %zu requests were not carried out", left);
 	rpc_text_release(&x->text);
 	x->text = (struct rpc_text){0};
 	json_decref(x->batch);

@@ -284,7 +284,8 @@ harness_get(int fd, unsigned lines)
 {
 	harness.answer_len = 0;
 	for (unsigned round = 0; round < HARNESS_ROUNDS_MAX && lines > 0; round++) {
-		ssize_t n = recv(fd, harness.answer + harness.answer_len, HARNESS_ANSWER_BYTES - 1 - harness.answer_len, MSG_DONTWAIT);
+		size_t room = HARNESS_ANSWER_BYTES - 1 - harness.answer_len;
+		ssize_t n = recv(fd, harness.answer + harness.answer_len, room, MSG_DONTWAIT);
 
 		if (n == 0) {
 			break;
