@@ -47,24 +47,9 @@ make_socket(void)
 	return fd >= 0 ? fd : -errno;
 }
 
-/* True when nobody answers at addr; false also when that cannot be known. */
-static bool
-is_stale(const struct sockaddr_un *addr)
-{
-	int fd = make_socket();
-	bool stale;
-
-	if (fd < 0) {
-		return false;
-	}
-	stale = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) != 0 && errno == ECONNREFUSED;
-	close(fd);
-	return stale;
-}
-
-/* Makes room at the path for a socket of ours. */
+/* Makes room at the path for a socket of ours. Asks with fd whether somebody listens there; when nobody does, fd is as new. */
 static int
-clear_path(const struct sockaddr_un *addr, struct err *err)
+clear_path(int fd, const struct sockaddr_un *addr, struct err *err)
 {
 	const char *path = addr->sun_path;
 	struct stat st;
@@ -75,7 +60,7 @@ clear_path(const struct sockaddr_un *addr, struct err *err)
 	if (!S_ISSOCK(st.st_mode)) {
 		return err_set(err, -EEXIST, "%s exists and is no socket", path);
 	}
-	if (!is_stale(addr)) {
+	if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0 || errno != ECONNREFUSED) {
 		return err_set(err, -EADDRINUSE, "%s is in use by another process", path);
 	}
 	if (unlink(path) != 0 && errno != ENOENT) {
@@ -110,17 +95,18 @@ unix_listen(const char *path, mode_t mode, struct err *err)
 	struct sockaddr_un addr;
 	int fd, rc = make_address(path, &addr, err);
 
-	if (rc == 0) {
-		rc = clear_path(&addr, err);
-	}
 	if (rc != 0) {
 		return rc;
 	}
+	/* First: without a descriptor nothing is known about the path, and nothing happens to it. */
 	fd = make_socket();
 	if (fd < 0) {
 		return err_set(err, fd, "cannot make a socket for %s: %s", path, strerror(-fd));
 	}
-	rc = bind_and_listen(fd, &addr, mode, err);
+	rc = clear_path(fd, &addr, err);
+	if (rc == 0) {
+		rc = bind_and_listen(fd, &addr, mode, err);
+	}
 	if (rc != 0) {
 		close(fd);
 		return rc;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -95,6 +96,30 @@ test_stale_socket_is_replaced(void **state)
 	assert_true(listener >= 0);
 	close(listener);
 	assert_int_equal(unix_connect(f->path, &err), -ECONNREFUSED);
+	listener = unix_listen(f->path, 0600, &err);
+	assert_true(listener >= 0);
+	close(listener);
+}
+
+/* Without a descriptor it is not known whether somebody listens: the error says so, and the file stays. */
+static void
+test_no_descriptors_left(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = ERR_NONE;
+	struct rlimit before, none;
+	int rc, listener = unix_listen(f->path, 0600, &err);
+
+	close(listener);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	none = (struct rlimit){.rlim_cur = 0, .rlim_max = before.rlim_max};
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	rc = unix_listen(f->path, 0600, &err);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	assert_int_equal(rc, -EMFILE);
+	assert_int_equal(err.code, -EMFILE);
+	assert_non_null(strstr(err.text, f->path));
+	assert_int_equal(access(f->path, F_OK), 0);
 	listener = unix_listen(f->path, 0600, &err);
 	assert_true(listener >= 0);
 	close(listener);
@@ -203,6 +228,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_connects, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_live_socket_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stale_socket_is_replaced, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_no_descriptors_left, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_wrong_paths, setup, teardown),
 		cmocka_unit_test(test_descriptors),
 		cmocka_unit_test(test_too_many_descriptors),

@@ -331,4 +331,23 @@ def test_no_descriptors_left(t):
     equal(len(d.call("vhost_get_controllers")), made - 20 + 1, "the limit lost nothing")
 
 
+def test_start_with_fewer_descriptors(t):
+    """After kill -9, with room for a part of what there was: that part is back, the rest is named with its reason and kept."""
+    count = 120
+    d = t.daemon("--state-dir", t.path("state"))
+    make_disks(t, d, count, ["null"])
+    d.kill()
+    before = len(d.output())
+    d = t.daemon("--state-dir", t.path("state"), prefix=["prlimit", "--nofile=100:100"])
+    there = len(ask(d, "vhost_get_controllers"))
+    check(20 < there < 100, f"{there} controllers")
+    said = d.output()[before:]
+    contains(said, "no descriptors left: 88 in use of 100 (RLIMIT_NOFILE)")
+    check("another process" not in said, "nobody else is blamed")
+    contains(said, f"c{count - 1}")
+    d.kill()
+    d = t.daemon("--state-dir", t.path("state"))
+    equal(sorted(c["ctrlr"] for c in ask(d, "vhost_get_controllers")), sorted(f"c{i}" for i in range(count)))
+
+
 harness.main(globals())
