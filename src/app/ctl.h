@@ -16,6 +16,7 @@
 
 #define CTL_SOCKET "/var/tmp/berth.sock"
 #define CTL_TIMEOUT_S 60
+#define CTL_WAITING_MS 200
 
 enum ctl_exit {
 	CTL_OK = 0,
@@ -30,6 +31,9 @@ struct ctl {
 	bool json;
 	bool help;
 	unsigned timeout_s;
+	/* While an answer is awaited, every CTL_WAITING_MS; false: ctl_call gives up without a word. NULL: nobody asks. */
+	bool (*waiting)(void *ctx);
+	void *waiting_ctx;
 	int fd; /* -1: not connected yet */
 	json_int_t last_id;
 	char *in; /* what came of the answer under way */

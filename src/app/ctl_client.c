@@ -83,10 +83,13 @@ wait_for(const struct ctl *ctl, short events, uint64_t deadline_ns)
 	for (;;) {
 		uint64_t now = clock_now_ns();
 		int ms = now >= deadline_ns ? 0 : (int)((deadline_ns - now) / NS_PER_MS + 1);
-		int rc = poll(&p, 1, ms);
+		int rc = poll(&p, 1, ctl->waiting != NULL ? MIN(ms, CTL_WAITING_MS) : ms);
 
 		if (rc > 0) {
 			return CTL_OK;
+		}
+		if (ctl->waiting != NULL && !ctl->waiting(ctl->waiting_ctx)) {
+			return CTL_BROKEN;
 		}
 		if (rc == 0 && ms == 0) {
 			return broken(ctl, "no answer in time (--timeout allows longer)");

@@ -8,7 +8,9 @@
  * refresh a second, berthd 6 ms of CPU time each, this process 40 ms, most of it for that answer.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
+#include <locale.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,6 +39,8 @@ struct top {
 	json_t *before, *after;
 	unsigned refreshes;
 	uint64_t asked_ns;
+	uint64_t silent_ns; /* since when, on a screen, an answer is awaited; 0: the last one came */
+	bool quit;
 };
 
 static volatile sig_atomic_t stopped; /* the signal */
@@ -136,6 +140,7 @@ refresh(struct top *top)
 		json_decref(snapshot);
 		return rc;
 	}
+	top->silent_ns = 0;
 	json_decref(top->before);
 	top->before = top->after;
 	top->after = snapshot;
@@ -283,6 +288,26 @@ take_keys(struct top *top, uint64_t due_ns, const char *trouble)
 	return TOP_QUIT;
 }
 
+/* A target that hangs is said to, and keys are heard while it does. */
+static bool
+while_waiting(void *ctx)
+{
+	struct top *top = ctx;
+	uint64_t silent_s = (clock_now_ns() - top->silent_ns) / NS_PER_S;
+	char trouble[64];
+	int key;
+
+	while ((key = top_screen_key(0)) >= 0) {
+		top->quit |= top_key(&top->ui, key) == TOP_QUIT;
+	}
+	if (silent_s >= 1) {
+		snprintf(trouble, sizeof(trouble), "berthd has not answered for %" PRIu64 " s", silent_s);
+		draw(top, trouble);
+	}
+	top->quit |= stopped != 0;
+	return !top->quit;
+}
+
 static int
 run_live(struct top *top, struct words *words)
 {
@@ -301,7 +326,13 @@ run_live(struct top *top, struct words *words)
 		}
 		asked_ns = clock_now_ns();
 		trouble = NULL;
+		if (top->silent_ns == 0) {
+			top->silent_ns = asked_ns;
+		}
 		if (refresh(top) != CTL_OK) {
+			if (top->quit) {
+				return CTL_OK;
+			}
 			trouble = words_take(words);
 			ctl_disconnect(top->ctl);
 		}
@@ -329,6 +360,8 @@ run_screen(struct top *top)
 	if (top_screen_start() != 0) {
 		return CTL_USAGE;
 	}
+	top->ctl->waiting = while_waiting;
+	top->ctl->waiting_ctx = top;
 	if (words_start(&words) == 0) {
 		rc = run_live(top, &words);
 	}
@@ -455,6 +488,8 @@ ctl_top(struct ctl *ctl, int argc, char **argv)
 		return rc;
 	}
 	catch_signals();
+	/* For the width of characters: text is UTF-8 whatever the environment says. The screen asks the environment. */
+	setlocale(LC_CTYPE, "C.UTF-8");
 	if (top.text || ctl->json || !isatty(STDOUT_FILENO) || !isatty(STDIN_FILENO)) {
 		rc = run_text(&top);
 	} else {

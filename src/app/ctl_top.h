@@ -109,6 +109,8 @@ void top_header_text(unsigned line, const json_t *snapshot, const struct top_tot
 		     char text[static TOP_HEADER_BYTES]);
 /* A bounded copy without control characters (names are anybody's), cut at width columns. How many it has. */
 int top_clean(const char *text, int width, char *ret_text, size_t size);
+/* Columns that a text takes on a terminal: wide and combining characters as LC_CTYPE knows them, control characters one each. */
+int top_columns(const char *text);
 /* Header and table for scripts. */
 void top_print(FILE *out, const json_t *snapshot, const struct top_totals *totals,
 	       const struct top_rows *rows);
@@ -128,6 +130,7 @@ struct top_ui {
 	char filter_before[TOP_FILTER_BYTES]; /* to go back to */
 	bool typing;                          /* the filter is being typed */
 	bool help;
+	size_t help_first, help_page, help_count; /* its lines: at the top, that fit, that there are */
 	bool paused;
 	size_t first; /* row at the top */
 	size_t page;  /* rows that fit, as drawn last */

@@ -129,6 +129,44 @@ toggle(bool *what)
 	return TOP_REDRAW;
 }
 
+/* ---- Help ---- */
+
+static enum top_action
+show_help(struct top_ui *ui)
+{
+	ui->help = true;
+	ui->help_first = 0;
+	return TOP_REDRAW;
+}
+
+static enum top_action
+scroll_help(struct top_ui *ui, size_t line)
+{
+	ui->help_first = MIN(line, ui->help_count - ui->help_page);
+	return TOP_REDRAW;
+}
+
+/* Where it does not fit, keys that scroll do so; any other one leaves it. */
+static enum top_action
+help_key(struct top_ui *ui, int key)
+{
+	size_t first = ui->help_first, page = ui->help_page;
+
+	if (ui->help_count > page) {
+		switch (key) {
+		case KEY_DOWN: case 'j': return scroll_help(ui, first + 1);
+		case KEY_UP: case 'k': return scroll_help(ui, first > 0 ? first - 1 : 0);
+		case KEY_NPAGE: case ' ': return scroll_help(ui, first + page);
+		case KEY_PPAGE: return scroll_help(ui, first > page ? first - page : 0);
+		case KEY_HOME: case 'g': return scroll_help(ui, 0);
+		case KEY_END: case 'G': return scroll_help(ui, ui->help_count);
+		default: break;
+		}
+	}
+	ui->help = false;
+	return key == 'q' ? TOP_QUIT : TOP_REDRAW;
+}
+
 /* ---- Keys ---- */
 
 enum top_action
@@ -140,12 +178,11 @@ top_key(struct top_ui *ui, int key)
 		return type_filter(ui, key);
 	}
 	if (ui->help && key != KEY_RESIZE) {
-		ui->help = false;
-		return key == 'q' ? TOP_QUIT : TOP_REDRAW;
+		return help_key(ui, key);
 	}
 	switch (key) {
 	case 'q': case 'Q': return TOP_QUIT;
-	case 'h': case '?': case KEY_F(1): return toggle(&ui->help);
+	case 'h': case '?': case KEY_F(1): return show_help(ui);
 	case '1': return show_view(ui, TOP_CONTROLLERS);
 	case '2': return show_view(ui, TOP_THREADS);
 	case '3': return show_view(ui, TOP_CORES);

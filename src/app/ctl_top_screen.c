@@ -159,7 +159,7 @@ grow_name(struct layout *l, const struct top_view_info *view, const struct top_r
 		return;
 	}
 	for (size_t i = first; i < MIN(first + page, rows->shown_count); i++) {
-		int length = (int)strlen(rows->shown[i]->cells[0].text);
+		int length = top_columns(rows->shown[i]->cells[0].text);
 
 		longest = MAX(longest, length);
 	}
@@ -167,13 +167,14 @@ grow_name(struct layout *l, const struct top_view_info *view, const struct top_r
 	l->widths[0] += MAX(0, MIN(longest - l->widths[0], room));
 }
 
+/* At least its title and the mark of the order. */
 static int
 whole_width(const struct top_column *column, unsigned c, const struct top_rows *rows)
 {
-	int width = column->width;
+	int width = MAX(column->width, (int)strlen(column->title) + 1);
 
 	for (size_t i = 0; column->whole && i < rows->shown_count; i++) {
-		width = MAX(width, (int)strlen(rows->shown[i]->cells[c].text));
+		width = MAX(width, top_columns(rows->shown[i]->cells[c].text));
 	}
 	return width;
 }
@@ -389,25 +390,45 @@ static const char *const help_keys[] = {
 	"q, Ctrl-C      end",
 };
 
+#define HELP_HEADINGS 3 /* two, and an empty line between */
+
 static void
-draw_help(const struct top_ui *ui)
+draw_help_line(const struct top_view_info *view, size_t line, int y)
+{
+	const attr_t heading = A_BOLD | (attr_t)colour(PAIR_ACCENT);
+	char text[160];
+
+	if (line == 0) {
+		put(y, 0, 0, false, heading, "berth top: keys");
+	} else if (line <= ARRAY_SIZE(help_keys)) {
+		put(y, 2, 0, false, A_NORMAL, help_keys[line - 1]);
+	} else if (line == ARRAY_SIZE(help_keys) + 2) {
+		put(y, 0, 0, false, heading, "columns of this view");
+	} else if (line > ARRAY_SIZE(help_keys) + 2) {
+		const struct top_column *column = &view->columns[line - ARRAY_SIZE(help_keys) - HELP_HEADINGS];
+
+		snprintf(text, sizeof(text), "%-11s    %s", column->title, column->help);
+		put(y, 2, 0, false, A_NORMAL, text);
+	}
+}
+
+static void
+draw_help(struct top_ui *ui)
 {
 	const struct top_view_info *view = &top_views[ui->view];
-	char text[160];
-	int y = 0;
+	char text[160] = "any key goes back";
 
-	put(y++, 0, 0, false, A_BOLD | (attr_t)colour(PAIR_ACCENT), "berth top: keys");
-	for (size_t i = 0; i < ARRAY_SIZE(help_keys); i++) {
-		put(y++, 2, 0, false, A_NORMAL, help_keys[i]);
+	ui->help_count = ARRAY_SIZE(help_keys) + HELP_HEADINGS + view->column_count;
+	ui->help_page = (size_t)MAX(1, LINES - 1);
+	ui->help_first = MIN(ui->help_first, ui->help_count > ui->help_page ? ui->help_count - ui->help_page : 0);
+	for (size_t i = 0; i < ui->help_page && ui->help_first + i < ui->help_count; i++) {
+		draw_help_line(view, ui->help_first + i, (int)i);
 	}
-	y++;
-	put(y++, 0, 0, false, A_BOLD | (attr_t)colour(PAIR_ACCENT), "columns of this view");
-	for (unsigned c = 0; c < view->column_count; c++) {
-		snprintf(text, sizeof(text), "%-11s    %s", view->columns[c].title,
-			 view->columns[c].help);
-		put(y++, 2, 0, false, A_NORMAL, text);
+	if (ui->help_count > ui->help_page) {
+		snprintf(text, sizeof(text), "up down PgUp PgDn: %zu to %zu of %zu lines; any other key goes back",
+			 ui->help_first + 1, MIN(ui->help_first + ui->help_page, ui->help_count), ui->help_count);
 	}
-	put(LINES - 1, 0, 0, false, A_DIM, "any key goes back");
+	put(LINES - 1, 0, 0, false, A_DIM, text);
 }
 
 void

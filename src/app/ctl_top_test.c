@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* berth top without a target and without a terminal: snapshots in, rows and texts out; keys. */
 #include <curses.h>
+#include <locale.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -362,6 +363,47 @@ test_clean(void **state)
 	assert_int_equal(top_clean("0123456789abcdefghij", 100, text, sizeof(text)), 15);
 	assert_int_equal(top_clean("abc", 0, text, sizeof(text)), 0);
 	assert_string_equal(text, "");
+	/* Control characters beyond ASCII, and what is no UTF-8. */
+	assert_int_equal(top_clean("a\xc2\x9b" "b\xff\xe4\xb8", 20, text, sizeof(text)), 6);
+	assert_string_equal(text, "a?b???");
+	/* Two columns each: the second one does not fit into three. */
+	assert_non_null(setlocale(LC_CTYPE, "C.UTF-8"));
+	assert_int_equal(top_clean("\xe4\xb8\xad\xe6\x96\x87", 3, text, sizeof(text)), 2);
+	assert_string_equal(text, "\xe4\xb8\xad");
+	/* An accent of its own takes none, and stays with its letter. */
+	assert_int_equal(top_clean("e\xcc\x81x", 1, text, sizeof(text)), 1);
+	assert_string_equal(text, "e\xcc\x81");
+	assert_int_equal(top_columns("e\xcc\x81\xe4\xb8\xad\n"), 4);
+}
+
+/* What does not fit can be scrolled to; where all of it fits any key goes back. */
+static void
+test_keys_help(void **state)
+{
+	struct top_ui ui;
+
+	top_ui_init(&ui);
+	assert_int_equal(top_key(&ui, 'h'), TOP_REDRAW);
+	ui.help_page = 23;
+	ui.help_count = 26;
+	assert_int_equal(top_key(&ui, KEY_DOWN), TOP_REDRAW);
+	assert_true(ui.help && ui.help_first == 1);
+	top_key(&ui, KEY_NPAGE);
+	assert_true(ui.help && ui.help_first == 3);
+	top_key(&ui, KEY_UP);
+	assert_true(ui.help && ui.help_first == 2);
+	top_key(&ui, KEY_HOME);
+	top_key(&ui, KEY_UP);
+	assert_true(ui.help && ui.help_first == 0);
+	top_key(&ui, KEY_END);
+	assert_true(ui.help && ui.help_first == 3);
+	top_key(&ui, 'x');
+	assert_false(ui.help);
+	top_key(&ui, 'h');
+	assert_int_equal(ui.help_first, 0);
+	ui.help_page = 26;
+	top_key(&ui, KEY_DOWN);
+	assert_false(ui.help);
 }
 
 static void
@@ -546,7 +588,8 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_controllers), TEST(test_threads_and_cores), TEST(test_totals), TEST(test_first), TEST(test_odd_answers),
 		TEST(test_order_and_filter), TEST(test_merge), TEST(test_numbers), TEST(test_clean), TEST(test_print),
-		TEST(test_json), TEST(test_keys), TEST(test_keys_filter), TEST(test_keys_scroll), TEST(test_many),
+		TEST(test_json), TEST(test_keys), TEST(test_keys_filter), TEST(test_keys_help), TEST(test_keys_scroll),
+		TEST(test_many),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

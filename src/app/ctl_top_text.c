@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <wchar.h>
 
 #include "app/ctl.h"
 #include "app/ctl_top.h"
@@ -71,6 +72,43 @@ top_cell_text(const struct top_column *column, const struct top_cell *cell,
 	return text;
 }
 
+/* The character that a text begins with; its bytes. 1 and -1: no UTF-8. */
+static size_t
+decode(const char *text, int32_t *ret_character)
+{
+	const unsigned char *bytes = (const unsigned char *)text;
+	size_t len = bytes[0] < 0x80 ? 1 : bytes[0] < 0xc0 ? 0 : bytes[0] < 0xe0 ? 2 : bytes[0] < 0xf0 ? 3 : 4;
+	int32_t character = len == 1 ? bytes[0] : bytes[0] & (0x7f >> len);
+
+	*ret_character = -1;
+	for (size_t i = 1; i < len; i++) {
+		if ((bytes[i] & 0xc0) != 0x80) {
+			return 1;
+		}
+		character = character << 6 | (bytes[i] & 0x3f);
+	}
+	if (len == 0) {
+		return 1;
+	}
+	*ret_character = character;
+	return len;
+}
+
+static bool
+is_control(int32_t character)
+{
+	return character < 0x20 || (character >= 0x7f && character < 0xa0);
+}
+
+/* Columns that it takes; one where the locale knows no more than that. */
+static int
+width_of(int32_t character)
+{
+	int width = is_control(character) ? 1 : wcwidth((wchar_t)character);
+
+	return width >= 0 ? width : 1;
+}
+
 int
 top_clean(const char *text, int width, char *ret_text, size_t size)
 {
@@ -78,17 +116,39 @@ top_clean(const char *text, int width, char *ret_text, size_t size)
 	size_t len = 0;
 
 	CHECK(size > 0);
-	for (; *text != '\0'; text++) {
-		bool goes_on = ((unsigned char)*text & 0xc0) ==
-			       0x80; /* UTF-8: not the first byte of a character */
+	while (*text != '\0') {
+		int32_t character;
+		size_t bytes = decode(text, &character);
+		bool control = is_control(character);
 
-		if ((!goes_on && columns == width) || len + 1 == size) {
+		if (columns + width_of(character) > width ||
+		    len + (control ? 1 : bytes) >= size) {
 			break;
 		}
-		columns += !goes_on;
-		ret_text[len++] = (unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text;
+		columns += width_of(character);
+		if (control) {
+			ret_text[len++] = '?';
+		} else {
+			memcpy(ret_text + len, text, bytes);
+			len += bytes;
+		}
+		text += bytes;
 	}
 	ret_text[len] = '\0';
+	return columns;
+}
+
+int
+top_columns(const char *text)
+{
+	int columns = 0;
+
+	while (*text != '\0') {
+		int32_t character;
+
+		text += decode(text, &character);
+		columns += width_of(character);
+	}
 	return columns;
 }
 
@@ -185,17 +245,6 @@ top_header_text(unsigned line, const json_t *snapshot, const struct top_totals *
 
 /* ---- Table ---- */
 
-static int
-characters(const char *text)
-{
-	int count = 0;
-
-	for (; *text != '\0'; text++) {
-		count += ((unsigned char)*text & 0xc0) != 0x80;
-	}
-	return count;
-}
-
 #define PRINTED_MAX 256
 
 /* Whole texts: a script wants the name, not its beginning. */
@@ -211,7 +260,7 @@ printed(const struct top_column *column, const struct top_cell *cell, char text[
 static void
 print_cell(FILE *out, const struct top_column *column, const char *text, int width, bool last)
 {
-	int padding = width > characters(text) ? width - characters(text) : 0;
+	int padding = width > top_columns(text) ? width - top_columns(text) : 0;
 
 	if (column->kind == TOP_TEXT) {
 		fprintf(out, "%s%*s", text, last ? 0 : padding, "");
@@ -236,9 +285,9 @@ top_print(FILE *out, const json_t *snapshot, const struct top_totals *totals,
 	}
 	fputc('\n', out);
 	for (unsigned c = 0; c < view->column_count; c++) {
-		widths[c] = characters(view->columns[c].title);
+		widths[c] = top_columns(view->columns[c].title);
 		for (size_t i = 0; i < rows->shown_count; i++) {
-			int width = characters(
+			int width = top_columns(
 				printed(&view->columns[c], &rows->shown[i]->cells[c], text));
 
 			widths[c] = MAX(widths[c], width);

@@ -267,6 +267,66 @@ def test_terminal(t):
     stop_load(p)
 
 
+def test_terminal_help(t):
+    """Help of more lines than the terminal has; the mark of the order where the title fills its column."""
+    d = three(t)
+    term = Terminal(t, 120, 24)
+    term.run(f"{BERTH} -s {d.socket} top -d 0.3")
+    term.shows("IOPSv")
+    term.keys("Right")
+    term.shows("RD MB/sv")
+    term.keys("Left", "Left")
+    term.shows("WRITE/sv")
+    term.keys("h")
+    term.shows("any other key goes back")
+    check("failed requests and broken" not in term.screen(), "help fits, so this tests nothing")
+    term.keys("End")
+    term.shows("failed requests and broken")
+    term.keys("Up")
+    term.keys("x")
+    term.shows("WRITE/sv")
+    term.keys("h")
+    term.resize(120, 40)
+    term.shows("any key goes back")
+    term.keys("x", "q")
+    until(lambda: term.ask("#{alternate_on}") == "0", "the shell's screen is back")
+
+
+def test_terminal_hang(t):
+    """berthd stands still: that is said within two seconds, keys are heard, and all is well when it goes on."""
+    d = three(t)
+    term = Terminal(t, 120, 24)
+    term.run(f"{BERTH} -s {d.socket} top -d 0.3; echo ended=$?")
+    term.shows("IOPSv")
+    os.kill(d.pid, signal.SIGSTOP)
+    try:
+        term.shows("berthd has not answered for 1 s")
+        term.keys("2")
+        term.shows("THREAD ", "another view while it hangs")
+        # Longer than the time for one answer.
+        term.shows("berthd has not answered for 7 s")
+        os.kill(d.pid, signal.SIGCONT)
+        until(lambda: "not answered" not in term.screen() and "q quit" in term.screen(), "it goes on", 15)
+        os.kill(d.pid, signal.SIGSTOP)
+        term.shows("berthd has not answered for 1 s")
+        term.keys("q")
+        term.shows("ended=0")
+    finally:
+        os.kill(d.pid, signal.SIGCONT)
+
+
+def test_wide_names(t):
+    """Columns stand below each other whatever the names are made of, whatever the locale of the script is."""
+    d = three(t)
+    for name in ("\u4e2d\u6587\u540d", "e\u0301e\u0301"):
+        d.controller(name, "n-vm1")
+    for locale in ("C", "C.UTF-8"):
+        out = t.berth("top", "--once", "-d", "0.1", daemon=d, env={**os.environ, "LC_ALL": locale}, encoding="utf-8")
+        at = {line.split()[0]: line.index("n-vm1") for line in out.split("\n") if " n-vm1 " in line}
+        equal(at["\u4e2d\u6587\u540d"], at["vm1"] - 3, "three characters of two columns each")
+        equal(at["e\u0301e\u0301"], at["vm1"] + 2, "two that take none")
+
+
 @harness.each(how=["ctrl-C", "SIGTERM", "-n"])
 def test_terminal_ends(t, how):
     d = three(t)
