@@ -52,8 +52,9 @@ const struct ctl_command ctl_commands[] = {
 	{.name = "mode",
 	 .arguments = "[MODE]",
 	 .summary = "how the reactors wait: shows it, or changes it while they work",
-	 .help = "  MODE                 poll, interrupt or adaptive, until the next start of berthd\n"
-		 "    --core N           of one reactor\n",
+	 .help = "  MODE                 poll, interrupt or adaptive, in letters of either case; until the next start\n"
+		 "                       of berthd\n"
+		 "    --core N           of one reactor, both to show and to change\n",
 	 .run = ctl_mode},
 	{.name = "config",
 	 .arguments = "save [FILE] | load FILE",
@@ -185,10 +186,14 @@ take_global_options(struct ctl *ctl, int *argc, char **argv)
 {
 	const char *timeout = NULL;
 
-	if (ctl_take_option(argc, argv, "-s", &ctl->socket) < 0 ||
-	    ctl_take_option(argc, argv, "--socket", &ctl->socket) < 0 ||
-	    ctl_take_option(argc, argv, "--timeout", &timeout) < 0) {
+	int short_form = ctl_take_option(argc, argv, "-s", &ctl->socket);
+	int long_form = ctl_take_option(argc, argv, "--socket", &ctl->socket);
+
+	if (short_form < 0 || long_form < 0 || ctl_take_option(argc, argv, "--timeout", &timeout) < 0) {
 		return CTL_USAGE;
+	}
+	if (short_form + long_form > 1) {
+		return ctl_usage("", "-s and --socket are the same, and both are given");
 	}
 	ctl->json |= ctl_take_option(argc, argv, "--json", NULL) == 1;
 	ctl->help |= ctl_take_option(argc, argv, "--help", NULL) == 1;

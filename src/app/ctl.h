@@ -74,7 +74,7 @@ int ctl_key_values(const struct rpc_schema *schema, int argc, char **argv, json_
 int ctl_size(const char *text, uint64_t *ret_bytes, struct err *err);
 
 /* Takes option `name` (with leading dashes) out of argv, argv[1] on. ret_value NULL: a flag. 1: it was there; 0: not;
- * -EINVAL: its value is missing (printed). */
+ * -EINVAL: its value is missing, or there are two (printed). */
 int ctl_take_option(int *argc, char **argv, const char *name, const char **ret_value);
 /* The arguments that are left: prints a usage error unless there are min to max of them and none is an option. */
 int ctl_check_arguments(const char *command, int argc, char **argv, int min, int max);

@@ -231,8 +231,8 @@ remove_arguments(int *argc, char **argv, int at, int count)
 	*argc -= count;
 }
 
-int
-ctl_take_option(int *argc, char **argv, const char *name, const char **ret_value)
+static int
+take_one(int *argc, char **argv, const char *name, const char **ret_value)
 {
 	size_t len = strlen(name);
 
@@ -257,6 +257,22 @@ ctl_take_option(int *argc, char **argv, const char *name, const char **ret_value
 		}
 	}
 	return 0;
+}
+
+int
+ctl_take_option(int *argc, char **argv, const char *name, const char **ret_value)
+{
+	int rc = take_one(argc, argv, name, ret_value), more = rc;
+	const char *second;
+
+	while (more == 1) {
+		more = take_one(argc, argv, name, ret_value != NULL ? &second : NULL);
+		if (more == 1 && ret_value != NULL) {
+			fprintf(stderr, "berth: %s is given twice, as '%s' and '%s'\n", name, *ret_value, second);
+			return -EINVAL;
+		}
+	}
+	return more < 0 ? more : rc;
 }
 
 int

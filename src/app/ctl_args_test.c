@@ -130,6 +130,13 @@ test_options(void **state)
 	assert_string_equal(argv[3], "--json");
 	assert_null(argv[4]);
 
+	char *twice[] = {"x", "-s", "a", "word", "-s", "b", "--json", "--json", NULL};
+
+	argc = 8;
+	assert_int_equal(ctl_take_option(&argc, twice, "--json", NULL), 1);
+	assert_int_equal(argc, 6);
+	assert_int_equal(ctl_take_option(&argc, twice, "-s", &value), -EINVAL);
+
 	char *missing[] = {"x", "-s", NULL};
 
 	argc = 2;

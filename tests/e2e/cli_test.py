@@ -65,9 +65,14 @@ def test_mode(t):
     modes = {x["lcore"]: x["mode"] for x in json.loads(berth(t, d, "mode", "--json"))}
     equal([x for x in modes if modes[x] == "interrupt"], [first])
     contains(berth(t, d, "mode", "best", code=1), "mode")
-    contains(berth(t, d, "mode", "poll", "--core", "x", code=2), "--core")
+    contains(berth(t, d, "mode", "poll", "--core", "x", code=2), "--core is 'x', but must be the number of a reactor")
     contains(berth(t, d, "mode", "poll", "--core", "900", code=1), "900")
-    berth(t, d, "mode", "--core", "0", code=2)
+    equal([x["lcore"] for x in json.loads(berth(t, d, "mode", "--core", str(first), "--json"))], [first])
+    equal(len(berth(t, d, "mode", "--core", str(first)).split("\n")), 3, "a heading, a row")
+    contains(berth(t, d, "mode", "--core", "900", code=1), "there is no reactor 900")
+    berth(t, d, "mode", "POLL")
+    contains(berth(t, d, "-s", "other", "mode", code=2), "-s is given twice")
+    contains(berth(t, d, "--socket", "other", "mode", code=2), "-s and --socket")
 
 
 def test_status(t):
