@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "app/ctl.h"
+#include "app/ctl_top.h"
 #include "base/check.h"
 
 static const char bash_script[] =
@@ -81,6 +82,24 @@ disk_words(struct ctl *ctl)
 	json_decref(error);
 }
 
+/* Numbers of the reactors of the running target. */
+static void
+core_words(struct ctl *ctl)
+{
+	json_t *result = NULL, *error = NULL;
+	const json_t *reactor;
+	size_t i;
+
+	ctl->timeout_s = 1;
+	if (ctl_call(ctl, "completion", "framework_get_reactors", NULL, &result, &error) == CTL_OK) {
+		json_array_foreach(json_object_get(result, "reactors"), i, reactor) {
+			printf("%" JSON_INTEGER_FORMAT "\n", json_integer_value(json_object_get(reactor, "lcore")));
+		}
+	}
+	json_decref(result);
+	json_decref(error);
+}
+
 static void
 disk_action_words(struct ctl *ctl, int argc, char **argv)
 {
@@ -102,12 +121,42 @@ config_words(int argc)
 	puts(argc == 0 ? "save\nload" : "<file>");
 }
 
-static void
-top_words(const char *last)
+static bool
+is_one_of(const char *word, const char *const *words)
 {
+	while (*words != NULL && strcmp(word, *words) != 0) {
+		words++;
+	}
+	return *words != NULL;
+}
+
+/* Of the view that was chosen. */
+static void
+column_words(int argc, char **argv)
+{
+	const struct top_view_info *view = &top_views[TOP_CONTROLLERS];
+
+	for (int i = 0; i + 1 < argc; i++) {
+		for (int v = 0; v < TOP_VIEWS && strcmp(argv[i], "--view") == 0; v++) {
+			view = strcmp(argv[i + 1], top_views[v].name) == 0 ? &top_views[v] : view;
+		}
+	}
+	for (unsigned i = 0; i < view->column_count; i++) {
+		puts(view->columns[i].key);
+	}
+}
+
+static void
+top_words(int argc, char **argv)
+{
+	static const char *const anything[] = {"-d", "--delay", "-n", "--count", "--filter", NULL};
+	const char *last = argv[argc - 1];
+
 	if (strcmp(last, "--view") == 0) {
 		puts("controllers\nthreads\ncores");
-	} else {
+	} else if (strcmp(last, "--sort") == 0) {
+		column_words(argc, argv);
+	} else if (!is_one_of(last, anything)) {
 		puts("--delay\n--count\n--view\n--sort\n--reverse\n--filter\n--once\n--text\n--json");
 	}
 }
@@ -129,10 +178,43 @@ command_words(void)
 	puts("--socket\n--json\n--timeout\n--help\n--version");
 }
 
+/*
+ * Takes global options out of the words, so that the command is the first of them; its socket is the one to ask. bash splits
+ * "--socket=x" at "=". What may follow when the last one wants a value: "<file>" or "", else NULL.
+ */
+static const char *
+take_global_words(struct ctl *ctl, int *argc, char **argv)
+{
+	static const char *const flags[] = {"--json", "-h", "--help", "--version", "-V", NULL};
+	static const char *const values[] = {"-s", "--socket", "--timeout", NULL};
+	int kept = 0;
+
+	for (int i = 0; i < *argc; i++) {
+		bool is_timeout = strcmp(argv[i], "--timeout") == 0;
+
+		if (is_one_of(argv[i], values)) {
+			i += i + 1 < *argc && strcmp(argv[i + 1], "=") == 0;
+			if (i + 1 >= *argc) {
+				return is_timeout ? "" : "<file>";
+			}
+			i++;
+			ctl->socket = is_timeout ? ctl->socket : argv[i];
+		} else if (!is_one_of(argv[i], flags)) {
+			argv[kept++] = argv[i];
+		}
+	}
+	*argc = kept;
+	return NULL;
+}
+
 static void
 print_words(struct ctl *ctl, int argc, char **argv)
 {
-	if (argc == 0) {
+	const char *value = take_global_words(ctl, &argc, argv);
+
+	if (value != NULL) {
+		puts(value);
+	} else if (argc == 0) {
 		command_words();
 	} else if (strcmp(argv[0], "rpc") == 0 && argc == 1) {
 		method_words();
@@ -147,8 +229,10 @@ print_words(struct ctl *ctl, int argc, char **argv)
 	} else if (strcmp(argv[0], "config") == 0) {
 		config_words(argc - 1);
 	} else if (strcmp(argv[0], "top") == 0) {
-		top_words(argv[argc - 1]);
-	} else if (strcmp(argv[0], "mode") == 0 && strcmp(argv[argc - 1], "--core") != 0) {
+		top_words(argc, argv);
+	} else if (strcmp(argv[0], "mode") == 0 && strcmp(argv[argc - 1], "--core") == 0) {
+		core_words(ctl);
+	} else if (strcmp(argv[0], "mode") == 0) {
 		puts("poll\ninterrupt\nadaptive\n--core");
 	} else if (strcmp(argv[0], "doctor") == 0) {
 		doctor_words(argv[argc - 1]);

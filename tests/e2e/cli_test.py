@@ -123,6 +123,27 @@ def test_help_and_completion(t):
     contains(out, "disk")
 
 
+def test_completion_words(t):
+    d = t.daemon()
+
+    def words(*typed, **kw):
+        return t.run([os.path.join(harness.BUILD, "berth"), "completion", "words", *typed], **kw).split()
+    lcores = [str(r["lcore"]) for r in d.call("framework_get_reactors")["reactors"]]
+    equal(words("-s", d.socket, "mode", "--core"), lcores)
+    equal(words("--socket", "=", d.socket, "mode", "--core"), lcores, "as bash splits it")
+    equal(words("mode", "--core", env={**os.environ, "BERTH_SOCKET": d.socket}), lcores)
+    equal(words("-s", t.path("nobody"), "mode", "--core"), [], "nobody to ask")
+    check("poll" in words("-s", d.socket, "mode"), "after a global option")
+    check("poll" in words("--timeout", "3", "--json", "mode"))
+    check("status" in words("--json"))
+    equal(words("-s"), ["<file>"])
+    equal(words("status", "--timeout"), [])
+    check("read_iops" in words("top", "--sort") and "--sort" not in words("top", "--sort"))
+    check("wakeups" in words("top", "--view", "cores", "--sort"), "columns of the view")
+    equal(words("top", "--filter"), [])
+    check("--sort" in words("top", "--once"))
+
+
 def test_version(t):
     contains(t.run([os.path.join(harness.BUILD, "berth"), "--version"]), "berth")
 
