@@ -103,6 +103,29 @@ descriptors_return(void)
 	pthread_mutex_unlock(&lock);
 }
 
+int
+descriptors_probe(int fd, unsigned count)
+{
+	unsigned made = 0, tried = MIN(count, (unsigned)DESCRIPTORS_TRIED);
+	int copies[DESCRIPTORS_TRIED], last = -1;
+
+	while (made < tried) {
+		last = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		if (last < 0) {
+			break;
+		}
+		copies[made++] = last;
+	}
+	for (unsigned i = 0; i < made; i++) {
+		close(copies[i]);
+	}
+	/* Somebody may be borrowing: then those kept were given as well. */
+	if (last < 0 || (max != 0 && (unsigned)last + (count - tried) >= max - kept)) {
+		return -EMFILE;
+	}
+	return last + (int)(count - tried);
+}
+
 bool
 descriptors_out(int rc)
 {

@@ -30,6 +30,14 @@ unsigned descriptors_kept(void);
 void descriptors_borrow(void);
 void descriptors_return(void);
 
+/*
+ * The number that the last of `count` (> 0) new descriptors would have now, or -EMFILE: there are not so many. Tries it
+ * with copies of fd that it closes again, DESCRIPTORS_TRIED at most; what is beyond is reckoned from their numbers, as if
+ * no descriptor above them were open.
+ */
+int descriptors_probe(int fd, unsigned count);
+#define DESCRIPTORS_TRIED 64
+
 /* Whether rc (a negative errno) says that there are no descriptors left. */
 bool descriptors_out(int rc);
 

@@ -194,6 +194,8 @@ unix_send(int fd, const void *buf, size_t len, const int *fds, unsigned fd_count
 static void
 keep_fds(struct msghdr *msg, struct unix_fds *fds)
 {
+	size_t came = 0;
+
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
 		size_t count;
 
@@ -201,6 +203,7 @@ keep_fds(struct msghdr *msg, struct unix_fds *fds)
 			continue;
 		}
 		count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		came += count;
 		for (size_t i = 0; i < count; i++) {
 			int fd;
 
@@ -214,7 +217,8 @@ keep_fds(struct msghdr *msg, struct unix_fds *fds)
 		}
 	}
 	if (msg->msg_flags & MSG_CTRUNC) {
-		fds->lost = true;
+		/* Cut off where the room for them ends, or where the kernel could open no more. */
+		*(came < UNIX_FDS_MAX ? &fds->none_left : &fds->lost) = true;
 	}
 }
 

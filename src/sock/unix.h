@@ -41,7 +41,8 @@ int unix_send(int fd, const void *buf, size_t len, const int *fds, unsigned fd_c
 struct unix_fds {
 	int fds[UNIX_FDS_MAX];
 	unsigned count;
-	bool lost; /* there were more than UNIX_FDS_MAX (closed already), or this process can open no more */
+	bool lost;      /* there were more than UNIX_FDS_MAX (closed already) */
+	bool none_left; /* there were more than this process can open */
 };
 
 /*

@@ -221,6 +221,38 @@ test_too_many_descriptors(void **state)
 	assert_int_equal(count_fds(), before);
 }
 
+/* Three come, two can be opened. */
+static void
+test_descriptors_that_cannot_be_opened(void **state)
+{
+	unsigned before = count_fds();
+	struct unix_fds got = {.count = 0};
+	struct rlimit limit, low;
+	int pair[2], send[3], holes[2];
+	char buf[16];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	send[0] = send[1] = send[2] = pair[0];
+	assert_int_equal(unix_send(pair[0], "a", 1, send, 3), 0);
+	holes[0] = dup(pair[0]);
+	holes[1] = dup(pair[0]);
+	assert_true(holes[0] < holes[1]);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	low = (struct rlimit){.rlim_cur = (rlim_t)holes[1] + 1, .rlim_max = limit.rlim_max};
+	close(holes[0]);
+	close(holes[1]);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
+	assert_int_equal(unix_recv(pair[1], buf, 1, &got), 1);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	assert_int_equal(got.count, 2);
+	assert_true(got.none_left);
+	assert_false(got.lost);
+	unix_fds_close(&got);
+	close(pair[0]);
+	close(pair[1]);
+	assert_int_equal(count_fds(), before);
+}
+
 int
 main(void)
 {
@@ -232,6 +264,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_wrong_paths, setup, teardown),
 		cmocka_unit_test(test_descriptors),
 		cmocka_unit_test(test_too_many_descriptors),
+		cmocka_unit_test(test_descriptors_that_cannot_be_opened),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

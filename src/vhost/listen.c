@@ -12,10 +12,12 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "base/descriptors.h"
 #include "base/log.h"
 #include "sock/unix.h"
+#include "vhost/session.h"
 
-/* After a failed accept (no descriptors left, say): the connection still waits, and would be
+/* After a failed accept, and while there are no descriptors for a VM: the connection still waits, and would be
  * reported at once again. */
 #define RETRY_US 100000
 
@@ -35,10 +37,24 @@ pause_watch(struct listener *l)
 }
 
 static void
+complain(struct listener *l, const char *what, int rc)
+{
+	struct err err = ERR_NONE;
+
+	if (!l->complained) {
+		err_set(&err, rc, "%s: %s", what, strerror(-rc));
+		descriptors_explain(&err);
+		LOG_WARNING(VHOST, l->object, "%s", err_text(&err));
+		l->complained = true;
+	}
+}
+
+static void
 on_connection(struct watch *w, uint32_t events)
 {
 	struct listener *l = CONTAINER_OF(w, struct listener, watch);
-	int fd = unix_accept(l->fd);
+	int rc = descriptors_probe(l->fd, session_descriptors_needed());
+	int fd = rc >= 0 ? unix_accept(l->fd) : rc;
 
 	if (fd == -EAGAIN) {
 		return;
@@ -49,10 +65,7 @@ on_connection(struct watch *w, uint32_t events)
 		l->accepted(l, fd);
 		return;
 	}
-	if (!l->complained) {
-		LOG_WARNING(VHOST, l->object, "cannot accept a connection: %s; it waits", strerror(-fd));
-		l->complained = true;
-	}
+	complain(l, "cannot accept a connection, it waits", fd);
 	if (timer_start(&l->retry, RETRY_US, retry) != 0) {
 		LOG_ERROR(VHOST, l->object, "no more connections: out of memory");
 	}
@@ -71,10 +84,7 @@ listener_resume(struct listener *l)
 		l->watching = true;
 		return;
 	}
-	if (!l->complained) {
-		LOG_WARNING(VHOST, l->object, "cannot wait for connections: %s", strerror(-rc));
-		l->complained = true;
-	}
+	complain(l, "cannot wait for connections", rc);
 	if (timer_start(&l->retry, RETRY_US, retry) != 0) {
 		LOG_ERROR(VHOST, l->object, "no more connections: out of memory");
 	}

@@ -32,12 +32,15 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "base/descriptors.h"
 #include "base/log.h"
 
 /* Messages handled before other work of the thread gets its turn. */
 #define MESSAGES_PER_TURN 32
 #define SESSION_BYTES 1152
 #define RING_BYTES 768
+/* Connection, kick, call, the back end's own channel, and guest memory while it is mapped. */
+#define VM_DESCRIPTORS 5
 
 _Static_assert(sizeof(struct vhost_session) <= SESSION_BYTES && sizeof(struct ring) <= RING_BYTES, "invariant 5");
 
@@ -46,6 +49,8 @@ static const char *const state_names[] = {
 	SESSION_STATES(SESSION_STATE_NAME)
 #undef SESSION_STATE_NAME
 };
+
+static unsigned arriving;
 
 static void receive(struct vhost_session *s);
 
@@ -66,9 +71,24 @@ set_state(struct vhost_session *s, enum session_state state)
 
 /* ---- Life ---- */
 
+unsigned
+session_descriptors_needed(void)
+{
+	/* Those that are arriving have their connection already. */
+	return arriving * (VM_DESCRIPTORS - 1) + VM_DESCRIPTORS;
+}
+
+static void
+set_arriving(struct vhost_session *s, bool value)
+{
+	arriving += (unsigned)value - (unsigned)s->arriving;
+	s->arriving = value;
+}
+
 static void
 session_free(struct vhost_session *s)
 {
+	set_arriving(s, false);
 	unix_fds_close(&s->fds);
 	if (s->saved != NULL) {
 		rings_free(s);
@@ -166,6 +186,7 @@ session_start(struct vhost_controller *ctrlr, int fd, struct err *err)
 		return err_set(err, rc, "cannot watch the connection: %s", strerror(-rc));
 	}
 	next_id++;
+	set_arriving(s, true);
 	ctrlr->session = s;
 	VHOST_LOG(INFO, ctrlr, "session %llu begins", (unsigned long long)s->saved->id);
 	return 0;
@@ -244,6 +265,9 @@ session_message_done(struct vhost_session *s, int status)
 	}
 	memmap_put(s->old_map);
 	s->old_map = NULL;
+	if (s->started > 0) {
+		set_arriving(s, false);
+	}
 	set_state(s, SESSION_OPEN);
 	answer(s, status);
 	if (s->state == SESSION_OPEN && !s->receiving) {
@@ -339,8 +363,11 @@ take_message(struct vhost_session *s, size_t len)
 	}
 	s->msg.type = 0;
 	rc = vhost_msg_decode(VHOST_MSG_REQUEST, buf, len, &s->msg, &s->err);
-	if (s->fds.lost || (rc == 0 && s->fds.count > vhost_msg_fds_max(VHOST_MSG_REQUEST, s->msg.type))) {
-		rc = err_set(&s->err, -EPROTO, "%s with more descriptors than it may have, or than can be opened",
+	if (s->fds.none_left) {
+		rc = err_set(&s->err, -EMFILE, "%s: cannot open its descriptors", vhost_msg_name(VHOST_MSG_REQUEST, s->msg.type));
+		descriptors_explain(&s->err);
+	} else if (s->fds.lost || (rc == 0 && s->fds.count > vhost_msg_fds_max(VHOST_MSG_REQUEST, s->msg.type))) {
+		rc = err_set(&s->err, -EPROTO, "%s with more descriptors than it may have",
 			     vhost_msg_name(VHOST_MSG_REQUEST, s->msg.type));
 	}
 	if (rc == -EOPNOTSUPP) {

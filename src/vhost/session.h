@@ -60,6 +60,7 @@ struct vhost_session {
 	struct watch watch;
 	bool hangup;    /* the peer will send nothing more */
 	bool receiving; /* session_receive is on the stack */
+	bool arriving;  /* no ring was started yet */
 	bool more_queued;
 	struct msg more_msg;
 	struct msg end_msg;
@@ -86,6 +87,12 @@ struct vhost_session {
  * session has ended and all is given back. */
 int session_start(struct vhost_controller *ctrlr, int fd, struct err *err);
 void vhost_controller_session_gone(struct vhost_controller *ctrlr);
+
+/*
+ * How many descriptors must be free for one more connection to be accepted: those that a VM with one queue takes, and what the
+ * sessions that are still arriving may ask for. Further queues are not reckoned with.
+ */
+unsigned session_descriptors_needed(void);
 
 /* Stops all queues, then frees the session. Harmless when it is ending. why: for the log, NULL: say
  * nothing. */

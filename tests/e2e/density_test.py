@@ -7,6 +7,8 @@ import json
 import os
 import re
 import resource
+import socket
+import subprocess
 import tempfile
 import shutil
 import time
@@ -329,6 +331,37 @@ def test_no_descriptors_left(t):
     d.kill()
     d = t.daemon("--state-dir", t.path("state"))
     equal(len(d.call("vhost_get_controllers")), made - 20 + 1, "the limit lost nothing")
+
+
+def test_connections_wait_for_descriptors(t):
+    """At the limit VMs that connect at once are served one after the other: none is lost on the way."""
+    d = t.daemon(prefix=["prlimit", "--nofile=200:200"])
+    make_disks(t, d, 150, ["null"])
+    for i in range(200 - 25 - d.fd_count() - 11):
+        d.controller(f"more{i}", "n0")
+    equal(d.fd_count(), 200 - 25 - 11, "eleven are left: two VMs fit, the third has too few")
+    argv = [os.path.join(harness.BUILD, "berth"), "perf", "-w", "randread", "-q", "1", "-o", "4k", "-t", "0.5", "--mode", "interrupt",
+            "--quiet", "-s"]
+
+    def start(name):
+        return t.spawn([*argv, d.path(name)], stdout=subprocess.DEVNULL)
+
+    for p in [start(f"c{i}") for i in range(4)]:
+        equal(p.wait(30 * harness.PATIENCE), 0)
+    until(lambda: d.fd_count() == 200 - 25 - 11, "descriptors are given back")
+    # Two that have connected and said nothing yet may still want theirs.
+    silent = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+    for i, s in enumerate(silent):
+        s.connect(d.path(f"c{i + 10}"))
+    until(lambda: d.fd_count() == 200 - 25 - 9, "they are accepted")
+    p = start("c20")
+    until(lambda: "c20: cannot accept" in d.output(), "it is said that it waits")
+    contains(d.output(), "c20: cannot accept a connection, it waits: Too many open files; no descriptors left: 175 in use of 200 (RLIMIT_NOFILE)")
+    equal(d.fd_count(), 200 - 25 - 9)
+    for s in silent:
+        s.close()
+    equal(p.wait(30 * harness.PATIENCE), 0)
+    check("ends:" not in d.output(), "no session ended early")
 
 
 def test_start_with_fewer_descriptors(t):
