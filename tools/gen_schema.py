@@ -245,6 +245,20 @@ def state_words(method):
     return where + ("; kept in the state directory" if method.get("mutates") else "")
 
 
+def has_bounds(param):
+    return param["type"] in RANGES or "neutral" in param or "power_of_two" in param
+
+
+def error_words(method):
+    decode, bounds = method.get("decode_error", -32603), method.get("range_error", -22)
+    if not method["params"]:
+        return "Error -32602: a parameter was given; none is wanted."
+    wrong = f"Error {decode}: a parameter is missing, unknown or of the wrong type"
+    if not any(map(has_bounds, method["params"])):
+        return wrong + "."
+    return wrong + (", or out of bounds." if bounds == decode else f"; {bounds}: one is out of bounds.")
+
+
 INTRO = """berthd speaks JSON-RPC 2.0 on a unix stream socket (`/var/tmp/berth.sock` unless `-r` says otherwise, with
 permission 0600). Requests follow each other without any framing but JSON itself; each answer ends with a line feed.
 Several requests may be under way on one connection; answers come in the order in which they finish, so match them by
@@ -257,8 +271,7 @@ ERRORS = [
     ("-32700", "The bytes are not JSON. The connection is closed afterwards."),
     ("-32600", "The JSON is no request."),
     ("-32601", "There is no such method."),
-    ("-32602", "A parameter is wrong (where SPDK answers so), or a method without parameters was given some."),
-    ("-32603", "A parameter is missing, unknown or of the wrong type."),
+    ("-32602, -32603", "A parameter is wrong. Which of the two it is, each method says below: they are those of SPDK."),
     ("-1", "The method may not be called in the present state."),
     ("other", "A negative errno: -17 the name is taken, -19 there is no such object, -22 a value is out of bounds, ..."),
 ]
@@ -297,7 +310,7 @@ def doc(schema):
                     words = p["doc"] + (f" ({bounds})" if bounds else "")
                     out.append(f"| `{p['name']}` | {TYPES[p['type']][0]} | {presence_words(p)} | {words} |")
                 out.append("")
-            out += [f"Result: {method['result']}", ""]
+            out += [error_words(method), "", f"Result: {method['result']}", ""]
             if "example" in method:
                 answer = json.dumps({"jsonrpc": "2.0", "id": 1, "result": method["example"]["result"]})
                 out += ["```json", request_text(method), answer, "```", ""]
@@ -331,7 +344,7 @@ def man(schema):
                 bounds = bounds_words(p)
                 words = f"{p['doc']} ({'; '.join(filter(None, [bounds, presence_words(p)]))})."
                 out += [".TP", f"\\fB{roff(p['name'])}\\fR ({TYPES[p['type']][0]})", roff(words)]
-            out += [".PP", "Result: " + roff(method["result"])]
+            out += [".PP", roff(error_words(method)), ".PP", "Result: " + roff(method["result"])]
     out += [".SH SEE ALSO", ".BR berth (1),", ".BR berthd (8)", ""]
     return "\n".join(out)
 

@@ -3,6 +3,7 @@
 """berth, the command line: what people and programs see, exit codes, completion."""
 import json
 import os
+import re
 import socket
 import subprocess
 
@@ -142,6 +143,21 @@ def test_completion_words(t):
     check("wakeups" in words("top", "--view", "cores", "--sort"), "columns of the view")
     equal(words("top", "--filter"), [])
     check("--sort" in words("top", "--once"))
+
+
+def test_documented_errors(t):
+    """docs/rpc.md says with which code each method answers a parameter that it does not know."""
+    d = t.daemon()
+    with open(os.path.join(harness.ROOT, "docs", "rpc.md"), encoding="utf-8") as f:
+        parts = re.split(r"^### (\w+)$", f.read(), flags=re.M)[1:]
+    checked = set()
+    for method, text in zip(parts[::2], parts[1::2], strict=True):
+        m = re.search(r"^Error (-\d+): .*(?:unknown|none is wanted)", text, re.M)
+        check(m, f"{method}: no word about its errors")
+        if "only before framework_start_init" not in text:
+            d.error(method, int(m.group(1)), {"no_such_parameter": 1})
+            checked.add(m.group(1))
+    equal(checked, {"-32602", "-32603"})
 
 
 def test_version(t):
