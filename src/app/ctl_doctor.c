@@ -148,6 +148,7 @@ gather_target(struct doctor *d, struct ctl *ctl)
 	if (d->status != NULL) {
 		d->socket_dir = doctor_text(d->status, "socket_dir");
 		d->state_dir = json_string_value(json_object_get(d->status, "state_dir"));
+		doctor_open_folders(d);
 	}
 }
 

@@ -53,6 +53,8 @@ struct doctor {
 	json_t *stats;                      /* vhost_get_stats */
 	json_t *disks;                      /* berth_disk_list */
 	const char *socket_dir, *state_dir; /* NULL: not known, none */
+	/* Of a target in another mount namespace, or the negative errno of opening them there; 0: paths are this process'. */
+	int socket_dir_fd, state_dir_fd;
 
 	const char *subject; /* of the probe that runs */
 	struct doctor_finding *findings;
@@ -85,6 +87,11 @@ char *doctor_read(const struct doctor *d, const char *fmt, ...)
 char *doctor_read_own(const struct doctor *d, const char *name);
 bool doctor_number(const struct doctor *d, const char *path, int64_t *ret_number);
 bool doctor_stat(const struct doctor *d, const char *path, struct stat *ret_st);
+/* Where socket_dir or state_dir is for this process; false with errno: it cannot be reached. */
+#define DOCTOR_PATH_BYTES 4096
+bool doctor_folder(const struct doctor *d, const char *path, char ret_path[static DOCTOR_PATH_BYTES]);
+/* Opens both, where the target's mount namespace is another. */
+void doctor_open_folders(struct doctor *d);
 /* Lines of a file, entries of a folder; -1 when it cannot be read. */
 int64_t doctor_count_lines(const struct doctor *d, const char *path);
 int64_t doctor_count_entries(const struct doctor *d, const char *path);

@@ -15,7 +15,7 @@
 #include "app/ctl_doctor.h"
 #include "base/check.h"
 
-#define PATH_BYTES 4096
+#define PATH_BYTES DOCTOR_PATH_BYTES
 
 /* ---- Limits ---- */
 
@@ -153,14 +153,15 @@ may_write(const struct doctor *d, const char *path, const struct stat *st)
 {
 	char whole[PATH_BYTES];
 
-	snprintf(whole, sizeof(whole), "%s%s", d->root, path);
-	return d->pid > 0 ? target_may_write(d, st) : access(whole, W_OK | X_OK) == 0;
+	return d->pid > 0 ? target_may_write(d, st)
+			  : doctor_folder(d, path, whole) && access(whole, W_OK | X_OK) == 0;
 }
 
 /* What is wrong with a folder has been said; false: it is no use. */
 static bool
 check_folder(struct doctor *d, const char *path, const char *what)
 {
+	char whole[PATH_BYTES];
 	struct stat st;
 	enum doctor_level level = d->status != NULL ? DOCTOR_BAD : DOCTOR_NOTE;
 
@@ -169,7 +170,7 @@ check_folder(struct doctor *d, const char *path, const char *what)
 			   path);
 		return false;
 	}
-	if (!doctor_stat(d, path, &st)) {
+	if (!doctor_folder(d, path, whole) || stat(whole, &st) != 0) {
 		doctor_add(d, level, "make it, for the user that berthd runs as", "%s: %s", path,
 			   strerror(errno));
 		return false;
@@ -245,14 +246,18 @@ names_release(struct names *n)
 	free(n->names);
 }
 
-/* Paths of sockets that some process of this machine (this network namespace) has bound. */
+/* Paths of sockets that some process of this network namespace, or a contained target's, has bound. */
 static bool
 bound_sockets(const struct doctor *d, struct names *ret)
 {
 	char path[PATH_BYTES], line[512];
 	FILE *f;
 
-	snprintf(path, sizeof(path), "%s/proc/net/unix", d->root);
+	if (d->socket_dir_fd > 0) {
+		snprintf(path, sizeof(path), "%s/proc/%d/net/unix", d->root, (int)d->pid);
+	} else {
+		snprintf(path, sizeof(path), "%s/proc/net/unix", d->root);
+	}
 	f = fopen(path, "re");
 	if (f == NULL) {
 		return false;
@@ -279,8 +284,7 @@ find_stale(const struct doctor *d, const struct names *bound, char ret_example[s
 	size_t count = 0;
 	DIR *dir;
 
-	snprintf(whole, sizeof(whole), "%s%s", d->root, d->socket_dir);
-	dir = opendir(whole);
+	dir = doctor_folder(d, d->socket_dir, whole) ? opendir(whole) : NULL;
 	while (dir != NULL && (entry = readdir(dir)) != NULL) {
 		const char *key = path;
 		struct stat st;
@@ -426,8 +430,7 @@ doctor_state_dir_probe(struct doctor *d)
 	    !check_folder(d, d->state_dir, "nothing that is made is remembered")) {
 		return;
 	}
-	snprintf(whole, sizeof(whole), "%s%s", d->root, d->state_dir);
-	if (statfs(whole, &fs) != 0) {
+	if (!doctor_folder(d, d->state_dir, whole) || statfs(whole, &fs) != 0) {
 		doctor_add(d, DOCTOR_NOTE, NULL, "%s: %s", d->state_dir, strerror(errno));
 		return;
 	}

@@ -2,17 +2,21 @@
 /* What probes of berth doctor read with, and how they say what they found. */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "app/ctl.h"
 #include "app/ctl_doctor.h"
 #include "base/check.h"
 
 #define READ_MAX_BYTES (1u << 20)
-#define PATH_BYTES 4096
+#define PATH_BYTES DOCTOR_PATH_BYTES
 
 /* ---- Findings ---- */
 
@@ -46,6 +50,14 @@ release_sample(struct doctor_sample *s)
 	json_decref(s->pollers);
 }
 
+static void
+close_folder(int fd)
+{
+	if (fd > 0) {
+		close(fd);
+	}
+}
+
 void
 doctor_release(struct doctor *d)
 {
@@ -60,6 +72,8 @@ doctor_release(struct doctor *d)
 	json_decref(d->controllers);
 	json_decref(d->stats);
 	json_decref(d->disks);
+	close_folder(d->socket_dir_fd);
+	close_folder(d->state_dir_fd);
 	*d = (struct doctor){.root = d->root};
 }
 
@@ -134,6 +148,55 @@ doctor_stat(const struct doctor *d, const char *path, struct stat *ret_st)
 
 	return snprintf(whole, sizeof(whole), "%s%s", d->root, path) < (int)sizeof(whole) &&
 	       stat(whole, ret_st) == 0;
+}
+
+bool
+doctor_folder(const struct doctor *d, const char *path, char ret_path[static DOCTOR_PATH_BYTES])
+{
+	int fd = path == d->socket_dir ? d->socket_dir_fd : path == d->state_dir ? d->state_dir_fd : 0;
+
+	if (fd > 0) {
+		snprintf(ret_path, DOCTOR_PATH_BYTES, "/proc/self/fd/%d", fd);
+	} else if (fd == 0 && snprintf(ret_path, DOCTOR_PATH_BYTES, "%s%s", d->root, path) >= DOCTOR_PATH_BYTES) {
+		fd = -ENAMETOOLONG;
+	}
+	errno = fd < 0 ? -fd : 0;
+	return fd >= 0;
+}
+
+/* A path there means what it means to the target, its absolute symbolic links too. */
+static int
+open_in(int root, const char *path)
+{
+	struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT};
+	int fd;
+
+	if (path == NULL) {
+		return 0;
+	}
+	fd = (int)syscall(SYS_openat2, root, path, &how, sizeof(how));
+	return fd >= 0 ? fd : -errno;
+}
+
+void
+doctor_open_folders(struct doctor *d)
+{
+	char path[64];
+	struct stat own, its;
+	int root;
+
+	snprintf(path, sizeof(path), "/proc/%d/ns/mnt", (int)d->pid);
+	if (d->pid == 0 || stat("/proc/self/ns/mnt", &own) != 0 || stat(path, &its) != 0 ||
+	    (own.st_dev == its.st_dev && own.st_ino == its.st_ino)) {
+		return;
+	}
+	snprintf(path, sizeof(path), "/proc/%d/root", (int)d->pid);
+	root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (root >= 0) {
+		d->socket_dir_fd = open_in(root, d->socket_dir);
+		d->state_dir_fd = open_in(root, d->state_dir);
+		close(root);
+	}
 }
 
 int64_t

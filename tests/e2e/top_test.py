@@ -431,6 +431,23 @@ def test_moved(t):
     check(not any("are in poll mode" in text for _, text in found["reactors"]), found["reactors"])
 
 
+def test_doctor_of_another_mount_namespace(t):
+    """As in a container: berthd's folders are where it sees them, not where the doctor would."""
+    space = ["unshare", "-m" if os.geteuid() == 0 else "-rm"]
+    if not shutil.which("unshare") or subprocess.run([*space, "true"], stderr=subprocess.DEVNULL).returncode != 0:
+        raise Skip("no mount namespaces here")
+    inner = t.path("inner")
+    os.mkdir(inner)
+    # An absolute link means what berthd takes it for.
+    script = f'mount -t tmpfs none {inner} && mkdir {inner}/state && ln -s {inner}/state {inner}/link && exec "$@"'
+    d = t.daemon("--state-dir", f"{inner}/link", prefix=[*space, "sh", "-c", script, "sh"])
+    equal(os.listdir(inner), [], "it cannot be seen from here")
+    _, found = findings(t, daemon=d)
+    equal([level for level, _ in found["sockets"]], ["OK"])
+    check(any("is in memory (tmpfs)" in text for _, text in found["state"]), found["state"])
+    equal(found["left behind"][0][0], "OK")
+
+
 def test_doctor_alone(t):
     """Without a berthd: the host, and folders it is to be started with."""
     result, found = findings(t, "-s", t.path("nobody"), "--state-dir", t.dir)
