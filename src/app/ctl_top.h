@@ -32,7 +32,6 @@ struct top_column {
 	int width;
 	int worth; /* those of the least worth are left out first where the screen is narrow */
 	const char *help;
-	bool whole; /* a text that is not cut: the column is as wide as its longest one */
 };
 
 #define TOP_COLUMNS_MAX 16

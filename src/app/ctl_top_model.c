@@ -70,7 +70,7 @@ static const struct top_column core_columns[R_COLUMNS] = {
 	[R_CPU] = {"CPU", "cpu", TOP_TEXT, 7, 70,
 		   "the processor it is pinned to; any; offline or moved: it is not there"},
 	[R_MODE] = {"MODE", "mode", TOP_TEXT, 9, 80,
-		    "how it waits; (as adaptive): its CPU is not its own", .whole = true},
+		    "how it waits; (as adaptive): its CPU is not its own"},
 	[R_BUSY] = {"BUSY %", "busy", TOP_PERCENT, 7, 95,
 		    "share of the time in which it did something"},
 	[R_HOST] = {"CPU %", "host_cpu", TOP_PERCENT, 7, 60,

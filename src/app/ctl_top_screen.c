@@ -167,13 +167,14 @@ grow_name(struct layout *l, const struct top_view_info *view, const struct top_r
 	l->widths[0] += MAX(0, MIN(longest - l->widths[0], room));
 }
 
-/* At least its title and the mark of the order. */
+/* At least its title and the mark of the order; half of a mode would be another one. */
 static int
 whole_width(const struct top_column *column, unsigned c, const struct top_rows *rows)
 {
 	int width = MAX(column->width, (int)strlen(column->title) + 1);
+	bool whole = strcmp(column->key, "mode") == 0;
 
-	for (size_t i = 0; column->whole && i < rows->shown_count; i++) {
+	for (size_t i = 0; whole && i < rows->shown_count; i++) {
 		width = MAX(width, top_columns(rows->shown[i]->cells[c].text));
 	}
 	return width;
