@@ -426,6 +426,10 @@ def test_moved(t):
     out = t.berth("top", "--once", "--view", "cores", "-d", "0.1", daemon=d)
     contains(out.split("\n")[0], "poll (as adaptive) mode")
     check(re.search(r"moved +poll \(as adaptive\) ", out), out)
+    if shutil.which("tmux"):
+        term = Terminal(t, 80, 24)
+        term.run(f"{BERTH} -s {d.socket} top --view cores -d 0.3")
+        until(lambda: re.search(r"moved +poll \(as adaptive\) ", term.screen()), "the whole mode on a narrow screen")
     _, found = findings(t, daemon=d)
     contains(found["reactors"][0][1], "it waits as in adaptive mode")
     check(not any("are in poll mode" in text for _, text in found["reactors"]), found["reactors"])
