@@ -2,8 +2,8 @@
 /*
  * The listening socket. RPC_CONNECTIONS_MAX clients are served at a time; further ones wait in the kernel's
  * queue until one leaves. The socket and a connection may take one of the descriptors that are kept back, so that a
- * process at its limit answers still. When those have run out, too, accepting pauses until a client leaves or RPC_ACCEPT_PAUSE_US have passed:
- * the socket stays readable, and trying again at once would spin.
+ * process at its limit answers still. When those have run out, too, accepting pauses until a client leaves or
+ * RPC_ACCEPT_PAUSE_US have passed: the socket stays readable, and trying again at once would spin.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -364,14 +364,8 @@ start_controller(struct vhost_controller *ctrlr, const struct vhost_blk_options 
 	if (rc != 0) {
 		return rc;
 	}
-	rc = listener_start(&ctrlr->listener, ctrlr->socket_path, SOCKET_MODE, ctrlr->name, accepted, err);
-	if (rc == 0 && g.shared) {
-		rc = unix_share(ctrlr->socket_path, g.socket_group, err);
-		if (rc != 0) {
-			listener_stop(&ctrlr->listener);
-		}
-	}
-	return rc;
+	return listener_start(&ctrlr->listener, ctrlr->socket_path, SOCKET_MODE, g.shared ? &g.socket_group : NULL, ctrlr->name,
+			      accepted, err);
 }
 
 int
