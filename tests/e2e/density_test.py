@@ -399,8 +399,8 @@ def test_connections_wait_for_descriptors(t):
     argv = [os.path.join(harness.BUILD, "berth"), "perf", "-w", "randread", "-q", "1", "-o", "4k", "-t", "0.5", "--mode", "interrupt",
             "--quiet", "-s"]
 
-    def start(name):
-        return t.spawn([*argv, d.path(name)], stdout=subprocess.DEVNULL)
+    def start(name, *args):
+        return t.spawn([*argv, d.path(name), *args], stdout=subprocess.DEVNULL)
 
     for p in [start(f"c{i}") for i in range(4)]:
         equal(p.wait(30 * harness.PATIENCE), 0)
@@ -419,6 +419,10 @@ def test_connections_wait_for_descriptors(t):
         s.close()
     equal(p.wait(30 * harness.PATIENCE), 0)
     check("ends:" not in d.output(), "no session ended early")
+    # More queues than there are descriptors for: the reason is named.
+    equal(start("c30", "--queues", "8").wait(30 * harness.PATIENCE), 1)
+    until(lambda: re.search(r"c30: session \d+ ends: SET_VRING_\w+: cannot open its descriptors; no descriptors left: 175 in use of 200 "
+                            r"\(RLIMIT_NOFILE\)", d.output()), "why it was disconnected")
 
 
 def test_start_with_fewer_descriptors(t):
