@@ -396,11 +396,11 @@ def test_connections_wait_for_descriptors(t):
     for i in range(200 - 25 - settled(d) - 11):
         d.controller(f"more{i}", "n0")
     equal(settled(d), 200 - 25 - 11, "eleven are left: three VMs fit, the fourth has too few")
-    argv = [os.path.join(harness.BUILD, "berth"), "perf", "-w", "randread", "-q", "1", "-o", "4k", "-t", "0.5", "--mode", "interrupt",
+    argv = [os.path.join(harness.BUILD, "berth"), "perf", "-w", "randread", "-o", "4k", "-t", "0.5", "--mode", "interrupt",
             "--quiet", "-s"]
 
-    def start(name, *args):
-        return t.spawn([*argv, d.path(name), *args], stdout=subprocess.DEVNULL)
+    def start(name, *args, depth=1):
+        return t.spawn([*argv, d.path(name), "-q", str(depth), *args], stdout=subprocess.DEVNULL)
 
     for p in [start(f"c{i}") for i in range(4)]:
         equal(p.wait(30 * harness.PATIENCE), 0)
@@ -420,7 +420,7 @@ def test_connections_wait_for_descriptors(t):
     equal(p.wait(30 * harness.PATIENCE), 0)
     check("ends:" not in d.output(), "no session ended early")
     # More queues than there are descriptors for: the reason is named.
-    equal(start("c30", "--queues", "8").wait(30 * harness.PATIENCE), 1)
+    equal(start("c30", "--queues", "8", depth=8).wait(30 * harness.PATIENCE), 1)
     until(lambda: re.search(r"c30: session \d+ ends: SET_VRING_\w+: cannot open its descriptors; no descriptors left: 175 in use of 200 "
                             r"\(RLIMIT_NOFILE\)", d.output()), "why it was disconnected")
 
