@@ -246,6 +246,20 @@ names_release(struct names *n)
 	free(n->names);
 }
 
+/* A controller whose VM is connected may listen no more, to save a descriptor: its path is not left behind. */
+static void
+add_controllers(const struct doctor *d, struct names *ret)
+{
+	const json_t *controller;
+	char path[PATH_BYTES];
+	size_t i;
+
+	json_array_foreach (d->controllers, i, controller) {
+		snprintf(path, sizeof(path), "%s/%s", d->socket_dir, doctor_text(controller, "ctrlr"));
+		names_add(ret, path);
+	}
+}
+
 /* Paths of sockets that some process of this network namespace, or a contained target's, has bound. */
 static bool
 bound_sockets(const struct doctor *d, struct names *ret)
@@ -271,6 +285,7 @@ bound_sockets(const struct doctor *d, struct names *ret)
 		}
 	}
 	fclose(f);
+	add_controllers(d, ret);
 	qsort(ret->names, ret->count, sizeof(char *), compare_text);
 	return true;
 }
