@@ -32,7 +32,7 @@ BUILDS = [
      ["unit", "e2e"], ("e2e-quickstart", "e2e-idle", "e2e-container", "e2e-image"), 4),
     ("build-tsan", "TSan", ["--buildtype=debugoptimized", "-Db_sanitize=thread", "-Dtests=true", "-Dc_args=-Wno-tsan"], {},
      ["unit", "e2e"], ("e2e-quickstart", "e2e-idle", "e2e-container", "e2e-image",
-      "e2e-guest", "e2e-recover", "bdev_limits", "bdev_null"), 4),
+      "e2e-guest", "e2e-recover", "e2e-top", "e2e-cli", "e2e-density", "bdev_limits", "bdev_null"), 4),
 ]
 # All of it with clang: what gcc lets through is a warning, and so an error, here.
 FUZZ_BUILD = ("build-fuzz", "fuzz targets, clang", ["--buildtype=debugoptimized", "-Dfuzz=true", "-Dtests=true", "-Dwerror=true",
