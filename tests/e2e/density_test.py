@@ -245,21 +245,9 @@ def test_client_that_does_not_read(t):
 
 # ---- Many VMs ----
 
-def settled_fds(d):
-    """How many descriptors it has when the connections that were closed a moment ago are gone."""
-    counts = [d.fd_count()]
-
-    def stable():
-        counts.append(d.fd_count())
-        time.sleep(0.1)
-        return len(counts) > 5 and len(set(counts[-5:])) == 1
-    until(stable, "its number of descriptors stays the same")
-    return counts[-1]
-
-
 def test_connected_vms_sleep(t):
     d = daemon(t, state=True)
-    base = settled_fds(d)
+    base = settled(d)
     make_disks(t, d, VMS, ["null"])
     until(lambda: d.fd_count() == base + VMS, "one descriptor a controller")
     resident = memory(d)[1]
