@@ -46,6 +46,10 @@ choose(const struct patience *p, uint64_t price_ns)
 			ns = edge(i);
 		}
 	}
+	/* The window does not show what comes once in a few hundred gaps. */
+	while (ns > 0 && ns < price_ns / 2 && ns < PATIENCE_MAX_NS) {
+		ns *= 2;
+	}
 	return (uint32_t)ns;
 }
 

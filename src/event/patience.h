@@ -8,12 +8,15 @@
  *
  *     cost(t) = sum over gaps g:   g, if g < t;   t + price, if not
  *
+ * If that is not 0, it is at least half the price: what comes once in a few hundred gaps is not in the histogram, and
+ * a sleep for it costs more than the polling that finds it.
+ *
  * Invariants
  *  1. ns is 0 or the upper edge of a bucket: at most PATIENCE_MAX_NS, so a source that falls silent
  *     is polled no longer than that.
  *  2. Old gaps count less: at PATIENCE_WINDOW all are halved. A change of behaviour is learnt within two windows.
- *  3. Against somebody who knew each gap beforehand it costs at most twice as much, on gaps that repeat (the
- *     bound of renting skis), and tends to the best that a fixed time can do.
+ *  3. On gaps that repeat it costs at most twice as much as somebody pays who knew each beforehand (the bound of renting
+ *     skis), and on any at most half more than the best fixed time, where half the price is longer than that time.
  */
 #ifndef EVENT_PATIENCE_H
 #define EVENT_PATIENCE_H
