@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Makes of src/rpc/schema.json: the C structures and table of the decoder, docs/rpc.md, the man page berth-rpc(7).
+"""Makes of src/rpc/schema/*.json: the C structures and table of the decoder, docs/rpc.md, the man page berth-rpc(7).
 
-  gen_schema.py SCHEMA [--header FILE] [--source FILE] [--doc FILE] [--man FILE] [--check]
+  gen_schema.py SCHEMA... [--header FILE] [--source FILE] [--doc FILE] [--man FILE] [--check]
 
+Each SCHEMA is one group of methods: {title, doc, methods}, shown in the order in which they are named. Names, types and codes
+are SPDK's where SPDK has the method.
 --check writes nothing and fails when a file is not what would be written.
 
 Keys of a method: name; aliases (older names); states (startup, runtime); mutates (goes to the state log); summary,
@@ -35,7 +37,7 @@ METHOD_KEYS = {"name", "aliases", "states", "mutates", "summary", "doc", "result
 PARAM_KEYS = {"name", "type", "required", "default", "min", "max", "multiple_of", "power_of_two", "values",
               "neutral", "doc"}
 IDENTIFIER = re.compile(r"^[a-z][a-z0-9_]*$")
-BANNER = "Made by tools/gen_schema.py from src/rpc/schema.json; changes belong there."
+BANNER = "Made by tools/gen_schema.py from src/rpc/schema/; changes belong there."
 
 
 class SchemaError(Exception):
@@ -106,15 +108,20 @@ def check_method(method, seen):
          where, "the example lacks a required parameter")
 
 
-def load(path):
-    with open(path, encoding="utf-8") as f:
-        schema = json.load(f)
+def load(paths):
     seen = set()
-    for group in schema["groups"]:
-        need(group.get("title") and set(group) <= {"title", "doc", "methods"}, "group", group.get("title"))
+    groups = []
+    for path in paths:
+        with open(path, encoding="utf-8") as f:
+            try:
+                group = json.load(f)
+            except json.JSONDecodeError as e:
+                raise SchemaError(f"{path}: {e}") from e
+        need(group.get("title") and set(group) <= {"title", "doc", "methods"}, path, "no good group")
         for method in group["methods"]:
             check_method(method, seen)
-    return schema
+        groups.append(group)
+    return {"groups": groups}
 
 
 def methods_of(schema):
@@ -351,7 +358,7 @@ def man(schema):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("schema")
+    parser.add_argument("schema", nargs="+")
     makers = {"header": header, "source": source, "doc": doc, "man": man}
     for name in makers:
         parser.add_argument("--" + name, metavar="FILE")
@@ -360,7 +367,7 @@ def main():
     try:
         schema = load(args.schema)
     except (SchemaError, ValueError) as e:
-        sys.exit(f"{args.schema}: {e}")
+        sys.exit(str(e))
     status = 0
     for name, make in makers.items():
         path = getattr(args, name)
