@@ -56,6 +56,13 @@ const struct ctl_command ctl_commands[] = {
 		 "                       of berthd\n"
 		 "    --core N           of one reactor, both to show and to change\n",
 	 .run = ctl_mode},
+	{.name = "jobs",
+	 .arguments = "[ID] | wait ID | cancel ID",
+	 .summary = "long work in the background: how far it is, and an end to it",
+	 .help = "  [ID]                 all of them, or one; ended ones are kept for an hour\n"
+		 "  wait ID              until it has ended: exit code 0 when it was done, 1 when not\n"
+		 "  cancel ID            asks it to stop\n",
+	 .run = ctl_jobs},
 	{.name = "config",
 	 .arguments = "save [FILE] | load FILE",
 	 .summary = "the configuration of the running target, as SPDK's save_config writes it",

@@ -121,6 +121,27 @@ config_words(int argc)
 	puts(argc == 0 ? "save\nload" : "<file>");
 }
 
+/* Jobs by their numbers. */
+static void
+job_words(struct ctl *ctl, int argc)
+{
+	json_t *jobs = NULL, *error = NULL;
+	const json_t *job;
+	size_t i;
+
+	if (argc == 0) {
+		puts("wait\ncancel");
+	}
+	ctl->timeout_s = 1;
+	if (ctl_call(ctl, "completion", "berth_get_jobs", NULL, &jobs, &error) == CTL_OK) {
+		json_array_foreach(jobs, i, job) {
+			printf("%" JSON_INTEGER_FORMAT "\n", json_integer_value(json_object_get(job, "id")));
+		}
+	}
+	json_decref(jobs);
+	json_decref(error);
+}
+
 static bool
 is_one_of(const char *word, const char *const *words)
 {
@@ -228,6 +249,8 @@ print_words(struct ctl *ctl, int argc, char **argv)
 		disk_action_words(ctl, argc - 1, argv + 1);
 	} else if (strcmp(argv[0], "config") == 0) {
 		config_words(argc - 1);
+	} else if (strcmp(argv[0], "jobs") == 0) {
+		job_words(ctl, argc - 1);
 	} else if (strcmp(argv[0], "top") == 0) {
 		top_words(argc, argv);
 	} else if (strcmp(argv[0], "mode") == 0 && strcmp(argv[argc - 1], "--core") == 0) {

@@ -27,6 +27,7 @@ extern const struct rpc_method scheduler_methods[];
 extern const struct rpc_method thread_methods[];
 extern const struct rpc_method log_methods[];
 extern const struct rpc_method notify_methods[];
+extern const struct rpc_method job_methods[];
 extern const struct rpc_method bdev_methods[];
 extern const struct rpc_method iostat_methods[];
 extern const struct rpc_method bdev_null_methods[];
