@@ -30,7 +30,8 @@ stream_init(struct stream *s, int fd)
 /* Closes; harmless when closed already (fd -1). Watches on the descriptor must be stopped. */
 void stream_close(struct stream *s);
 
-/* From here on in TLS; nothing may have been read ahead. Then stream_handshake() until it is 0. 0, or a negative errno with err. */
+/* From here on in TLS; nothing may have been read ahead. Then stream_handshake() until it is 0. 0, or a negative errno with
+ * err. */
 int stream_start_tls(struct stream *s, struct tls_credentials *c, const char *hostname, struct err *err);
 /* As tls_handshake(). */
 int stream_handshake(struct stream *s, struct err *err);

@@ -98,8 +98,9 @@ test_says_why(void **state)
 static void
 test_addresses(void **state)
 {
-	static const char *const bad[] = {"", ":", "1", "127.0.0.1", "127.0.0.1:", ":80", "127.0.0.1:65536", "127.0.0.1:-1",
-					  "127.0.0.1:8o", "::1:80", "[::1:80", "[]:80", "host.example:80", "1.2.3:x", "[127.0.0.1:1"};
+	static const char *const bad[] = {"", ":", "1", "127.0.0.1", "127.0.0.1:", ":80",
+					  "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:8o", "::1:80", "[::1:80",
+					  "[]:80", "host.example:80", "1.2.3:x", "[127.0.0.1:1"};
 	static const char *const good[] = {"127.0.0.1:0", "[::1]:65535", "localhost:1", "*:10809"};
 	char long_one[400];
 	struct err err = ERR_NONE;

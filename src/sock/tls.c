@@ -187,7 +187,7 @@ load(struct tls_credentials *c, const struct tls_options *o, struct err *err)
 		return err_set(err, -EINVAL, "TLS needs a folder of certificates or a file of keys");
 	}
 	if (o->verify_peer && o->cert_dir == NULL) {
-		return err_set(err, -EINVAL, "TLS: certificates of clients are verified only where there is a folder of certificates");
+		return err_set(err, -EINVAL, "TLS: to verify clients' certificates takes a folder of certificates");
 	}
 	if (o->cert_dir != NULL) {
 		rc = load_certificates(c, o->cert_dir, err);

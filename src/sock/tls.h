@@ -22,13 +22,13 @@ struct tls_options {
 	const char *cert_dir; /* NULL: no certificates */
 	const char *psk_file; /* NULL: no keys */
 	const char *psk_user; /* of a client: whose key of the file */
-	/* Server: only clients with a certificate that ca-cert.pem vouches for. A client always verifies a server's certificate. */
+	/* Server: only clients with a certificate that ca-cert.pem vouches for. Clients always verify a server's. */
 	bool verify_peer;
 };
 
 /*
- * Reads the files (a few blocking reads; a server's psk_file again at each handshake). NULL with err: a file is missing or wrong, or
- * neither certificates nor keys are asked for. One reference.
+ * Reads the files (a few blocking reads; a server's psk_file again at each handshake). NULL with err: a file is missing or
+ * wrong, or neither certificates nor keys are asked for. One reference.
  */
 struct tls_credentials *tls_credentials_create(const struct tls_options *options, struct err *err);
 /* Any thread; sessions hold a reference of their own. put accepts NULL. */
