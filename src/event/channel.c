@@ -15,13 +15,28 @@
 static pthread_mutex_t channel_lock = PTHREAD_MUTEX_INITIALIZER;
 
 void
-device_register(struct device *dev, const char *name, const struct device_ops *ops, size_t channel_size)
+channel_set_init(struct channel_set *set)
+{
+	list_init(&set->channels);
+}
+
+void
+device_register_in(struct device *dev, const char *name, const struct device_ops *ops, size_t channel_size,
+		   struct channel_set *set)
 {
 	CHECK(channel_size >= sizeof(struct channel));
 	dev->name = name;
 	dev->ops = ops;
 	dev->channel_size = channel_size;
+	dev->set = set;
 	list_init(&dev->channels);
+}
+
+void
+device_register(struct device *dev, const char *name, const struct device_ops *ops, size_t channel_size)
+{
+	channel_set_init(&dev->own);
+	device_register_in(dev, name, ops, channel_size, &dev->own);
 }
 
 void
@@ -79,6 +94,7 @@ channel_get(struct device *dev, int *ret_rc)
 	}
 	pthread_mutex_lock(&channel_lock);
 	list_append(&dev->channels, &ch->dev_link);
+	list_append(&dev->set->channels, &ch->set_link);
 	pthread_mutex_unlock(&channel_lock);
 	list_append(&t->channels, &ch->thread_link);
 	return ch;
@@ -96,6 +112,7 @@ channel_put(struct channel *ch)
 	}
 	pthread_mutex_lock(&channel_lock);
 	list_remove(&ch->dev_link);
+	list_remove(&ch->set_link);
 	pthread_mutex_unlock(&channel_lock);
 	list_remove(&ch->thread_link);
 	if (ch->travel == CHANNEL_LEAVING) {
@@ -109,7 +126,7 @@ channel_put(struct channel *ch)
 
 struct visit {
 	struct msg msg;
-	struct device *dev;
+	struct channel_set *set;
 	void (*fn)(void *ctx, struct channel *ch);
 	void (*done)(void *ctx);
 	void *ctx;
@@ -140,40 +157,70 @@ visit_next(struct visit *v)
 	}
 }
 
+/* The next channel of this thread after pos; only this thread could take it away. */
+static struct channel *
+next_of_mine(struct channel_set *set, struct list *pos)
+{
+	struct thread *t = thread_self();
+	struct channel *found = NULL;
+
+	pthread_mutex_lock(&channel_lock);
+	for (pos = pos->next; pos != &set->channels && found == NULL; pos = pos->next) {
+		struct channel *ch = LIST_ENTRY(pos, struct channel, set_link);
+
+		found = ch->thread == t ? ch : NULL;
+	}
+	pthread_mutex_unlock(&channel_lock);
+	return found;
+}
+
 static void
 visit_one(struct msg *msg)
 {
 	struct visit *v = CONTAINER_OF(msg, struct visit, msg);
-	struct channel *ch = find(v->dev, thread_self());
+	struct channel *ch = next_of_mine(v->set, &v->set->channels), *next;
 
 	thread_unpin(thread_self());
-	if (ch != NULL) {
+	for (; ch != NULL; ch = next) {
+		next = next_of_mine(v->set, &ch->set_link);
 		v->fn(v->ctx, ch);
 	}
 	visit_next(v);
 }
 
+/* Under the channel lock. */
+static void
+add_thread(struct visit *v, struct thread *t)
+{
+	for (size_t i = v->count; i-- > 0;) {
+		if (v->threads[i] == t) {
+			return;
+		}
+	}
+	thread_pin(t);
+	v->threads[v->count++] = t;
+}
+
 int
-device_for_each_channel(struct device *dev, void (*fn)(void *ctx, struct channel *ch),
-			void (*done)(void *ctx), void *ctx)
+channel_set_for_each(struct channel_set *set, void (*fn)(void *ctx, struct channel *ch),
+		     void (*done)(void *ctx), void *ctx)
 {
 	struct channel *ch;
 	struct visit *v;
-	size_t count = 0;
+	size_t max = 0;
 
 	CHECK(thread_self() != NULL);
 	pthread_mutex_lock(&channel_lock);
-	LIST_FOREACH(ch, &dev->channels, dev_link)
+	LIST_FOREACH(ch, &set->channels, set_link)
 	{
-		count++;
+		max++;
 	}
-	v = malloc(sizeof(*v) + count * sizeof(struct thread *));
+	v = malloc(sizeof(*v) + max * sizeof(struct thread *));
 	if (v != NULL) {
-		*v = (struct visit){.dev = dev, .fn = fn, .done = done, .ctx = ctx, .origin = thread_self()};
-		LIST_FOREACH(ch, &dev->channels, dev_link)
+		*v = (struct visit){.set = set, .fn = fn, .done = done, .ctx = ctx, .origin = thread_self()};
+		LIST_FOREACH(ch, &set->channels, set_link)
 		{
-			thread_pin(ch->thread);
-			v->threads[v->count++] = ch->thread;
+			add_thread(v, ch->thread);
 		}
 	}
 	pthread_mutex_unlock(&channel_lock);
@@ -183,6 +230,14 @@ device_for_each_channel(struct device *dev, void (*fn)(void *ctx, struct channel
 	thread_pin(v->origin);
 	visit_next(v);
 	return 0;
+}
+
+int
+device_for_each_channel(struct device *dev, void (*fn)(void *ctx, struct channel *ch),
+			void (*done)(void *ctx), void *ctx)
+{
+	CHECK(dev->set == &dev->own);
+	return channel_set_for_each(&dev->own, fn, done, ctx);
 }
 
 void

@@ -30,12 +30,19 @@ struct device_ops {
 	int (*channel_arrive)(struct device *dev, struct channel *ch);
 };
 
+/* The channels of several devices, to be visited together. Fields are private. */
+struct channel_set {
+	struct list channels; /* of all threads, under the channel lock */
+};
+
 /* Embedded in what it makes shareable. Fields are private. */
 struct device {
 	const char *name;
 	const struct device_ops *ops;
 	size_t channel_size; /* bytes of the structure that starts with struct channel */
 	struct list channels; /* of all threads, under the channel lock */
+	struct channel_set *set;
+	struct channel_set own; /* set, when it shares none */
 };
 
 /* First member of a module's own channel structure. */
@@ -45,6 +52,7 @@ struct channel {
 	unsigned refs;
 	enum { CHANNEL_HERE, CHANNEL_LEAVING, CHANNEL_LEFT } travel;
 	struct list dev_link;
+	struct list set_link;
 	struct list thread_link;
 };
 
@@ -52,11 +60,17 @@ struct channel {
 #define DEVICE_STATIC(var, device_name, device_ops_ptr, size) \
 	{ \
 		.name = (device_name), .ops = (device_ops_ptr), .channel_size = (size), \
-		.channels = {&(var).channels, &(var).channels}, \
+		.channels = {&(var).channels, &(var).channels}, .set = &(var).own, \
+		.own = {{&(var).own.channels, &(var).own.channels}}, \
 	}
 
 /* name: borrowed until device_unregister; for thread_get_io_channels. */
 void device_register(struct device *dev, const char *name, const struct device_ops *ops, size_t channel_size);
+
+void channel_set_init(struct channel_set *set);
+/* The device's channels belong to set, which must outlive them. */
+void device_register_in(struct device *dev, const char *name, const struct device_ops *ops, size_t channel_size,
+			struct channel_set *set);
 
 /* All channels must have been put. */
 void device_unregister(struct device *dev);
@@ -76,6 +90,11 @@ void channel_left(struct channel *ch);
  */
 int device_for_each_channel(struct device *dev, void (*fn)(void *ctx, struct channel *ch),
 			    void (*done)(void *ctx), void *ctx);
+
+/* The same for all devices of a set, with one message a thread, not a channel; devices may come and go meanwhile
+ * too. set must live until done. fn may put ch, and no other channel of the set. */
+int channel_set_for_each(struct channel_set *set, void (*fn)(void *ctx, struct channel *ch),
+			 void (*done)(void *ctx), void *ctx);
 
 /* On a thread: its channels, for thread_get_io_channels. */
 void channel_for_each_of_thread(void (*fn)(void *ctx, const struct channel *ch), void *ctx);

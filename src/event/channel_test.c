@@ -296,6 +296,92 @@ visitor_is_answered_before_it_exits(void **state)
 	hand_call(fx.t[1], put, fx.ch[1]);
 }
 
+/* ---- Visits of the channels of several devices ---- */
+
+#define MEMBERS 3
+
+static struct channel_set together;
+static struct thing member[MEMBERS];
+static struct channel *of_member[THREADS][MEMBERS];
+
+static void
+get_members(void *ctx)
+{
+	struct channel **ch = ctx;
+
+	for (int i = 0; i < MEMBERS; i++) {
+		ch[i] = channel_get(&member[i].dev, NULL);
+	}
+}
+
+static void
+put_members(void *ctx)
+{
+	struct channel **ch = ctx;
+
+	for (int i = 0; i < MEMBERS; i++) {
+		channel_put(ch[i]);
+	}
+}
+
+/* Puts what it visits. */
+static void
+visit_and_put(void *ctx, struct channel *ch)
+{
+	int i = (int)(CONTAINER_OF(ch->dev, struct thing, dev) - member);
+
+	for (int t = 0; t < THREADS; t++) {
+		if (of_member[t][i] == ch) {
+			of_member[t][i] = NULL;
+		}
+	}
+	visit(ctx, ch);
+	channel_put(ch);
+}
+
+static void
+visit_set(void *ctx)
+{
+	assert_int_equal(channel_set_for_each(&together, ctx, visits_done, thread_self()), 0);
+	assert_int_equal(finished, 0);
+}
+
+static void
+a_set_is_visited_across_its_devices(void **state)
+{
+	channel_set_init(&together);
+	memset(member, 0, sizeof(member));
+	visits = finished = 0;
+	for (int i = 0; i < MEMBERS; i++) {
+		device_register_in(&member[i].dev, "member", &thing_ops, sizeof(struct thing_channel), &together);
+	}
+	hand_call(fx.t[2], visit_set, visit); /* there is none */
+	assert_int_equal(visits, 0);
+	for (int t = 0; t < THREADS; t++) {
+		hand_call(fx.t[t], get_members, of_member[t]);
+	}
+	finished = 0;
+	hand_call(fx.t[2], visit_set, visit);
+	assert_int_equal(visits, THREADS * MEMBERS);
+	assert_int_equal(finished, 1);
+	/* A device that goes is visited no more; the others are. */
+	for (int t = 0; t < THREADS; t++) {
+		assert_int_equal(CONTAINER_OF(of_member[t][1], struct thing_channel, ch)->visits, 1);
+		hand_call(fx.t[t], put, of_member[t][1]);
+		of_member[t][1] = NULL;
+	}
+	device_unregister(&member[1].dev);
+	visits = finished = 0;
+	hand_call(fx.t[2], visit_set, visit_and_put);
+	assert_int_equal(visits, THREADS * (MEMBERS - 1));
+	assert_int_equal(member[0].destroyed + member[2].destroyed, visits);
+	for (int t = 0; t < THREADS; t++) {
+		hand_call(fx.t[t], put_members, of_member[t]);
+	}
+	device_unregister(&member[0].dev);
+	device_unregister(&member[2].dev);
+}
+
 /* ---- With system threads ---- */
 
 struct worker {
@@ -407,6 +493,7 @@ main(void)
 		IN_MODES(create_error_reaches_the_caller),
 		IN_MODES(thread_lists_its_channels),
 		IN_MODES(every_channel_is_visited_once),
+		IN_MODES(a_set_is_visited_across_its_devices),
 		IN_MODES(visit_outlives_channels_and_threads),
 		IN_MODES(visitor_is_answered_before_it_exits),
 		IN_MODES(visits_on_many_system_threads),
