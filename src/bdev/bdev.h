@@ -144,7 +144,7 @@ int bdev_claim(struct bdev_desc *desc, const char *module_name);
 /* ---- I/O (the channel's thread) ---- */
 
 /*
- * This thread's channel; every get is answered by a put on the same thread, no request of it in
+ * This thread's channel of desc; every get is answered by a put on the same thread, no request of it in
  * flight at the last one. A read-only descriptor's channel refuses writes. NULL, and *ret_rc:
  * -ENODEV (removed), -ENOMEM, or the module's error.
  */

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A bdev's channel on a thread: made, taken down, and visited when something changes for all of
- * them.
+ * A descriptor's channel on a thread: made, taken down, and visited when something changes for all
+ * of a bdev's. Each descriptor has its own, so that limits and statistics know whose I/O it is.
  *
  * Invariants
  *  1. direct_ops is 0 whenever a request must not go straight to the module: during a reset, while
  *     refused requests wait, and after removal. channel_refresh() follows every change of these.
- *  2. A channel that is made while a change is under way sees it: it is on the device's list first
+ *  2. A channel that is made while a change is under way sees it: it is on the bdev's list first
  *     and looks at size, `frozen` and `removed` afterwards (sync); whoever changes one of these
  *     sets it first and visits the list afterwards.
  *  3. The counters of a channel are added to core->closed before it leaves the list: see stats.c.
@@ -88,13 +88,14 @@ copy_limits(struct bdev_channel *ch, const struct bdev *bdev)
 static int
 create(struct device *dev, struct channel *channel)
 {
-	struct core_device *cd = CONTAINER_OF(dev, struct core_device, device);
+	struct bdev_desc *desc = CONTAINER_OF(dev, struct bdev_desc, device);
 	struct core_channel *c = (struct core_channel *)channel;
-	struct bdev *bdev = cd->core->bdev;
+	struct bdev *bdev = desc->bdev;
 	int rc;
 
+	c->desc = desc;
 	c->pub.bdev = bdev;
-	c->pub.readonly = bdev->readonly || !cd->write;
+	c->pub.readonly = bdev->readonly || !desc->write;
 	c->pub.module_ctx = (uint8_t *)c + round_up(sizeof(*c));
 	copy_limits(&c->pub, bdev);
 	stats_init(&c->stats);
@@ -146,7 +147,7 @@ bdev_channel_get(struct bdev_desc *desc, int *ret_rc)
 	int rc = -ENODEV;
 
 	if (!atomic_load(&core->removed)) {
-		c = (struct core_channel *)channel_get(&core->devices[desc->write].device, &rc);
+		c = (struct core_channel *)channel_get(&desc->device, &rc);
 	}
 	if (c == NULL) {
 		if (ret_rc != NULL) {
@@ -187,8 +188,6 @@ bdev_channel_inflight(const struct bdev_channel *ch)
 
 /* ---- Visits ---- */
 
-static void visit_step(struct visit *v);
-
 static void
 visit_channel(void *ctx, struct channel *ch)
 {
@@ -198,31 +197,27 @@ visit_channel(void *ctx, struct channel *ch)
 }
 
 static void
-visit_next(void *ctx)
+visited(void *ctx)
 {
 	struct visit *v = ctx;
 	struct bdev_core *core = v->core;
 
-	if (++v->device < DEVICE_COUNT) {
-		visit_step(v);
-		return;
-	}
 	v->done(core, v->ctx);
 	core_unhold(core);
 }
 
+static void visit_try(struct visit *v);
+
 static void
 visit_again(struct timer *timer)
 {
-	visit_step(CONTAINER_OF(timer, struct visit, retry));
+	visit_try(CONTAINER_OF(timer, struct visit, retry));
 }
 
 static void
-visit_step(struct visit *v)
+visit_try(struct visit *v)
 {
-	struct device *dev = &v->core->devices[v->device].device;
-
-	if (device_for_each_channel(dev, visit_channel, visit_next, v) != 0) {
+	if (channel_set_for_each(&v->core->channels, visit_channel, visited, v) != 0) {
 		CHECK(timer_start(&v->retry, VISIT_RETRY_US, visit_again) == 0);
 	}
 }
@@ -234,5 +229,5 @@ visit_start(struct visit *v, struct bdev_core *core,
 {
 	*v = (struct visit){.core = core, .fn = fn, .done = done, .ctx = ctx};
 	core_hold(core);
-	visit_step(v);
+	visit_try(v);
 }

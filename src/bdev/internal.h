@@ -32,21 +32,12 @@ struct visit {
 	void (*fn)(struct bdev_core *core, struct bdev_channel *ch, void *ctx);
 	void (*done)(struct bdev_core *core, void *ctx);
 	void *ctx;
-	unsigned device;
 	struct timer retry;
 };
 
-/* Channels of descriptors that may only read, [0], and of those that may write, [1]. */
-struct core_device {
-	struct device device;
-	struct bdev_core *core;
-	bool write;
-};
-#define DEVICE_COUNT 2
-
 struct bdev_core {
 	struct bdev *bdev;
-	struct core_device devices[DEVICE_COUNT];
+	struct channel_set channels; /* of all descriptors */
 	struct list link;  /* in the registry */
 	struct list names; /* the name first, then aliases */
 	char uuid_text[UUID_STR_LEN];
@@ -83,6 +74,7 @@ struct bdev_core {
 };
 
 struct bdev_desc {
+	struct device device; /* its channels: one a thread */
 	struct bdev *bdev;
 	bool write;
 	bool told; /* of the event that is being handed out */
@@ -103,6 +95,7 @@ struct part {
 
 struct core_channel {
 	struct bdev_channel pub;
+	struct bdev_desc *desc;
 
 	struct bdev_stats stats; /* min_ns is UINT64_MAX as long as there is none */
 

@@ -338,13 +338,6 @@ grow_further(struct msg *msg)
 	EXPECT(bdev_resize(&s.bdev, 4300) == 0);
 }
 
-/* One round later: read-only channels, of which there are none, are visited first. */
-static void
-wait_a_round(struct msg *msg)
-{
-	thread_send(env.app, msg, grow_further);
-}
-
 /* The second change comes when one worker knows of the first and the other does not. */
 static void
 grow_twice(void *arg)
@@ -352,7 +345,7 @@ grow_twice(void *arg)
 	static struct msg msg;
 
 	EXPECT(bdev_resize(&s.bdev, 4200) == 0);
-	thread_send(env.app, &msg, wait_a_round);
+	thread_send(env.app, &msg, grow_further);
 }
 
 static void

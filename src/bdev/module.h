@@ -26,7 +26,7 @@ struct bdev_ops {
 
 	/* This thread's part of the module: ch->module_ctx points to bdev->channel_ctx_bytes
 	 * zeroed bytes. 0 or -errno. Both may be NULL. The channel is the thread's own;
-	 * descriptors that may write and those that may not have different ones. */
+	 * each descriptor has others: what a thread needs once is a device of the module. */
 	int (*channel_create)(struct bdev *bdev, struct bdev_channel *ch);
 	void (*channel_destroy)(struct bdev *bdev, struct bdev_channel *ch);
 

@@ -53,6 +53,8 @@ bdev_open(const char *name, bool write,
 	desc->told = true;
 	desc->event = event;
 	desc->ctx = ctx;
+	device_register_in(&desc->device, bdev->name, &channel_device_ops, core_channel_bytes(bdev),
+			   &bdev->core->channels);
 	list_append(&bdev->core->descs, &desc->link);
 	*ret_desc = desc;
 	return 0;
@@ -72,6 +74,7 @@ bdev_close(struct bdev_desc *desc)
 	if (core->claim == desc) {
 		core->claim = NULL;
 	}
+	device_unregister(&desc->device);
 	free(desc);
 	core_try_destroy(core);
 }

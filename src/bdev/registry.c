@@ -217,21 +217,14 @@ create_core(struct bdev *bdev)
 	list_init(&core->resets_running);
 	pthread_mutex_init(&core->closed_lock, NULL);
 	stats_init(&core->closed);
-	for (int i = 0; i < DEVICE_COUNT; i++) {
-		core->devices[i].core = core;
-		core->devices[i].write = i == 1;
-		device_register(&core->devices[i].device, bdev->name, &channel_device_ops,
-				core_channel_bytes(bdev));
-	}
+	channel_set_init(&core->channels);
 	return core;
 }
 
 static void
 free_core(struct bdev_core *core)
 {
-	for (int i = 0; i < DEVICE_COUNT; i++) {
-		device_unregister(&core->devices[i].device);
-	}
+	CHECK(list_empty(&core->channels.channels));
 	free_names(core);
 	pthread_mutex_destroy(&core->closed_lock);
 	free(core);

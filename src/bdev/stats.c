@@ -4,7 +4,7 @@
  *
  * Invariant: no operation is counted twice or left out because its channel is closed meanwhile. A
  * channel adds its counters to core->closed, zeroes them and counts itself in core->closed_channels
- * before it leaves the device's list; a sum during which that count has changed is taken again.
+ * before it leaves the bdev's list; a sum during which that count has changed is taken again.
  */
 #include <errno.h>
 #include <stdlib.h>
