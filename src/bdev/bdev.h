@@ -12,7 +12,9 @@
  *
  * Statuses of a request: 0; -EINVAL (range or list length wrong); -EROFS (write on a read-only bdev
  * or descriptor); -EOPNOTSUPP (operation not supported); -ENODEV (bdev removed); -ECANCELED (ended
- * by a reset); -ENOSPC; -EIO and other errnos of the backing store. -ENOMEM never: the core queues.
+ * by a reset or an abort); -EILSEQ (compare: not equal; protection information that does not fit);
+ * -ENOENT (abort: too late); -ENOSPC; -EIO and other errnos of the backing store. -ENOMEM never: the
+ * core queues.
  * Requests of no blocks complete with 0. A flush of a bdev that has no write cache completes with
  * 0, supported or not.
  *
@@ -41,25 +43,89 @@ struct bdev_channel;
 /* Most scatter entries of one request; the core splits below this for modules that take fewer. */
 #define BDEV_IOV_MAX 1024
 
+/* "Emulated": the core does it by reads and writes where the module does not. */
 enum bdev_op {
 	BDEV_READ,
 	BDEV_WRITE,
 	BDEV_FLUSH,        /* lba and num_blocks are ignored: everything */
 	BDEV_UNMAP,        /* contents undefined afterwards, zeroes where the module can */
-	BDEV_WRITE_ZEROES, /* emulated by writes where the module cannot */
+	BDEV_WRITE_ZEROES, /* emulated */
 	BDEV_RESET,        /* waits for or cancels all I/O of all channels */
+	/* iov has what is expected. -EILSEQ, and result: offset in bytes of the first that differs.
+	 * Emulated. */
+	BDEV_COMPARE,
+	/* iov has what is expected, write_iov what is written then. No write of anybody to these
+	 * blocks comes between. At most BDEV_COMPARE_WRITE_MAX_BYTES. Emulated. */
+	BDEV_COMPARE_AND_WRITE,
+	BDEV_COPY,  /* from src_lba to lba; the two must not overlap. Emulated */
+	BDEV_ABORT, /* target ends with -ECANCELED, and this with 0; or -ENOENT: it is not waiting */
+	/* From lba on: result is the first block with data, without; UINT64_MAX: none up to the end.
+	 * num_blocks is ignored. Emulated by block status. */
+	BDEV_SEEK_DATA,
+	BDEV_SEEK_HOLE,
+	/* Fills extents from lba on, at most max_results; result: how many. They follow one another
+	 * and cover the range, or its beginning when there was no more room or the module likes to
+	 * be asked again; at least one block. Emulated: all allocated. */
+	BDEV_BLOCK_STATUS,
+	/* Zoned bdevs. Report: zones from the one of lba on, at most max_results; result: how many.
+	 * Manage: zone_action on the zone that starts at lba. Append: writes at the write pointer of
+	 * the zone that starts at lba; result: the block it was written to. */
+	BDEV_ZONE_REPORT,
+	BDEV_ZONE_MANAGE,
+	BDEV_ZONE_APPEND,
 	BDEV_OP_COUNT
 };
 
-/* "read", "write", "flush", "unmap", "write_zeroes", "reset" */
+#define BDEV_COMPARE_WRITE_MAX_BYTES ((size_t)65536)
+
+/* "read", "write", "flush", "unmap", "write_zeroes", "reset", "compare", ... as SPDK's
+ * supported_io_types spells them. */
 const char *bdev_op_name(enum bdev_op op);
 
 #define BDEV_IO_FUA 0x1       /* write: on stable storage before it completes */
 #define BDEV_IO_MAY_UNMAP 0x2 /* write zeroes: may deallocate instead of writing */
+/* Read, write, compare: md has the metadata of num_blocks blocks. Without it the core makes up and
+ * checks the protection information of a bdev that has any. */
+#define BDEV_IO_MD 0x4
+
+/* What a part of a bdev consists of (BDEV_BLOCK_STATUS). */
+struct bdev_extent {
+	uint64_t num_blocks;
+	uint32_t flags; /* BDEV_EXTENT_... */
+};
+#define BDEV_EXTENT_ALLOCATED 0x1 /* has storage of its own here */
+#define BDEV_EXTENT_ZERO 0x2      /* reads as zeroes */
+#define BDEV_EXTENT_CHANGED 0x4   /* differs from the volume's parent; of volumes only */
+
+enum bdev_zone_state {
+	BDEV_ZONE_EMPTY,
+	BDEV_ZONE_IMPLICIT_OPEN,
+	BDEV_ZONE_EXPLICIT_OPEN,
+	BDEV_ZONE_CLOSED,
+	BDEV_ZONE_FULL,
+	BDEV_ZONE_READ_ONLY,
+	BDEV_ZONE_OFFLINE,
+};
+
+enum bdev_zone_action {
+	BDEV_ZONE_DO_OPEN,
+	BDEV_ZONE_DO_CLOSE,
+	BDEV_ZONE_DO_FINISH,
+	BDEV_ZONE_DO_RESET,
+	BDEV_ZONE_DO_OFFLINE,
+};
+
+struct bdev_zone {
+	uint64_t lba; /* where it starts */
+	uint64_t capacity_blocks;
+	uint64_t write_pointer; /* absolute; meaningless when full */
+	enum bdev_zone_state state;
+};
 
 /*
- * The first 64 bytes are what submitter and module touch, the next 64 the core's own. What starts
- * at ctx belongs to the modules below.
+ * The first 64 bytes are what submitter and module touch, the next 64 the core's own, the third 64
+ * the operands of some operations; plain reads and writes never look there. What starts at ctx
+ * belongs to the modules below.
  */
 struct bdev_io {
 	union { /* the core's: to complete without recursion, or to carry a reset between threads */
@@ -86,10 +152,29 @@ struct bdev_io {
 	uint32_t iov_index;
 	uint32_t children; /* parts under way */
 	uint32_t seq;      /* place in the queue of requests that the module refused */
+
+	/* Operands; those that the operation and the flags name are set by the submitter. */
+	void *md; /* BDEV_IO_MD: borrowed until done */
+	union {
+		uint64_t src_lba; /* copy */
+		struct {          /* compare and write */
+			const struct iovec *write_iov; /* as long as iov, in all */
+			uint32_t write_iovcnt;
+		};
+		struct bdev_io *target; /* abort: submitted on this channel, not done yet */
+		struct bdev_extent *extents;
+		struct bdev_zone *zones;
+		enum bdev_zone_action zone_action;
+	};
+	uint64_t result;          /* valid when the operation has one */
+	uint32_t max_results;     /* room in extents, zones; at least 1 */
+	uint32_t core_word;       /* the core's */
+	struct list core_link;    /* the core's: among those that range locks look at */
+	uint64_t reserved;
 	/* bdev_io_bytes() - sizeof(struct bdev_io) bytes for the modules below follow. */
 	_Alignas(16) uint8_t ctx[];
 };
-_Static_assert(sizeof(struct bdev_io) == 128, "two cache lines");
+_Static_assert(sizeof(struct bdev_io) == 192, "three cache lines");
 
 /* ---- Registry (app thread) ---- */
 
@@ -116,6 +201,9 @@ bool bdev_supports(const struct bdev *bdev, enum bdev_op op);
 /* True when the module does it itself, false when emulated by the core or impossible. */
 bool bdev_supports_natively(const struct bdev *bdev, enum bdev_op op);
 bool bdev_claimed(const struct bdev *bdev);
+/* Bytes of metadata a block has beside its block size, 0: none. Always handed over separately. */
+uint32_t bdev_md_bytes(const struct bdev *bdev);
+bool bdev_zoned(const struct bdev *bdev);
 /* Blocks a discard should be aligned to and a multiple of; 1 when any will do. */
 uint32_t bdev_unmap_granularity(const struct bdev *bdev);
 
@@ -137,9 +225,24 @@ int bdev_open(const char *name, bool write,
 void bdev_close(struct bdev_desc *desc);
 struct bdev *bdev_desc_bdev(struct bdev_desc *desc);
 
-/* Makes desc the only one that may write, until it is closed: for modules stacked on a bdev. 0
- * or -EPERM. */
-int bdev_claim(struct bdev_desc *desc, const char *module_name);
+/*
+ * What modules that stand on a bdev rely on, from bdev_claim() until the descriptor is closed.
+ * Others may always open it to read.
+ */
+enum bdev_claim {
+	BDEV_CLAIM_NONE,
+	BDEV_CLAIM_WRITE_ONE,    /* only this descriptor writes */
+	BDEV_CLAIM_WRITE_NONE,   /* nobody writes; several descriptors may hold such a claim */
+	BDEV_CLAIM_WRITE_SHARED, /* the descriptors that hold such a claim with the same key write */
+};
+
+/*
+ * 0; -EPERM: somebody holds another claim, or has it open for writing. A descriptor that was opened
+ * to read, and has no channels yet, may write when a claim that allows it is granted (-EROFS: the
+ * bdev is read-only). key: of WRITE_SHARED. module_name is copied.
+ */
+int bdev_claim(struct bdev_desc *desc, enum bdev_claim claim, uint64_t key,
+	       const char *module_name, struct err *err);
 
 /* ---- I/O (the channel's thread) ---- */
 
@@ -220,6 +323,34 @@ struct bdev_options {
 void bdev_get_options(struct bdev_options *ret_options);
 /* 0; -EINVAL (a pool of none, or smaller than one cache). */
 int bdev_set_options(const struct bdev_options *options, struct err *err);
+
+/* ---- Waiting for a bdev (app thread) ---- */
+
+/* Caller's memory, zeroed before the first start. */
+struct bdev_watch {
+	struct list link;
+	const char *name; /* borrowed until it is stopped or has fired */
+	void (*fn)(struct bdev_watch *w, struct bdev *bdev);
+};
+
+/* Calls fn once, from inside bdev_register(), when a bdev of that name, alias or UUID has come. */
+void bdev_watch_start(struct bdev_watch *w, const char *name,
+		      void (*fn)(struct bdev_watch *w, struct bdev *bdev));
+void bdev_watch_stop(struct bdev_watch *w); /* harmless when it does not wait */
+
+/* ---- Examination (app thread): modules look at bdevs for what is theirs, see module.h ---- */
+
+/* Has the examiners look at one bdev, for when bdev_options.auto_examine is off. 0, -ENODEV. */
+int bdev_examine(const char *name, struct err *err);
+
+/* Caller's memory. */
+struct bdev_examine_wait {
+	struct list link;
+	void (*done)(struct bdev_examine_wait *w);
+};
+
+/* Calls done, perhaps at once, when no examination is under way. */
+void bdev_wait_for_examine(struct bdev_examine_wait *w, void (*done)(struct bdev_examine_wait *w));
 
 /* ---- Changes others may watch (app thread) ---- */
 

@@ -48,7 +48,7 @@ take(struct core_channel *c)
 }
 
 size_t
-bounce_take(struct core_channel *c, struct part *part, const struct bdev_io *request, size_t bytes)
+bounce_get(struct core_channel *c, struct part *part, size_t bytes)
 {
 	void *buffer = take(c);
 
@@ -56,13 +56,31 @@ bounce_take(struct core_channel *c, struct part *part, const struct bdev_io *req
 		return 0;
 	}
 	bytes = MIN(bytes, BOUNCE_BYTES);
-	if (request->op == BDEV_WRITE) {
-		iov_to_buf(request->iov + request->iov_index,
-			   (int)(request->iovcnt - request->iov_index), request->iov_offset, buffer,
-			   bytes);
-	}
 	part->bounce = buffer;
 	part->iov[0] = (struct iovec){.iov_base = buffer, .iov_len = bytes};
+	return bytes;
+}
+
+void
+bounce_put(struct core_channel *c, struct part *part)
+{
+	if (part->bounce == c->reserve) {
+		c->reserve_used = false;
+	} else {
+		mem_cache_put(&c->bounces, part->bounce);
+	}
+	part->bounce = NULL;
+}
+
+size_t
+bounce_take(struct core_channel *c, struct part *part, const struct bdev_io *request, size_t bytes)
+{
+	bytes = bounce_get(c, part, bytes);
+	if (bytes != 0 && request->op == BDEV_WRITE) {
+		iov_to_buf(request->iov + request->iov_index,
+			   (int)(request->iovcnt - request->iov_index), request->iov_offset,
+			   part->bounce, bytes);
+	}
 	return bytes;
 }
 
@@ -71,15 +89,10 @@ bounce_return(struct core_channel *c, struct part *part)
 {
 	const struct bdev_io *request = part->io.parent;
 
-	if (part->io.op == BDEV_READ && part->io.status == 0) {
+	if (request->op == BDEV_READ && part->io.status == 0) {
 		iov_from_buf(request->iov, request->iovcnt,
 			     (part->io.lba - request->lba) << c->pub.block_size_shift, part->bounce,
 			     part->io.num_blocks << c->pub.block_size_shift);
 	}
-	if (part->bounce == c->reserve) {
-		c->reserve_used = false;
-	} else {
-		mem_cache_put(&c->bounces, part->bounce);
-	}
-	part->bounce = NULL;
+	bounce_put(c, part);
 }

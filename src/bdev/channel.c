@@ -13,6 +13,7 @@
  */
 #include <errno.h>
 #include <stddef.h>
+#include <stdlib.h>
 
 #include "bdev/internal.h"
 
@@ -44,11 +45,15 @@ channel_refresh(struct core_channel *c)
 	if (c->pub.readonly) {
 		mask &= ~(1u << BDEV_WRITE);
 	}
-	if (c->removed || c->frozen || !list_empty(&c->refused)) {
+	if (c->pub.bdev->needs_stable_data) {
+		mask &= ~(1u << BDEV_WRITE);
+	}
+	if (c->removed || c->frozen || !list_empty(&c->refused) || c->ranges != NULL) {
 		mask = 0;
 	}
 	c->pub.direct_ops = mask;
-	c->pub.attention = c->draining || !list_empty(&c->refused);
+	c->pub.attention = c->draining || !list_empty(&c->refused) || c->acquiring != NULL ||
+			   c->tracked_count != 0;
 }
 
 void
@@ -61,6 +66,8 @@ channel_remove(struct core_channel *c)
 	channel_refresh(c);
 	nomem_remove(c);
 	split_remove(c);
+	emulate_remove(c);
+	list_splice(&c->parked, &c->held_back);
 	while (!list_empty(&c->parked)) {
 		struct bdev_io *io = LIST_FIRST(&c->parked, struct bdev_io, link);
 
@@ -68,6 +75,9 @@ channel_remove(struct core_channel *c)
 		c->parked_count--;
 		c->pub.inflight++;
 		end_request(c, io, -ENODEV);
+	}
+	if (c->pub.bdev->ops->cancel != NULL) {
+		c->pub.bdev->ops->cancel(&c->pub, -ENODEV);
 	}
 }
 
@@ -81,7 +91,11 @@ copy_limits(struct bdev_channel *ch, const struct bdev *bdev)
 	ch->buffer_mask = bdev->buffer_align - 1;
 	ch->simple_blocks = bdev->max_rw_blocks == 0 ? UINT32_MAX : bdev->max_rw_blocks;
 	if (bdev->optimal_boundary_blocks != 0) {
-		ch->simple_blocks = 0;
+		uint32_t boundary = bdev->optimal_boundary_blocks;
+		bool simple = (boundary & (boundary - 1)) == 0 && boundary <= ch->simple_blocks;
+
+		ch->simple_blocks = simple ? boundary : 0;
+		ch->boundary_mask = simple ? boundary - 1 : 0;
 	}
 }
 
@@ -91,7 +105,6 @@ create(struct device *dev, struct channel *channel)
 	struct bdev_desc *desc = CONTAINER_OF(dev, struct bdev_desc, device);
 	struct core_channel *c = (struct core_channel *)channel;
 	struct bdev *bdev = desc->bdev;
-	int rc;
 
 	c->desc = desc;
 	c->pub.bdev = bdev;
@@ -102,14 +115,10 @@ create(struct device *dev, struct channel *channel)
 	list_init(&c->refused);
 	list_init(&c->parked);
 	list_init(&c->starved);
-	rc = split_channel_init(c);
-	if (rc == 0 && bdev->ops->channel_create != NULL) {
-		rc = bdev->ops->channel_create(bdev, &c->pub);
-	}
-	if (rc != 0) {
-		split_channel_release(c);
-	}
-	return rc;
+	list_init(&c->held_back);
+	list_init(&c->tracked);
+	list_init(&c->free_parts);
+	return bdev->ops->channel_create != NULL ? bdev->ops->channel_create(bdev, &c->pub) : 0;
 }
 
 static void
@@ -123,6 +132,7 @@ destroy(struct device *dev, struct channel *channel)
 	}
 	timer_stop(&c->retry);
 	split_channel_release(c);
+	emulate_release(c);
 }
 
 const struct device_ops channel_device_ops = {.channel_create = create, .channel_destroy = destroy};
@@ -133,6 +143,7 @@ sync(struct core_channel *c, struct bdev_core *core)
 {
 	c->pub.num_blocks = bdev_num_blocks(core->bdev);
 	c->frozen = c->frozen || atomic_load(&core->frozen);
+	range_adopt(c, core);
 	channel_refresh(c);
 	if (atomic_load(&core->removed)) {
 		channel_remove(c);
@@ -230,4 +241,46 @@ visit_start(struct visit *v, struct bdev_core *core,
 	*v = (struct visit){.core = core, .fn = fn, .done = done, .ctx = ctx};
 	core_hold(core);
 	visit_try(v);
+}
+
+/* ---- Visits of modules ---- */
+
+struct walk {
+	struct visit visit;
+	void (*fn)(void *ctx, struct bdev_channel *ch);
+	void (*done)(void *ctx);
+	void *ctx;
+};
+
+static void
+walk_channel(struct bdev_core *core, struct bdev_channel *ch, void *ctx)
+{
+	struct walk *w = ctx;
+
+	w->fn(w->ctx, ch);
+}
+
+static void
+walk_done(struct bdev_core *core, void *ctx)
+{
+	struct walk walk = *(struct walk *)ctx;
+
+	free(ctx);
+	walk.done(walk.ctx);
+}
+
+int
+bdev_for_each_channel(struct bdev *bdev, void (*fn)(void *ctx, struct bdev_channel *ch),
+		      void (*done)(void *ctx), void *ctx)
+{
+	struct walk *w = calloc(1, sizeof(*w));
+
+	if (w == NULL) {
+		return -ENOMEM;
+	}
+	w->fn = fn;
+	w->done = done;
+	w->ctx = ctx;
+	visit_start(&w->visit, bdev->core, walk_channel, walk_done, w);
+	return 0;
 }

@@ -14,6 +14,7 @@
 #define IO_FLAGS_OURS 0xf0
 #define IO_CORE 0x80 /* a part of a split request, or a reset: its completion takes another way */
 #define IO_REFUSED 0x40 /* has a place in the queue of refused requests */
+#define IO_TRACKED 0x10 /* on the channel's list of those that range locks look at */
 #define IO_FLUSHED 0x20 /* of a split write that must be stable: its flush is under way or done */
 
 /* Parts of split requests: a channel has so many in all, one request uses at most PARTS_OF_ONE
@@ -43,7 +44,9 @@ struct bdev_core {
 	char uuid_text[UUID_STR_LEN];
 
 	struct list descs;
-	struct bdev_desc *claim;
+	enum bdev_claim claim;
+	uint64_t claim_key;
+	unsigned claim_count; /* descriptors that hold it */
 	char claim_module[64];
 
 	unsigned holds; /* visits and resets under way: the bdev outlives them */
@@ -65,7 +68,15 @@ struct bdev_core {
 	struct msg drained_msg;
 	atomic_uint undrained; /* any thread: channels that still have requests, and so on */
 
+	struct list locks;             /* range locks, in the order of asking */
+	bool acquiring;                /* one of them is being acquired */
+	bool changing;                 /* a visit hands out `ranges` */
+	struct range_set *old_ranges;  /* in use until that visit ends */
+	struct visit ranges_visit;
+	struct timer ranges_retry;
+
 	/* Any thread. */
+	_Atomic(struct range_set *) ranges; /* NULL: none */
 	atomic_bool removed;
 	atomic_bool frozen; /* a reset is under way */
 	atomic_uint closed_channels;
@@ -77,6 +88,7 @@ struct bdev_desc {
 	struct device device; /* its channels: one a thread */
 	struct bdev *bdev;
 	bool write;
+	bool claims;
 	bool told; /* of the event that is being handed out */
 	void (*event)(void *ctx, struct bdev *bdev, enum bdev_event ev);
 	void *ctx;
@@ -102,7 +114,8 @@ struct core_channel {
 	struct list refused;   /* by the module, in the order of their first refusal */
 	struct list parked;    /* came during a reset */
 	struct list starved;   /* split requests that wait for a part or a buffer */
-	uint64_t parked_count; /* resets under way included */
+	struct list held_back; /* by a range lock */
+	uint64_t parked_count; /* of both, and resets and compare-and-writes under way */
 	uint32_t next_seq;
 	bool refused_again; /* the module took nothing: stop offering */
 	bool removed;
@@ -110,8 +123,14 @@ struct core_channel {
 	bool draining; /* the reset is to be told when inflight is 0 */
 	struct timer retry;
 
+	struct range_set *ranges;          /* in force here; NULL: none */
+	struct bdev_range_lock *acquiring; /* waits for this channel to drain */
+	struct list tracked;
+	uint64_t tracked_count;
+	struct swap *swap; /* compare-and-write; NULL: none was asked for yet */
+
 	struct list free_parts;
-	uint8_t *parts; /* their memory; NULL: no request of this bdev is ever split */
+	uint8_t *parts; /* their memory; NULL: no request of this channel was ever split */
 	struct mem_cache bounces;
 	void *reserve; /* one buffer besides the shared pool's, so that there is always progress */
 	bool reserve_used;
@@ -133,6 +152,10 @@ void core_hold(struct bdev_core *core);
 void core_unhold(struct bdev_core *core);
 void core_try_destroy(struct bdev_core *core);
 void notice(const struct bdev *bdev, enum bdev_notice what);
+
+/* ---- examine.c ---- */
+
+void examine_new(struct bdev *bdev);
 
 /* ---- open.c ---- */
 
@@ -161,7 +184,10 @@ void end_request(struct core_channel *c, struct bdev_io *io, int status);
 void finish_request(struct core_channel *c, struct bdev_io *io, int status);
 /* Ends what the module refused, as if it had answered so. */
 void end_refused(struct core_channel *c, struct bdev_io *io, int status);
-/* Starts a request that bdev_submit() could not hand over directly. */
+/* Starts a request that bdev_submit() could not hand over directly, or lets it wait for what it has
+ * to; it is counted nowhere yet. */
+void admit(struct core_channel *c, struct bdev_io *io);
+/* The same when it need not wait and is in flight. */
 void start_request(struct core_channel *c, struct bdev_io *io);
 
 /* ---- nomem.c ---- */
@@ -170,11 +196,13 @@ void nomem_refuse(struct core_channel *c, struct bdev_io *io);
 void nomem_append(struct core_channel *c, struct bdev_io *io);
 void nomem_retry(struct core_channel *c);
 void nomem_remove(struct core_channel *c);
+/* Of c->retry: tries all that waits for memory again. */
+void nomem_retry_later(struct timer *timer);
 
 /* ---- split.c ---- */
 
-bool may_split(const struct bdev *bdev);
-int split_channel_init(struct core_channel *c);
+/* The core has to copy a write's data: the module would read it twice. */
+bool needs_copy(const struct bdev *bdev, const struct bdev_io *io);
 void split_channel_release(struct core_channel *c);
 /* Blocks that one read or write from lba on may have. */
 uint64_t rw_room(const struct bdev *bdev, uint64_t lba, uint64_t num_blocks);
@@ -185,13 +213,55 @@ void split_start(struct core_channel *c, struct bdev_io *io);
 void split_part_done(struct core_channel *c, struct bdev_io *io);
 void split_remove(struct core_channel *c);
 
+/* The beginning of a part: `op` on as many blocks, from where the request stands; entries of its
+ * list are in part->iov. */
+void split_init_part(struct core_channel *c, struct part *part, struct bdev_io *request,
+		     enum bdev_op op, uint64_t num_blocks, unsigned iovcnt);
+/* Those that wait for a part or a buffer try again. */
+void split_feed(struct core_channel *c);
+
+/* ---- emulate.c ---- */
+
+bool emulated(const struct bdev *bdev, const struct bdev_io *io);
+/* An emulated request, in flight, that passed check_request(). */
+void emulate_start(struct core_channel *c, struct bdev_io *io);
+/* As split.c's fill(), for requests that are emulated by parts of another kind. */
+bool emulate_fill(struct core_channel *c, struct part *part, struct bdev_io *request);
+/* Such a part has come back. True: it was used again and is under way. */
+bool emulate_part_done(struct core_channel *c, struct part *part, struct bdev_io *request);
+/* All parts have come back and no error. True: a second phase begins. */
+bool emulate_next_phase(struct core_channel *c, struct bdev_io *request);
+/* A compare-and-write has come to its end, io->status: its range is let go, then it ends. */
+void emulate_swap_ended(struct core_channel *c, struct bdev_io *io);
+/* Compare-and-writes that wait for their turn; may be NULL. */
+struct list *emulate_waiting(struct core_channel *c);
+void emulate_remove(struct core_channel *c);
+void emulate_release(struct core_channel *c);
+
+/* ---- range_lock.c ---- */
+
+bool range_holds_back(const struct core_channel *c, const struct bdev_io *io);
+void range_track(struct core_channel *c, struct bdev_io *io);
+void range_untrack(struct core_channel *c, struct bdev_io *io);
+/* A request of c has come back: a lock may have waited for it. */
+void range_attend(struct core_channel *c);
+/* What is in force for the bdev is in force for c. */
+void range_adopt(struct core_channel *c, struct bdev_core *core);
+
+/* ---- abort.c ---- */
+
+void abort_submit(struct core_channel *c, struct bdev_io *io);
+
 /* ---- bounce.c ---- */
 
 extern struct mem_pool bounce_pool;
 
 int bounce_init(struct core_channel *c);
 void bounce_release(struct core_channel *c);
-/* Gives part a buffer for up to bytes and copies a write's data into it. Bytes, 0: none is to be
+/* Gives part a buffer and one entry for up to bytes of it. Bytes, 0: none is to be had now. */
+size_t bounce_get(struct core_channel *c, struct part *part, size_t bytes);
+void bounce_put(struct core_channel *c, struct part *part);
+/* The same, and copies a write's data into it. Bytes, 0: none is to be
  * had now. */
 size_t bounce_take(struct core_channel *c, struct part *part, const struct bdev_io *request,
 		   size_t bytes);

@@ -6,7 +6,8 @@
  *
  * Invariants
  *  1. inflight counts the submitter's requests from their start to their done(); outstanding what
- *     the module has. Requests that came during a reset, and resets, are in parked_count instead.
+ *     the module has. Requests that wait for the end of a reset or of a range lock, and resets, are
+ *     in parked_count instead.
  *  2. done() is the last thing that happens to a request, and from a deferred call or message; its
  *     channel is not touched afterwards, for done() may put it.
  *  3. The clock is the reactor's, read once a round.
@@ -44,6 +45,7 @@ account(struct core_channel *c, const struct bdev_io *io, int status)
 static void
 attend(struct core_channel *c)
 {
+	range_attend(c);
 	if (!list_empty(&c->refused)) {
 		nomem_retry(c);
 	}
@@ -57,6 +59,9 @@ static inline __attribute__((always_inline)) void
 finish_inline(struct core_channel *c, struct bdev_io *io, int status)
 {
 	account(c, io, status);
+	if (UNLIKELY((io->flags & IO_TRACKED) != 0)) {
+		range_untrack(c, io);
+	}
 	c->pub.inflight--;
 	if (UNLIKELY(c->pub.attention)) {
 		attend(c);
@@ -100,6 +105,18 @@ bdev_io_complete(struct bdev_io *io, int status)
 }
 
 void
+bdev_io_complete_now(struct bdev_io *io, int status)
+{
+	CHECK_HOT(status <= 0 && io->ch->outstanding > 0);
+	if (UNLIKELY(status == -ENOMEM || status == -EAGAIN)) {
+		nomem_refuse(core_channel(io->ch), io);
+		return;
+	}
+	io->status = status;
+	finish(&io->defer);
+}
+
+void
 end_refused(struct core_channel *c, struct bdev_io *io, int status)
 {
 	c->pub.outstanding++;
@@ -138,7 +155,25 @@ issue(struct core_channel *c, struct bdev_io *io)
 static bool
 modifies(enum bdev_op op)
 {
-	return op == BDEV_WRITE || op == BDEV_UNMAP || op == BDEV_WRITE_ZEROES;
+	const uint32_t ops = 1u << BDEV_WRITE | 1u << BDEV_UNMAP | 1u << BDEV_WRITE_ZEROES |
+			     1u << BDEV_COMPARE_AND_WRITE | 1u << BDEV_COPY |
+			     1u << BDEV_ZONE_MANAGE | 1u << BDEV_ZONE_APPEND;
+
+	return (ops >> op & 1) != 0;
+}
+
+static bool
+in_range(const struct bdev_channel *ch, const struct bdev_io *io)
+{
+	if (io->op == BDEV_SEEK_DATA || io->op == BDEV_SEEK_HOLE) {
+		return io->lba < ch->num_blocks;
+	}
+	if (io->num_blocks == 0) {
+		return true;
+	}
+	return io->lba < ch->num_blocks && io->num_blocks <= ch->num_blocks - io->lba &&
+	       (io->op != BDEV_COPY || (io->src_lba < ch->num_blocks &&
+					io->num_blocks <= ch->num_blocks - io->src_lba));
 }
 
 /* The error a request ends with because of what it asks for, 0 when it may be done. */
@@ -156,21 +191,24 @@ check_request(const struct core_channel *c, const struct bdev_io *io)
 	if (!bdev_supports(ch->bdev, io->op) && (io->op != BDEV_FLUSH || ch->bdev->write_cache)) {
 		return -EOPNOTSUPP;
 	}
-	if (io->op != BDEV_FLUSH && io->num_blocks != 0 &&
-	    (io->lba >= ch->num_blocks || io->num_blocks > ch->num_blocks - io->lba)) {
-		return -EINVAL;
-	}
-	return 0;
+	return io->op != BDEV_FLUSH && !in_range(ch, io) ? -EINVAL : 0;
 }
 
 /* True when there is nothing to do: no blocks, or a flush of what has no cache. */
 static bool
 done_already(const struct core_channel *c, const struct bdev_io *io)
 {
-	if (io->op == BDEV_FLUSH) {
+	switch (io->op) {
+	case BDEV_FLUSH:
 		return !bdev_supports_natively(c->pub.bdev, BDEV_FLUSH);
+	case BDEV_SEEK_DATA:
+	case BDEV_SEEK_HOLE:
+	case BDEV_ZONE_REPORT:
+	case BDEV_ZONE_MANAGE:
+		return false;
+	default:
+		return io->num_blocks == 0;
 	}
-	return io->num_blocks == 0;
 }
 
 /* 0 or -EINVAL; *ret_fits: addresses, lengths and number of entries are as the module wants
@@ -206,7 +244,7 @@ range_fits(const struct core_channel *c, const struct bdev_io *io)
 	case BDEV_READ:
 	case BDEV_WRITE:
 		return rw_room(bdev, io->lba, io->num_blocks) == io->num_blocks &&
-		       !needs_flush(bdev, io);
+		       !needs_flush(bdev, io) && !needs_copy(bdev, io);
 	case BDEV_UNMAP:
 		return bdev->max_unmap_blocks == 0 || io->num_blocks <= bdev->max_unmap_blocks;
 	case BDEV_WRITE_ZEROES:
@@ -218,6 +256,22 @@ range_fits(const struct core_channel *c, const struct bdev_io *io)
 	}
 }
 
+static bool
+has_list(const struct bdev_io *io)
+{
+	const uint32_t ops = 1u << BDEV_READ | 1u << BDEV_WRITE | 1u << BDEV_COMPARE |
+			     1u << BDEV_COMPARE_AND_WRITE | 1u << BDEV_ZONE_APPEND;
+
+	return (ops >> io->op & 1) != 0;
+}
+
+/* The module's own compare may not take the list as it is. */
+static bool
+may_emulate(const struct bdev_io *io)
+{
+	return io->op == BDEV_COMPARE || io->op == BDEV_COMPARE_AND_WRITE;
+}
+
 void
 start_request(struct core_channel *c, struct bdev_io *io)
 {
@@ -225,36 +279,61 @@ start_request(struct core_channel *c, struct bdev_io *io)
 	bool fits = true;
 
 	if (rc == 0 && !done_already(c, io)) {
-		if (io->op == BDEV_READ || io->op == BDEV_WRITE) {
+		if (has_list(io)) {
 			rc = check_list(c, io, &fits);
+		}
+		if (rc == 0 && (emulated(c->pub.bdev, io) || (!fits && may_emulate(io)))) {
+			emulate_start(c, io);
+			return;
 		}
 		if (rc == 0 && fits && range_fits(c, io)) {
 			issue(c, io);
 			return;
 		}
+		if (rc == 0 && io->op == BDEV_ZONE_APPEND) {
+			rc = -EINVAL; /* in one piece or not at all */
+		}
 		if (rc == 0) {
 			split_start(c, io);
 			return;
 		}
+	} else if (rc == 0) {
+		io->result = 0;
 	}
 	end_request(c, io, rc);
+}
+
+void
+admit(struct core_channel *c, struct bdev_io *io)
+{
+	if (c->removed) {
+		c->pub.inflight++;
+		end_request(c, io, -ENODEV);
+	} else if (c->frozen) {
+		c->parked_count++;
+		list_append(&c->parked, &io->link);
+	} else if (c->ranges != NULL && range_holds_back(c, io)) {
+		c->parked_count++;
+		list_append(&c->held_back, &io->link);
+	} else {
+		c->pub.inflight++;
+		if (c->ranges != NULL) {
+			range_track(c, io);
+		}
+		start_request(c, io);
+	}
 }
 
 static __attribute__((noinline)) void
 submit_otherwise(struct core_channel *c, struct bdev_io *io)
 {
 	io->flags &= (uint8_t)~IO_FLAGS_OURS;
-	if (c->removed) {
-		c->pub.inflight++;
-		end_request(c, io, -ENODEV);
-	} else if (io->op == BDEV_RESET) {
+	if (io->op == BDEV_ABORT) {
+		abort_submit(c, io);
+	} else if (io->op == BDEV_RESET && !c->removed) {
 		reset_submit(c, io);
-	} else if (c->frozen) {
-		c->parked_count++;
-		list_append(&c->parked, &io->link);
 	} else {
-		c->pub.inflight++;
-		start_request(c, io);
+		admit(c, io);
 	}
 }
 
@@ -266,7 +345,8 @@ direct(const struct bdev_channel *ch, const struct bdev_io *io)
 	const struct iovec *iov = io->iov;
 
 	return ((ch->direct_ops >> (io->op & 31)) & 1) != 0 && io->flags == 0 && io->iovcnt == 1 &&
-	       io->num_blocks - 1 < ch->simple_blocks && /* no blocks: wraps round, is not less */
+	       /* no blocks: wraps round, is not less */
+	       io->num_blocks - 1 < ch->simple_blocks - (io->lba & ch->boundary_mask) &&
 	       io->lba < ch->num_blocks && io->num_blocks <= ch->num_blocks - io->lba &&
 	       iov->iov_len == io->num_blocks << ch->block_size_shift &&
 	       ((uintptr_t)iov->iov_base & ch->buffer_mask) == 0;

@@ -4,7 +4,8 @@
  * first part and registers it. Its submit function gets requests that are already right: the
  * operation is supported, the range inside the device, the list as long as the range, buffers
  * aligned and lists as short as the module asked for. It answers each with exactly one
- * bdev_io_complete(), at once or later, on the same thread.
+ * bdev_io_complete(), at once or later, on the same thread. docs/bdev-module.md is the guide;
+ * bdev/stack.h does the better part of a module that stands on another bdev.
  */
 #ifndef BDEV_MODULE_H
 #define BDEV_MODULE_H
@@ -32,6 +33,13 @@ struct bdev_ops {
 
 	/* Takes io until bdev_io_complete(). The operation is one of bdev->ops_mask. */
 	void (*submit)(struct bdev_channel *ch, struct bdev_io *io);
+
+	/*
+	 * The channel's thread: a reset has begun (status -ECANCELED), or the bdev is being removed
+	 * (-ENODEV). Ends with status what the module lets wait of its own accord, perhaps for
+	 * ever, and lets what is still at a device below end without delay. NULL: nothing waits.
+	 */
+	void (*cancel)(struct bdev_channel *ch, int status);
 };
 
 struct bdev {
@@ -57,6 +65,30 @@ struct bdev {
 	bool write_cache;
 	bool native_fua; /* submit honours BDEV_IO_FUA; else the core adds a flush */
 	bool readonly;
+	/* submit reads a write's data more than once (mirrors, parity, checksums): guests change
+	 * buffers that are in flight, so the core hands over copies. */
+	bool needs_stable_data;
+
+	/*
+	 * Metadata: md_bytes beside each block of block_size bytes. Reads, writes and compares
+	 * carry it in io->md, with BDEV_IO_MD set, whenever md_bytes is not 0: the core provides
+	 * what the submitter does not. md_interleave is how exports show it; a module whose
+	 * storage interleaves copies itself.
+	 */
+	uint32_t md_bytes;
+	bool md_interleave;
+	bool dif_head_of_md; /* the protection information is first in md, not last */
+	uint8_t dif_type;    /* 0: none; 1 to 3, as SBC-4 and NVMe's command set define them */
+	uint8_t dif_pi_format;   /* enum dif_pi_format */
+	uint32_t dif_check_flags; /* what of it is checked */
+
+	/* Zoned bdevs; num_blocks is a multiple of zone_blocks. */
+	uint64_t zone_blocks; /* 0: not zoned */
+	uint32_t max_open_zones;   /* 0: any number */
+	uint32_t max_active_zones; /* 0: any number */
+	uint32_t optimal_open_zones;
+	uint32_t max_append_blocks;
+
 	size_t io_ctx_bytes; /* room after struct bdev_io for this module and all below it */
 	size_t channel_ctx_bytes;
 	void *ctx; /* the module's */
@@ -79,7 +111,8 @@ struct bdev_channel {
 	uint64_t inflight;    /* requests started and not completed */
 	uint64_t outstanding; /* what the module has, parts of split requests included */
 	uint32_t direct_ops;  /* that need no closer look; 0 while requests must queue */
-	uint32_t simple_blocks; /* a direct request has at most so many */
+	uint32_t simple_blocks; /* from a multiple of boundary_mask + 1 on direct requests reach so far */
+	uint32_t boundary_mask;
 	uint32_t buffer_mask;   /* buffer_align - 1 */
 	uint8_t block_size_shift;
 	bool readonly;
@@ -113,6 +146,67 @@ int bdev_alias_remove(struct bdev *bdev, const char *alias);
  * microseconds later when the module has none).
  */
 void bdev_io_complete(struct bdev_io *io, int status);
+
+/*
+ * The same for a module that stands on other bdevs: ends io from inside the done callback of a
+ * request it gave to one of them, at once, without a turn of the deferred calls. Never from inside
+ * submit. io is not touched afterwards, nor the channel: it may be gone.
+ */
+void bdev_io_complete_now(struct bdev_io *io, int status);
+
+/*
+ * App thread. Calls fn(ctx, ch) on the thread of each channel that bdev has now, one after another,
+ * then done(ctx) on the app thread; bdev is not destructed before. 0 or -ENOMEM.
+ */
+int bdev_for_each_channel(struct bdev *bdev, void (*fn)(void *ctx, struct bdev_channel *ch),
+			  void (*done)(void *ctx), void *ctx);
+
+/* ---- Keeping others out of a range (any thread of the bdev's channels, or the app thread) ---- */
+
+/*
+ * Holds back requests that modify blocks of the range, or with `reads` all that touch it, in every
+ * channel of the bdev, until bdev_range_unlock(). done(lock) comes on the calling thread when those
+ * that were on their way have completed. Locks that overlap are granted one after another, in the
+ * order they were asked for. A module's own requests to bdevs below are not held back. Lives in the caller's memory; the
+ * bdev must not be destructed before it is unlocked.
+ */
+struct bdev_range_lock {
+	uint64_t lba;
+	uint64_t num_blocks;
+	bool reads;
+	/* The core's. */
+	struct bdev *bdev;
+	struct thread *thread;
+	void (*done)(struct bdev_range_lock *lock);
+	struct msg msg;
+	struct list link;
+	unsigned state;
+	unsigned pending;
+};
+
+void bdev_range_lock(struct bdev_range_lock *lock, struct bdev *bdev, uint64_t lba,
+		     uint64_t num_blocks, bool reads,
+		     void (*done)(struct bdev_range_lock *lock));
+/* done(lock) when what was held back goes on everywhere. */
+void bdev_range_unlock(struct bdev_range_lock *lock, void (*done)(struct bdev_range_lock *lock));
+
+/* ---- Examiners ---- */
+
+/*
+ * A module that finds its own bdevs in what others hold (partitions, RAID superblocks, volume
+ * stores). Each gets every bdev that is registered, unless auto_examine is off.
+ */
+struct bdev_examiner {
+	const char *module_name;
+	/* App thread. Opens bdev itself to look; answers with one bdev_examine_done(bdev's name is
+	 * not needed any more by then), at once or later. */
+	void (*examine)(struct bdev *bdev);
+};
+
+/* App thread, before the first bdev is registered. Borrows list, ended by NULL, for ever. */
+void bdev_set_examiners(const struct bdev_examiner *const *list);
+/* App thread. */
+void bdev_examine_done(void);
 
 /* The module's room in a request. */
 static inline void *

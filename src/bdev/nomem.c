@@ -14,10 +14,13 @@
 
 #define RETRY_US 20
 
-static void
-retry_later(struct timer *timer)
+void
+nomem_retry_later(struct timer *timer)
 {
-	nomem_retry(CONTAINER_OF(timer, struct core_channel, retry));
+	struct core_channel *c = CONTAINER_OF(timer, struct core_channel, retry);
+
+	nomem_retry(c);
+	split_feed(c);
 }
 
 static void
@@ -54,7 +57,7 @@ nomem_refuse(struct core_channel *c, struct bdev_io *io)
 	c->refused_again = true;
 	channel_refresh(c);
 	if (c->pub.outstanding == 0 && !heap_linked(&c->retry.node)) {
-		CHECK(timer_start(&c->retry, RETRY_US, retry_later) == 0);
+		CHECK(timer_start(&c->retry, RETRY_US, nomem_retry_later) == 0);
 	}
 }
 

@@ -4,15 +4,15 @@
  * sizes.
  *
  * Invariants
- *  1. While core->claim is set, no other descriptor of the bdev may write.
+ *  1. While core->claim is set, only descriptors that hold it write. It lasts as long as one of them.
  *  2. An event reaches every descriptor that was open when it was sent and still is when its turn
  *     comes; what the callbacks open or close meanwhile does no harm.
  *  3. When openers hear of a new size, every channel has it already.
  * Context: the app thread.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "bdev/internal.h"
 
@@ -25,7 +25,7 @@ may_open(const struct bdev *bdev, const char *name, bool write, struct err *err)
 	if (write && bdev->readonly) {
 		return err_set(err, -EROFS, "bdev '%s' is read-only", name);
 	}
-	if (write && bdev->core->claim != NULL) {
+	if (write && bdev->core->claim != BDEV_CLAIM_NONE) {
 		return err_set(err, -EPERM, "bdev '%s' is claimed by %s", name,
 			       bdev->core->claim_module);
 	}
@@ -71,8 +71,8 @@ bdev_close(struct bdev_desc *desc)
 	app_thread_check();
 	core = desc->bdev->core;
 	list_remove(&desc->link);
-	if (core->claim == desc) {
-		core->claim = NULL;
+	if (desc->claims && --core->claim_count == 0) {
+		core->claim = BDEV_CLAIM_NONE;
 	}
 	device_unregister(&desc->device);
 	free(desc);
@@ -85,23 +85,56 @@ bdev_desc_bdev(struct bdev_desc *desc)
 	return desc->bdev;
 }
 
-int
-bdev_claim(struct bdev_desc *desc, const char *module_name)
+/* Others that hold the same kind of claim may be joined, but for WRITE_ONE. */
+static bool
+may_join(const struct bdev_core *core, enum bdev_claim claim, uint64_t key)
 {
-	struct bdev_core *core = desc->bdev->core;
+	return core->claim == BDEV_CLAIM_NONE ||
+	       (core->claim == claim && claim != BDEV_CLAIM_WRITE_ONE &&
+		(claim != BDEV_CLAIM_WRITE_SHARED || core->claim_key == key));
+}
+
+/* Somebody writes who would not hold the claim. */
+static bool
+written_by_others(const struct bdev_core *core, const struct bdev_desc *desc,
+		  enum bdev_claim claim)
+{
 	struct bdev_desc *other;
 
-	app_thread_check();
-	if (core->claim != NULL) {
-		return -EPERM;
-	}
 	LIST_FOREACH (other, &core->descs, link) {
-		if (other != desc && other->write) {
-			return -EPERM;
+		if (other->write && !other->claims &&
+		    (other != desc || claim == BDEV_CLAIM_WRITE_NONE)) {
+			return true;
 		}
 	}
-	core->claim = desc;
-	strncpy(core->claim_module, module_name, sizeof(core->claim_module) - 1);
+	return false;
+}
+
+int
+bdev_claim(struct bdev_desc *desc, enum bdev_claim claim, uint64_t key, const char *module_name,
+	   struct err *err)
+{
+	struct bdev_core *core = desc->bdev->core;
+	const char *name = desc->bdev->name;
+
+	app_thread_check();
+	CHECK(claim != BDEV_CLAIM_NONE && !desc->claims);
+	if (!may_join(core, claim, key)) {
+		return err_set(err, -EPERM, "bdev '%s' is claimed by %s", name, core->claim_module);
+	}
+	if (written_by_others(core, desc, claim)) {
+		return err_set(err, -EPERM, "bdev '%s' is open for writing already", name);
+	}
+	if (claim != BDEV_CLAIM_WRITE_NONE && desc->bdev->readonly) {
+		return err_set(err, -EROFS, "bdev '%s' is read-only", name);
+	}
+	desc->write = claim != BDEV_CLAIM_WRITE_NONE;
+	desc->claims = true;
+	if (core->claim_count++ == 0) {
+		core->claim = claim;
+		core->claim_key = key;
+		snprintf(core->claim_module, sizeof(core->claim_module), "%s", module_name);
+	}
 	return 0;
 }
 

@@ -215,6 +215,7 @@ create_core(struct bdev *bdev)
 	list_init(&core->descs);
 	list_init(&core->resets_waiting);
 	list_init(&core->resets_running);
+	list_init(&core->locks);
 	pthread_mutex_init(&core->closed_lock, NULL);
 	stats_init(&core->closed);
 	channel_set_init(&core->channels);
@@ -226,6 +227,8 @@ free_core(struct bdev_core *core)
 {
 	CHECK(list_empty(&core->channels.channels));
 	free_names(core);
+	CHECK(list_empty(&core->locks));
+	free(atomic_load(&core->ranges));
 	pthread_mutex_destroy(&core->closed_lock);
 	free(core);
 }
@@ -275,6 +278,7 @@ bdev_register(struct bdev *bdev, struct err *err)
 	}
 	list_append(&bdevs, &bdev->core->link);
 	notice(bdev, BDEV_REGISTERED);
+	examine_new(bdev);
 	return 0;
 }
 
@@ -433,7 +437,19 @@ bdev_unmap_granularity(const struct bdev *bdev)
 bool
 bdev_claimed(const struct bdev *bdev)
 {
-	return bdev->core->claim != NULL;
+	return bdev->core->claim != BDEV_CLAIM_NONE;
+}
+
+uint32_t
+bdev_md_bytes(const struct bdev *bdev)
+{
+	return bdev->md_bytes;
+}
+
+bool
+bdev_zoned(const struct bdev *bdev)
+{
+	return bdev->zone_blocks != 0;
 }
 
 bool
@@ -447,12 +463,20 @@ bdev_supports(const struct bdev *bdev, enum bdev_op op)
 {
 	switch (op) {
 	case BDEV_RESET:
+	case BDEV_ABORT:
+	case BDEV_COMPARE:
+	case BDEV_SEEK_DATA:
+	case BDEV_SEEK_HOLE:
+	case BDEV_BLOCK_STATUS:
 		return true;
 	case BDEV_WRITE_ZEROES:
-		return !bdev->readonly &&
-		       (bdev->ops_mask & (1u << BDEV_WRITE_ZEROES | 1u << BDEV_WRITE)) != 0;
+	case BDEV_COPY:
+	case BDEV_COMPARE_AND_WRITE:
+		return !bdev->readonly && (bdev->ops_mask & (1u << op | 1u << BDEV_WRITE)) != 0;
 	case BDEV_WRITE:
 	case BDEV_UNMAP:
+	case BDEV_ZONE_MANAGE:
+	case BDEV_ZONE_APPEND:
 		return !bdev->readonly && bdev_supports_natively(bdev, op);
 	default:
 		return bdev_supports_natively(bdev, op);
@@ -469,6 +493,16 @@ bdev_op_name(enum bdev_op op)
 		[BDEV_UNMAP] = "unmap",
 		[BDEV_WRITE_ZEROES] = "write_zeroes",
 		[BDEV_RESET] = "reset",
+		[BDEV_COMPARE] = "compare",
+		[BDEV_COMPARE_AND_WRITE] = "compare_and_write",
+		[BDEV_COPY] = "copy",
+		[BDEV_ABORT] = "abort",
+		[BDEV_SEEK_DATA] = "seek_data",
+		[BDEV_SEEK_HOLE] = "seek_hole",
+		[BDEV_BLOCK_STATUS] = "block_status",
+		[BDEV_ZONE_REPORT] = "get_zone_info",
+		[BDEV_ZONE_MANAGE] = "zone_management",
+		[BDEV_ZONE_APPEND] = "zone_append",
 	};
 
 	return names[op];

@@ -196,10 +196,10 @@ claims_app(void *arg)
 	EXPECT(bdev_open("A", false, NULL, NULL, &reader, NULL) == 0);
 	EXPECT(bdev_open("A", true, NULL, NULL, &writer, NULL) == 0);
 	EXPECT(bdev_open("A", true, NULL, NULL, &other, NULL) == 0);
-	EXPECT(bdev_claim(writer, "lvol") == -EPERM && !bdev_claimed(&a.bdev));
+	EXPECT(bdev_claim(writer, BDEV_CLAIM_WRITE_ONE, 0, "lvol", NULL) == -EPERM && !bdev_claimed(&a.bdev));
 	bdev_close(other);
-	EXPECT(bdev_claim(writer, "lvol") == 0 && bdev_claimed(&a.bdev));
-	EXPECT(bdev_claim(reader, "raid") == -EPERM);
+	EXPECT(bdev_claim(writer, BDEV_CLAIM_WRITE_ONE, 0, "lvol", NULL) == 0 && bdev_claimed(&a.bdev));
+	EXPECT(bdev_claim(reader, BDEV_CLAIM_WRITE_ONE, 0, "raid", NULL) == -EPERM);
 	EXPECT(bdev_open("A", true, NULL, NULL, &other, &err) == -EPERM &&
 	       strstr(err.text, "lvol") != NULL);
 	EXPECT(bdev_open("A", false, NULL, NULL, &other, &err) == 0);

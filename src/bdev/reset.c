@@ -14,6 +14,8 @@
  *  3. A reset is in its channel's parked_count until its done(): the bdev stays open.
  * Contexts: the app thread leads; each channel's part runs on the channel's thread.
  */
+#include <errno.h>
+
 #include "bdev/internal.h"
 
 static void start(struct bdev_core *core);
@@ -46,8 +48,7 @@ thaw_channel(struct bdev_core *core, struct bdev_channel *ch, void *ctx)
 
 		list_remove(&io->link);
 		c->parked_count--;
-		ch->inflight++;
-		start_request(c, io);
+		admit(c, io);
 	}
 }
 
@@ -146,6 +147,9 @@ freeze_channel(struct bdev_core *core, struct bdev_channel *ch, void *ctx)
 		atomic_fetch_add(&core->undrained, 1);
 	}
 	channel_refresh(c);
+	if (c->draining && core->bdev->ops->cancel != NULL) {
+		core->bdev->ops->cancel(ch, -ECANCELED);
+	}
 }
 
 static void

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Requests that the module cannot take as they are: too long, too many entries, across a boundary,
- * unaligned, zeroes to be written by writes, writes to be followed by a flush. They are cut into
- * parts, each a request that the module can take.
+ * unaligned, of data that may change while it is written, zeroes to be written by writes, writes to
+ * be followed by a flush. They are cut into parts, each a request that the module can take. So are
+ * operations that emulate.c makes of others.
  *
  * Invariants
- *  1. Parts come from the channel's own bounded store. A request that finds none, or no buffer to
- *     bounce through, is on `starved`, oldest first; then at least one part of the channel is under
- *     way, and its return goes on with the first of them.
+ *  1. Parts come from the channel's own bounded store, made when the first request needs it. A
+ *     request that finds none, or no buffer to bounce through, is on `starved`, oldest first; then at
+ *     least one part of the channel is under way, and its return goes on with the first of them, or
+ *     there is no store for want of memory, and the timer tries again.
  *  2. A request has at most PARTS_OF_ONE parts under way: a long one leaves room for others.
  *  3. It ends when all its parts have come back; with the first error that one brought, after which
  *     no more parts are begun. The flush of a stable write starts after the last part of its data
@@ -20,37 +22,30 @@
 
 #include "bdev/internal.h"
 
+#define STORE_RETRY_US 1000
+
 static size_t
 part_bytes(const struct bdev *bdev)
 {
 	return offsetof(struct part, io) + bdev_io_bytes(bdev);
 }
 
-bool
-may_split(const struct bdev *bdev)
+/* True when there is a store of parts and what bounces need. */
+static bool
+store_ready(struct core_channel *c)
 {
-	uint32_t ops = bdev->ops_mask;
+	size_t bytes = part_bytes(c->pub.bdev);
 
-	return bdev->buffer_align > 1 || bdev->max_iovcnt < BDEV_IOV_MAX ||
-	       bdev->max_rw_blocks != 0 || bdev->optimal_boundary_blocks != 0 ||
-	       bdev->max_unmap_blocks != 0 || bdev->max_write_zeroes_blocks != 0 ||
-	       (bdev->write_cache && !bdev->native_fua) ||
-	       (ops & (1u << BDEV_WRITE | 1u << BDEV_WRITE_ZEROES)) == 1u << BDEV_WRITE;
-}
-
-int
-split_channel_init(struct core_channel *c)
-{
-	const struct bdev *bdev = c->pub.bdev;
-	size_t bytes = part_bytes(bdev);
-
-	list_init(&c->free_parts);
-	if (!may_split(bdev)) {
-		return 0;
+	if (c->parts != NULL) {
+		return true;
+	}
+	if (bounce_init(c) != 0) {
+		return false;
 	}
 	c->parts = aligned_alloc(CACHE_LINE_BYTES, PARTS_MAX * bytes);
 	if (c->parts == NULL) {
-		return -ENOMEM;
+		bounce_release(c);
+		return false;
 	}
 	for (size_t i = 0; i < PARTS_MAX; i++) {
 		struct part *part = (struct part *)(void *)(c->parts + i * bytes);
@@ -58,7 +53,7 @@ split_channel_init(struct core_channel *c)
 		part->bounce = NULL;
 		list_append(&c->free_parts, &part->link);
 	}
-	return bounce_init(c);
+	return true;
 }
 
 void
@@ -67,6 +62,12 @@ split_channel_release(struct core_channel *c)
 	bounce_release(c);
 	free(c->parts);
 	c->parts = NULL;
+}
+
+bool
+needs_copy(const struct bdev *bdev, const struct bdev_io *io)
+{
+	return bdev->needs_stable_data && io->op == BDEV_WRITE;
 }
 
 uint64_t
@@ -91,14 +92,16 @@ needs_flush(const struct bdev *bdev, const struct bdev_io *io)
 
 /* ---- Filling a part ---- */
 
-static void
-init_part(struct core_channel *c, struct part *part, struct bdev_io *request, enum bdev_op op,
-	  uint64_t num_blocks, unsigned iovcnt)
+void
+split_init_part(struct core_channel *c, struct part *part, struct bdev_io *request, enum bdev_op op,
+		uint64_t num_blocks, unsigned iovcnt)
 {
 	struct bdev_io *io = &part->io;
+	uint64_t offset = request->issued_blocks;
+	bool source = request->op == BDEV_COPY;
 
-	bdev_io_init(io, op, request->lba + request->issued_blocks, num_blocks, part->iov, iovcnt,
-		     NULL);
+	bdev_io_init(io, op, (source ? request->src_lba : request->lba) + offset, num_blocks,
+		     part->iov, iovcnt, NULL);
 	io->flags = (uint8_t)((request->flags & ~IO_FLAGS_OURS) | IO_CORE);
 	if (!c->pub.bdev->native_fua) {
 		io->flags &= (uint8_t)~BDEV_IO_FUA;
@@ -180,14 +183,14 @@ fill_rw(struct core_channel *c, struct part *part, struct bdev_io *request)
 	bool bad;
 	uint64_t bytes = gather(c, request, part, want, &iovcnt, &bad);
 
-	if (bytes == 0 || (bad && bytes < BOUNCE_BYTES)) {
+	if (bytes == 0 || (bad && bytes < BOUNCE_BYTES) || needs_copy(c->pub.bdev, request)) {
 		bytes = bounce_take(c, part, request, want);
 		iovcnt = 1;
 		if (bytes == 0) {
 			return false;
 		}
 	}
-	init_part(c, part, request, request->op, bytes >> shift, iovcnt);
+	split_init_part(c, part, request, request->op, bytes >> shift, iovcnt);
 	skip(request, bytes);
 	return true;
 }
@@ -202,7 +205,7 @@ fill_zeroes(struct core_channel *c, struct part *part, struct bdev_io *request)
 	n = MIN(n, MEM_ZEROES_BYTES >> c->pub.block_size_shift);
 	part->iov[0] =
 		(struct iovec){.iov_base = mem_zeroes(), .iov_len = n << c->pub.block_size_shift};
-	init_part(c, part, request, BDEV_WRITE, n, 1);
+	split_init_part(c, part, request, BDEV_WRITE, n, 1);
 }
 
 static void
@@ -210,7 +213,7 @@ fill_range(struct core_channel *c, struct part *part, struct bdev_io *request, u
 {
 	uint64_t left = request->num_blocks - request->issued_blocks;
 
-	init_part(c, part, request, request->op, max_blocks == 0 ? left : MIN(left, max_blocks), 0);
+	split_init_part(c, part, request, request->op, max_blocks == 0 ? left : MIN(left, max_blocks), 0);
 }
 
 static bool
@@ -220,7 +223,7 @@ fill(struct core_channel *c, struct part *part, struct bdev_io *request)
 
 	if (request->issued_blocks == request->num_blocks) {
 		request->flags |= IO_FLUSHED;
-		init_part(c, part, request, BDEV_FLUSH, 0, 0);
+		split_init_part(c, part, request, BDEV_FLUSH, 0, 0);
 		return true;
 	}
 	switch (request->op) {
@@ -234,12 +237,22 @@ fill(struct core_channel *c, struct part *part, struct bdev_io *request)
 			fill_zeroes(c, part, request);
 		}
 		return true;
-	default:
+	case BDEV_READ:
+	case BDEV_WRITE:
 		return fill_rw(c, part, request);
+	default:
+		return emulate_fill(c, part, request);
 	}
 }
 
 /* ---- Getting on ---- */
+
+/* Where the next part begins is known when the one before has come back. */
+static bool
+one_by_one(const struct bdev_io *request)
+{
+	return request->op == BDEV_SEEK_DATA || request->op == BDEV_SEEK_HOLE;
+}
 
 static bool
 has_next(const struct core_channel *c, const struct bdev_io *request)
@@ -248,7 +261,7 @@ has_next(const struct core_channel *c, const struct bdev_io *request)
 		return false;
 	}
 	if (request->issued_blocks < request->num_blocks) {
-		return request->children < PARTS_OF_ONE;
+		return request->children < (one_by_one(request) ? 1u : PARTS_OF_ONE);
 	}
 	return request->children == 0 && needs_flush(c->pub.bdev, request) &&
 	       (request->flags & IO_FLUSHED) == 0;
@@ -260,7 +273,9 @@ start_part(struct core_channel *c, struct bdev_io *request)
 {
 	struct part *part;
 
-	if (!list_empty(&c->free_parts)) {
+	if (!store_ready(c)) {
+		CHECK(timer_start(&c->retry, STORE_RETRY_US, nomem_retry_later) == 0);
+	} else if (!list_empty(&c->free_parts)) {
 		part = LIST_FIRST(&c->free_parts, struct part, link);
 		if (fill(c, part, request)) {
 			list_remove(&part->link);
@@ -274,17 +289,29 @@ start_part(struct core_channel *c, struct bdev_io *request)
 }
 
 static void
+end(struct core_channel *c, struct bdev_io *request)
+{
+	if (request->op == BDEV_COMPARE_AND_WRITE) {
+		emulate_swap_ended(c, request);
+	} else {
+		end_request(c, request, request->status);
+	}
+}
+
+static void
 advance(struct core_channel *c, struct bdev_io *request)
 {
-	while (has_next(c, request)) {
-		if (c->removed) {
-			request->status = -ENODEV;
-		} else if (!start_part(c, request)) {
-			return;
+	do {
+		while (has_next(c, request)) {
+			if (c->removed) {
+				request->status = -ENODEV;
+			} else if (!start_part(c, request)) {
+				return;
+			}
 		}
-	}
+	} while (request->children == 0 && request->status == 0 && emulate_next_phase(c, request));
 	if (request->children == 0) {
-		end_request(c, request, request->status);
+		end(c, request);
 	}
 }
 
@@ -308,8 +335,8 @@ split_start(struct core_channel *c, struct bdev_io *io)
 
 /* Each that can get on does. One that got on a little goes to the end, so that long requests
  * take turns; the first that could not at all keeps its place. */
-static void
-feed_starved(struct core_channel *c)
+void
+split_feed(struct core_channel *c)
 {
 	bool fed = true;
 
@@ -333,6 +360,9 @@ split_part_done(struct core_channel *c, struct bdev_io *io)
 	struct part *part = CONTAINER_OF(io, struct part, io);
 	struct bdev_io *request = io->parent;
 
+	if (request->op > BDEV_RESET && emulate_part_done(c, part, request)) {
+		return;
+	}
 	if (part->bounce != NULL) {
 		bounce_return(c, part);
 	}
@@ -344,7 +374,7 @@ split_part_done(struct core_channel *c, struct bdev_io *io)
 	if (!list_empty(&c->refused)) {
 		nomem_retry(c);
 	}
-	feed_starved(c);
+	split_feed(c);
 	if (!list_linked(&request->link)) {
 		advance(c, request);
 	}

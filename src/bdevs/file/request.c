@@ -256,7 +256,7 @@ file_request_execute(struct file_request *req)
 		rc = write_zeroes(req->disk, req->io);
 		break;
 	case BDEV_RESET:
-	case BDEV_OP_COUNT:
+	default:
 		break;
 	}
 	return rc == -EAGAIN ? -EIO : rc;

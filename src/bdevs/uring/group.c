@@ -83,7 +83,7 @@ prepare(struct uring_group *g, struct io_uring_sqe *sqe, struct uring_request *r
 		break;
 	case BDEV_WRITE_ZEROES:
 	case BDEV_RESET:
-	case BDEV_OP_COUNT:
+	default:
 		CHECK(!"never given to a ring");
 	}
 	if (req->slot >= 0) {

@@ -1,0 +1,413 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Operations that modules need not know: compare, compare-and-write, copy, the search for data and
+ * holes, block status. The first three are made of reads into buffers of the core and of writes out
+ * of them, part by part, by split.c's machinery; the search asks for the block status, part by part.
+ *
+ * A compare-and-write first takes a range lock on its blocks, so that no write of any channel comes
+ * between; it compares, writes when all is equal, lets the range go, and ends then.
+ *
+ * Invariants
+ *  1. The parts of a compare are compared in any order; the request's result is the offset of the
+ *     first difference of all.
+ *  2. One compare-and-write of a channel is under way (struct swap); others wait behind it. Until it
+ *     has its range, and while it waits, it counts as parked; then as in flight, and tracked.
+ * Context: the channel's thread.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/iov.h"
+#include "bdev/internal.h"
+
+#define STATUS_EXTENTS (sizeof(((struct part *)NULL)->iov) / sizeof(struct bdev_extent))
+
+struct swap {
+	struct bdev_range_lock lock;
+	struct bdev_io *io; /* NULL: none is under way */
+	struct core_channel *c;
+	struct list waiting;
+};
+
+bool
+emulated(const struct bdev *bdev, const struct bdev_io *io)
+{
+	return io->op >= BDEV_COMPARE && io->op <= BDEV_BLOCK_STATUS && io->op != BDEV_ABORT &&
+	       !bdev_supports_natively(bdev, io->op);
+}
+
+/* ---- Parts of compare and copy ---- */
+
+static uint64_t
+byte_offset(const struct core_channel *c, const struct bdev_io *request, const struct bdev_io *io)
+{
+	return (io->lba - request->lba) << c->pub.block_size_shift;
+}
+
+static bool
+fill_with_buffer(struct core_channel *c, struct part *part, struct bdev_io *request,
+		 uint64_t from_lba)
+{
+	unsigned shift = c->pub.block_size_shift;
+	uint64_t left = request->num_blocks - request->issued_blocks;
+	uint64_t n = MIN(rw_room(c->pub.bdev, from_lba, left), BOUNCE_BYTES >> shift);
+
+	/* What is read in one piece must be written in one, too. */
+	if (request->op == BDEV_COPY) {
+		n = rw_room(c->pub.bdev, request->lba + request->issued_blocks, n);
+	}
+	if (bounce_get(c, part, n << shift) == 0) {
+		return false;
+	}
+	split_init_part(c, part, request, BDEV_READ, n, 1);
+	return true;
+}
+
+static bool
+fill_swap_write(struct core_channel *c, struct part *part, struct bdev_io *request)
+{
+	unsigned shift = c->pub.block_size_shift;
+	uint64_t lba = request->lba + request->issued_blocks;
+	uint64_t n = MIN(rw_room(c->pub.bdev, lba, request->num_blocks - request->issued_blocks),
+			 BOUNCE_BYTES >> shift);
+
+	if (bounce_get(c, part, n << shift) == 0) {
+		return false;
+	}
+	iov_to_buf(request->write_iov, (int)request->write_iovcnt, request->issued_blocks << shift,
+		   part->bounce, n << shift);
+	split_init_part(c, part, request, BDEV_WRITE, n, 1);
+	return true;
+}
+
+/* ---- The search ---- */
+
+static bool
+fill_status(struct core_channel *c, struct part *part, struct bdev_io *request)
+{
+	uint64_t lba = request->lba + request->issued_blocks;
+
+	split_init_part(c, part, request, BDEV_BLOCK_STATUS, c->pub.num_blocks - lba, 0);
+	part->io.extents = (struct bdev_extent *)(void *)part->iov;
+	part->io.max_results = STATUS_EXTENTS;
+	return true;
+}
+
+static bool
+matches(const struct bdev_io *request, const struct bdev_extent *e)
+{
+	bool data = (e->flags & BDEV_EXTENT_ALLOCATED) != 0 || (e->flags & BDEV_EXTENT_ZERO) == 0;
+
+	return data == (request->op == BDEV_SEEK_DATA);
+}
+
+static void
+look_through(struct core_channel *c, struct part *part, struct bdev_io *request)
+{
+	const struct bdev_extent *e = part->io.extents;
+	uint64_t lba = part->io.lba;
+
+	for (uint64_t i = 0; i < part->io.result; i++) {
+		if (matches(request, &e[i])) {
+			request->result = lba;
+			request->num_blocks = 0; /* found: no more parts */
+			request->issued_blocks = 0;
+			return;
+		}
+		lba += e[i].num_blocks;
+	}
+	request->issued_blocks = lba - request->lba;
+}
+
+/* ---- What split.c asks ---- */
+
+bool
+emulate_fill(struct core_channel *c, struct part *part, struct bdev_io *request)
+{
+	switch (request->op) {
+	case BDEV_COPY:
+		return fill_with_buffer(c, part, request,
+					request->src_lba + request->issued_blocks);
+	case BDEV_COMPARE_AND_WRITE:
+		if (request->core_word != 0) {
+			return fill_swap_write(c, part, request);
+		}
+		return fill_with_buffer(c, part, request, request->lba + request->issued_blocks);
+	case BDEV_COMPARE:
+		return fill_with_buffer(c, part, request, request->lba + request->issued_blocks);
+	default:
+		return fill_status(c, part, request);
+	}
+}
+
+static void
+compare(struct core_channel *c, struct part *part, struct bdev_io *request)
+{
+	uint64_t offset = byte_offset(c, request, &part->io), left = part->iov[0].iov_len;
+	uint64_t skip = offset;
+	const uint8_t *have = part->bounce;
+
+	for (unsigned i = 0; i < request->iovcnt && left > 0; i++) {
+		const struct iovec *iov = &request->iov[i];
+		uint64_t n;
+
+		if (skip >= iov->iov_len) {
+			skip -= iov->iov_len;
+			continue;
+		}
+		n = MIN(iov->iov_len - skip, left);
+		for (uint64_t at = 0; at < n;) {
+			uint64_t piece = MIN(n - at, (uint64_t)64);
+			const uint8_t *want = (const uint8_t *)iov->iov_base + skip + at;
+			uint64_t k = 0;
+
+			if (memcmp(have, want, piece) != 0) {
+				/* A guest may make them equal meanwhile: then it is the last. */
+				while (k < piece - 1 && have[k] == want[k]) {
+					k++;
+				}
+				request->result = MIN(request->result, offset + k);
+				request->status = -EILSEQ;
+				return;
+			}
+			have += piece;
+			at += piece;
+			offset += piece;
+		}
+		left -= n;
+		skip = 0;
+	}
+}
+
+static bool
+write_copy(struct core_channel *c, struct part *part, struct bdev_io *request)
+{
+	struct bdev_io *io = &part->io;
+	uint64_t offset = io->lba - request->src_lba;
+
+	io->op = BDEV_WRITE;
+	io->lba = request->lba + offset;
+	issue(c, io);
+	return true;
+}
+
+bool
+emulate_part_done(struct core_channel *c, struct part *part, struct bdev_io *request)
+{
+	if (part->io.status != 0) {
+		return false;
+	}
+	if (part->io.op == BDEV_BLOCK_STATUS) {
+		look_through(c, part, request);
+	} else if (part->io.op == BDEV_READ && request->op == BDEV_COPY) {
+		return !c->removed && write_copy(c, part, request);
+	} else if (part->io.op == BDEV_READ) {
+		compare(c, part, request);
+	}
+	return false;
+}
+
+bool
+emulate_next_phase(struct core_channel *c, struct bdev_io *request)
+{
+	if (request->op == BDEV_COMPARE_AND_WRITE && request->core_word == 0) {
+		request->core_word = 1;
+		request->issued_blocks = 0;
+		return true;
+	}
+	return false;
+}
+
+/* ---- Compare-and-write ---- */
+
+static void swap_next(struct swap *s);
+
+static void
+swap_unlocked(struct bdev_range_lock *lock)
+{
+	struct swap *s = CONTAINER_OF(lock, struct swap, lock);
+	struct core_channel *c = s->c;
+	struct bdev_io *io = s->io;
+
+	s->io = NULL;
+	swap_next(s);
+	finish_request(c, io, io->status);
+}
+
+void
+emulate_swap_ended(struct core_channel *c, struct bdev_io *io)
+{
+	bdev_range_unlock(&c->swap->lock, swap_unlocked);
+}
+
+/* The range was let go again because a reset came first: it waits for its end, then asks anew. */
+static void
+swap_put_off(struct bdev_range_lock *lock)
+{
+	struct swap *s = CONTAINER_OF(lock, struct swap, lock);
+	struct core_channel *c = s->c;
+	struct bdev_io *io = s->io;
+
+	s->io = NULL;
+	c->parked_count--;
+	admit(c, io);
+	swap_next(s);
+}
+
+static void
+swap_locked(struct bdev_range_lock *lock)
+{
+	struct swap *s = CONTAINER_OF(lock, struct swap, lock);
+	struct core_channel *c = s->c;
+	struct bdev_io *io = s->io;
+
+	if (c->frozen || c->removed) {
+		bdev_range_unlock(&s->lock, swap_put_off);
+		return;
+	}
+	c->parked_count--;
+	c->pub.inflight++;
+	range_track(c, io);
+	io->result = UINT64_MAX;
+	io->core_word = 0;
+	split_start(c, io);
+}
+
+static void
+swap_next(struct swap *s)
+{
+	if (s->io == NULL && !list_empty(&s->waiting)) {
+		s->io = LIST_FIRST(&s->waiting, struct bdev_io, link);
+		list_remove(&s->io->link);
+		bdev_range_lock(&s->lock, s->c->pub.bdev, s->io->lba, s->io->num_blocks, false,
+				swap_locked);
+	}
+}
+
+static bool
+swap_ready(struct core_channel *c)
+{
+	if (c->swap == NULL) {
+		c->swap = calloc(1, sizeof(*c->swap));
+		if (c->swap != NULL) {
+			c->swap->c = c;
+			list_init(&c->swap->waiting);
+		}
+	}
+	return c->swap != NULL;
+}
+
+/* In flight so far. */
+static void
+swap_start(struct core_channel *c, struct bdev_io *io)
+{
+	if (io->num_blocks << c->pub.block_size_shift > BDEV_COMPARE_WRITE_MAX_BYTES ||
+	    iov_length(io->write_iov, (int)io->write_iovcnt) !=
+		    io->num_blocks << c->pub.block_size_shift) {
+		end_request(c, io, -EINVAL);
+		return;
+	}
+	if (!swap_ready(c)) {
+		end_request(c, io, -EIO);
+		return;
+	}
+	if ((io->flags & IO_TRACKED) != 0) {
+		range_untrack(c, io);
+	}
+	c->pub.inflight--;
+	c->parked_count++;
+	list_append(&c->swap->waiting, &io->link);
+	swap_next(c->swap);
+}
+
+struct list *
+emulate_waiting(struct core_channel *c)
+{
+	return c->swap != NULL ? &c->swap->waiting : NULL;
+}
+
+void
+emulate_remove(struct core_channel *c)
+{
+	while (c->swap != NULL && !list_empty(&c->swap->waiting)) {
+		struct bdev_io *io = LIST_FIRST(&c->swap->waiting, struct bdev_io, link);
+
+		list_remove(&io->link);
+		c->parked_count--;
+		c->pub.inflight++;
+		end_request(c, io, -ENODEV);
+	}
+}
+
+void
+emulate_release(struct core_channel *c)
+{
+	free(c->swap);
+	c->swap = NULL;
+}
+
+/* ---- Beginning ---- */
+
+static bool
+overlaps_itself(const struct bdev_io *io)
+{
+	return io->src_lba < io->lba + io->num_blocks && io->lba < io->src_lba + io->num_blocks;
+}
+
+static int
+check(const struct core_channel *c, const struct bdev_io *io)
+{
+	switch (io->op) {
+	case BDEV_COPY:
+		return overlaps_itself(io) ? -EINVAL : 0;
+	case BDEV_BLOCK_STATUS:
+		return io->max_results == 0 ? -EINVAL : 0;
+	default:
+		return 0;
+	}
+}
+
+static void
+all_allocated(struct core_channel *c, struct bdev_io *io)
+{
+	if (io->op == BDEV_BLOCK_STATUS) {
+		io->extents[0] = (struct bdev_extent){
+			.num_blocks = io->num_blocks,
+			.flags = BDEV_EXTENT_ALLOCATED,
+		};
+		io->result = 1;
+	} else {
+		io->result = io->op == BDEV_SEEK_DATA ? io->lba : UINT64_MAX;
+	}
+	end_request(c, io, 0);
+}
+
+void
+emulate_start(struct core_channel *c, struct bdev_io *io)
+{
+	int rc = check(c, io);
+
+	if (rc != 0) {
+		end_request(c, io, rc);
+		return;
+	}
+	switch (io->op) {
+	case BDEV_COMPARE_AND_WRITE:
+		swap_start(c, io);
+		return;
+	case BDEV_SEEK_DATA:
+	case BDEV_SEEK_HOLE:
+	case BDEV_BLOCK_STATUS:
+		if (!bdev_supports_natively(c->pub.bdev, BDEV_BLOCK_STATUS)) {
+			all_allocated(c, io);
+			return;
+		}
+		io->num_blocks = c->pub.num_blocks - io->lba;
+		break;
+	default:
+		break;
+	}
+	io->result = UINT64_MAX;
+	split_start(c, io);
+}
