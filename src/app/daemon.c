@@ -7,7 +7,7 @@
  * Invariants
  *  1. Nothing outside this process is touched before the RPC socket's lock is held: a second
  *     instance disturbs nobody.
- *  2. A controller's socket appears after the bdev it serves (calls are replayed in order), and the
+ *  2. A controller's socket appears after the bdev it serves (it cannot be made before), and the
  *     RPC socket after all of them.
  *  3. Shutdown takes no new requests first, then ends controllers (what is in flight is answered),
  *     then bdevs, then the state.
@@ -388,9 +388,9 @@ start_init(void *ctx)
 }
 
 static bool
-forget(void *ctx, const char *family, const char *key, const char *name)
+forget(void *ctx, const char *family, const char *name)
 {
-	return d.state != NULL && state_forget(d.state, family, key, name);
+	return d.state != NULL && state_forget(d.state, family, name);
 }
 
 static int
@@ -460,7 +460,7 @@ replayed(struct replay *r, int status)
 static int
 replay(enum replay_pass pass)
 {
-	d.replay = (struct replay){.failed = call_failed, .done = replayed};
+	d.replay = (struct replay){.failed = call_failed, .done = replayed, .patient = true};
 	if (d.config != NULL) {
 		d.replay.calls = d.config;
 	} else if (d.state != NULL) {

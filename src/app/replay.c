@@ -1,25 +1,106 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Invariants
+ *  1. todo[next..todo_count) are the calls of this round that are still to be made, todo[0..refused) those that were
+ *     refused in it, in their order, with the reasons in why[].
+ *  2. Another round follows only when this one had fewer refused calls than it had calls: rounds end.
+ *  3. failed() is called once at most for a call, in the last round.
+ */
 #include "app/replay.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/check.h"
 #include "rpc/rpc.h"
 #include "rpc/schema.h"
 
+static void go(struct replay *r);
+
+static const json_t *
+call_at(const struct replay *r, size_t i)
+{
+	return json_array_get(r->calls, r->todo[i]);
+}
+
+static const char *
+method_at(const struct replay *r, size_t i)
+{
+	return json_string_value(json_object_get(call_at(r, i), "method"));
+}
+
 /* Methods that do not exist belong to the second pass, which reports them. */
 static bool
 in_pass(const struct replay *r, const json_t *call)
 {
-	const struct rpc_schema *schema =
-		rpc_schema_find(json_string_value(json_object_get(call, "method")));
+	const struct rpc_schema *schema = rpc_schema_find(json_string_value(json_object_get(call, "method")));
 	bool startup = schema != NULL && (schema->states & RPC_STARTUP) != 0;
 
 	return startup == (r->pass == REPLAY_STARTUP);
 }
 
-static void go(struct replay *r);
+static void
+forget_reasons(struct replay *r)
+{
+	for (size_t i = 0; i < r->refused; i++) {
+		free(r->why[i]);
+	}
+	r->refused = 0;
+}
+
+static void
+end(struct replay *r)
+{
+	forget_reasons(r);
+	free(r->todo);
+	free(r->why);
+	r->todo = NULL;
+	r->why = NULL;
+	r->done(r, r->status);
+}
+
+/* ---- Rounds ---- */
+
+static void
+next_round(struct replay *r)
+{
+	r->round++;
+	r->todo_count = r->refused;
+	r->next = 0;
+	forget_reasons(r);
+	go(r);
+}
+
+static void
+examined(void *ctx, const json_t *result, const json_t *error)
+{
+	next_round(ctx);
+}
+
+static void
+report(struct replay *r)
+{
+	for (size_t i = 0; i < r->refused && r->status == 0; i++) {
+		r->status = r->failed(r, r->todo[i], r->why[i] != NULL ? r->why[i] : "unknown error");
+	}
+}
+
+/* All calls of the round have been made. */
+static void
+round_over(struct replay *r)
+{
+	if (r->refused == 0 || r->status != 0) {
+		end(r);
+	} else if (r->pass == REPLAY_RUNTIME && r->refused < r->todo_count && r->round + 1 < REPLAY_ROUNDS_MAX) {
+		rpc_call("bdev_wait_for_examine", NULL, false, examined, r);
+	} else {
+		report(r);
+		end(r);
+	}
+}
+
+/* ---- Calls ---- */
 
 static void
 answered(void *ctx, const json_t *result, const json_t *error)
@@ -28,10 +109,12 @@ answered(void *ctx, const json_t *result, const json_t *error)
 
 	if (error != NULL) {
 		const char *why = json_string_value(json_object_get(error, "message"));
-		int rc = r->failed(r, r->next, why != NULL ? why : "unknown error");
 
-		if (r->status == 0) {
-			r->status = rc;
+		r->todo[r->refused] = r->todo[r->next];
+		r->why[r->refused++] = strdup(why != NULL ? why : "unknown error");
+		if (!r->patient && r->status == 0) {
+			report(r);
+			forget_reasons(r);
 		}
 	}
 	r->next++;
@@ -45,31 +128,39 @@ answered(void *ctx, const json_t *result, const json_t *error)
 static void
 go(struct replay *r)
 {
-	while (r->status == 0 && r->next < json_array_size(r->calls)) {
-		const json_t *call = json_array_get(r->calls, r->next);
-
-		if (!in_pass(r, call)) {
-			r->next++;
-			continue;
-		}
+	while (r->status == 0 && r->next < r->todo_count) {
 		r->inside = true;
 		r->answered = false;
-		rpc_call(json_string_value(json_object_get(call, "method")),
-			 json_object_get(call, "params"), false, answered, r);
+		rpc_call(method_at(r, r->next), json_object_get(call_at(r, r->next), "params"), false, answered, r);
 		r->inside = false;
 		if (!r->answered) {
 			return;
 		}
 	}
-	r->done(r, r->status);
+	round_over(r);
 }
 
 void
 replay_run(struct replay *r, enum replay_pass pass)
 {
+	size_t count = json_array_size(r->calls);
+
 	r->pass = pass;
-	r->next = 0;
+	r->round = 0;
+	r->next = r->todo_count = r->refused = 0;
 	r->status = 0;
+	r->todo = calloc(count + 1, sizeof(*r->todo));
+	r->why = calloc(count + 1, sizeof(*r->why));
+	if (r->todo == NULL || r->why == NULL) {
+		r->status = -ENOMEM;
+		end(r);
+		return;
+	}
+	for (size_t i = 0; i < count; i++) {
+		if (in_pass(r, json_array_get(r->calls, i))) {
+			r->todo[r->todo_count++] = i;
+		}
+	}
 	go(r);
 }
 

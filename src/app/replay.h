@@ -13,16 +13,29 @@
 
 enum replay_pass { REPLAY_STARTUP, REPLAY_RUNTIME };
 
-/* Owned by the caller. */
+/* What is refused because something else is missing is made again at most so many times. */
+#define REPLAY_ROUNDS_MAX 16
+
+/* Owned by the caller; the first three, and patient, are its to set. */
 struct replay {
 	/* Call number `index` was answered with an error, in words. 0: go on; a negative errno:
 	 * stop. */
 	int (*failed)(struct replay *r, size_t index, const char *why);
 	void (*done)(struct replay *r, int status);
 	json_t *calls; /* array of {"method","params"}; borrowed until done */
+	/*
+	 * What was refused is tried again when all others have been made and bdevs have been examined, as long as that
+	 * helps: an object may stand before what it needs, or need what an examination finds. Only then it has failed.
+	 */
+	bool patient;
 
 	enum replay_pass pass;
-	size_t next;
+	unsigned round;
+	size_t *todo; /* indexes of the round's calls */
+	size_t todo_count;
+	size_t next; /* in todo */
+	char **why;  /* what the refused ones were answered; those have been moved to the front of todo */
+	size_t refused;
 	bool inside;
 	bool answered;
 	int status;

@@ -71,6 +71,15 @@ struct state {
 
 /* ---- Lost entries ---- */
 
+/* "" for a line that could not be read. */
+static const char *
+method_of(const json_t *call)
+{
+	const char *method = json_string_value(json_object_get(call, "method"));
+
+	return method != NULL ? method : "";
+}
+
 static void
 lost_free(struct lost *lost)
 {
@@ -122,20 +131,39 @@ add_lost(struct state *s, json_t *call, char *line, const char *where, const cha
 	list_append(&s->lost, &lost->link);
 }
 
-bool
-state_forget(struct state *s, const char *family, const char *key, const char *name)
+/* All that is lost of an object goes together. */
+static void
+forget_object(struct state *s, const char *object)
 {
 	struct lost *lost, *next;
-	bool found = false;
 
 	LIST_FOREACH_SAFE (lost, next, &s->lost, link) {
-		if (lost->call != NULL && state_call_is(lost->call, family, key, name)) {
+		char *its = state_object_of(method_of(lost->call), json_object_get(lost->call, "params"));
+
+		if (its != NULL && strcmp(its, object) == 0) {
 			LOG_NOTICE(STATE, lost->where, "forgotten: %s", lost->line);
 			lost_free(lost);
-			found = true;
+		}
+		free(its);
+	}
+}
+
+bool
+state_forget(struct state *s, const char *family, const char *name)
+{
+	struct lost *lost;
+
+	LIST_FOREACH (lost, &s->lost, link) {
+		if (lost->call != NULL && state_call_is(lost->call, family, name)) {
+			char *object = state_object_of(method_of(lost->call), json_object_get(lost->call, "params"));
+
+			CHECK(object != NULL);
+			forget_object(s, object);
+			free(object);
+			return true;
 		}
 	}
-	return found;
+	return false;
 }
 
 /* ---- Reading the log ---- */
@@ -254,7 +282,7 @@ state_call_failed(struct state *s, size_t index, const char *why)
 	json_t *call = json_array_get(s->calls, index);
 
 	/* What was to be deleted is not there: fine. */
-	if (state_is_delete(json_string_value(json_object_get(call, "method")))) {
+	if (state_verb_of(method_of(call)) == STATE_DELETES) {
 		LOG_INFO(STATE, json_string_value(json_object_get(call, "where")), "left out: %s",
 			 why);
 		s->changed = true;
@@ -481,6 +509,32 @@ forget_what_was_read(struct state *s)
 	give_back_memory(bytes);
 }
 
+/*
+ * A change to an object that is not there is lost only when something that makes objects is: else the object has ended in a
+ * way that left no call of its own in the log (with the disk, the array, the partition table it was part of).
+ */
+static void
+drop_orphans(struct state *s)
+{
+	struct lost *lost, *next;
+
+	LIST_FOREACH (lost, &s->lost, link) {
+		if (lost->call == NULL || state_verb_of(method_of(lost->call)) == STATE_CREATES) {
+			return;
+		}
+	}
+	LIST_FOREACH_SAFE (lost, next, &s->lost, link) {
+		char *object = state_object_of(method_of(lost->call), json_object_get(lost->call, "params"));
+
+		if (object != NULL) {
+			LOG_NOTICE(STATE, lost->where, "left out, %s: %.300s", lost->why, lost->line);
+			lost_free(lost);
+			s->changed = true;
+		}
+		free(object);
+	}
+}
+
 void
 state_restored(struct state *s, void (*done)(void *ctx, int status), void *ctx)
 {
@@ -490,6 +544,7 @@ state_restored(struct state *s, void (*done)(void *ctx, int status), void *ctx)
 	const char *text = state_log_text(s->log, &bytes);
 	int rc;
 
+	drop_orphans(s);
 	LIST_FOREACH (lost, &s->lost, link) {
 		LOG_ERROR(STATE, lost->where, "%s; kept: %.300s", lost->why, lost->line);
 	}
@@ -535,17 +590,18 @@ maybe_write_anew(struct state *s)
 
 /* An object that could not be restored has been made anew. */
 static void
-forget_rivals(struct state *s, const char *method, const json_t *params)
+forget_lost(struct state *s, const char *method, const json_t *params)
 {
-	const struct state_family *family = state_family_of(method);
-	const char *name;
+	char *object;
 
-	if (family != NULL && state_is_create(method) && !list_empty(&s->lost)) {
-		name = json_string_value(json_object_get(params, family->key));
-		if (name != NULL) {
-			state_forget(s, state_rival_prefix(family), family->key, name);
-		}
+	if (list_empty(&s->lost) || state_verb_of(method) != STATE_CREATES) {
+		return;
 	}
+	object = state_object_of(method, params);
+	if (object != NULL) {
+		forget_object(s, object);
+	}
+	free(object);
 }
 
 int
@@ -564,7 +620,7 @@ state_record(void *ctx, const char *method, const json_t *params, struct err *er
 	if (rc != 0) {
 		return rc;
 	}
-	forget_rivals(s, method, params);
+	forget_lost(s, method, params);
 	set_dirty(s);
 	maybe_write_anew(s);
 	return 0;

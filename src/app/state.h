@@ -54,9 +54,9 @@ void state_restored(struct state *state, void (*done)(void *ctx, int status), vo
  * death of this process. */
 int state_record(void *ctx, const char *method, const json_t *params, struct err *err);
 
-/* Drops lost entries whose method begins with family and whose parameter key is name. Whether
- * there were any. */
-bool state_forget(struct state *state, const char *family, const char *key, const char *name);
+/* Whether there is a lost entry whose method begins with family, about an object of that name: if so, drops all lost entries
+ * about this object. */
+bool state_forget(struct state *state, const char *family, const char *name);
 
 /* Syncs what is left and gives up the lock; then done(ctx). state is gone then. Accepts NULL. */
 void state_close(struct state *state, void (*done)(void *ctx), void *ctx);

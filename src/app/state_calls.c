@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "app/state_calls.h"
 
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,38 +9,84 @@
 #include "base/check.h"
 #include "base/names.h"
 
-static const struct state_family families[] = {
-	{"bdev_null_", "name"},  {"bdev_malloc_", "name"}, {"bdev_aio_", "name"},
-	{"bdev_uring_", "name"}, {"vhost_", "ctrlr"},      {"berth_disk_", "name"},
+/*
+ * The first rule whose prefix a method begins with counts; most modules of bdevs are covered by the one for all of them.
+ * Two objects of one space never have the same name at the same time.
+ */
+static const struct rule {
+	const char *prefix; /* of methods */
+	const char *key;    /* the parameter that names the object; NULL: about no object */
+	const char *space;
+	const char *before; /* what the object's name has in front of the parameter; NULL: nothing */
+} rules[] = {
+	{"bdev_delay_update_latency", "delay_bdev_name", "bdev", NULL},
+	{"bdev_error_create", "base_name", "bdev", "EE_"},
+	{"bdev_raid_add_base_bdev", "raid_bdev", "bdev", NULL},
+	{"bdev_raid_remove_base_bdev", NULL, NULL, NULL},
+	{"bdev_split_", "base_bdev", "split", NULL},
+	{"bdev_", "name", "bdev", NULL},
+	{"accel_crypto_key_destroy", "key_name", "key", NULL},
+	{"accel_crypto_key_", "name", "key", NULL},
+	{"nbd_", "nbd_device", "nbd", NULL},
+	{"vhost_", "ctrlr", "controller", NULL},
+	{"berth_disk_", "name", "disk", NULL},
 };
 
-const struct state_family *
-state_family_of(const char *method)
+static const char *const creates[] = {"_create", "_attach_", "_start_disk", "_register_cluster"};
+static const char *const deletes[] = {"_delete", "_detach_", "_stop_disk", "_unregister_cluster", "_destroy"};
+
+static const struct rule *
+rule_of(const char *method)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(families); i++) {
-		if (strncmp(method, families[i].prefix, strlen(families[i].prefix)) == 0) {
-			return &families[i];
+	for (size_t i = 0; i < ARRAY_SIZE(rules); i++) {
+		if (strncmp(method, rules[i].prefix, strlen(rules[i].prefix)) == 0) {
+			return rules[i].key != NULL ? &rules[i] : NULL;
 		}
 	}
 	return NULL;
 }
 
-const char *
-state_rival_prefix(const struct state_family *family)
+/* Where a verb of the list begins in the method, NULL when there is none. */
+static const char *
+find_verb(const char *method, const char *const *verbs, size_t count)
 {
-	return strncmp(family->prefix, "bdev_", strlen("bdev_")) == 0 ? "bdev_" : family->prefix;
+	const char *at = NULL;
+
+	for (size_t i = 0; i < count && at == NULL; i++) {
+		at = strstr(method, verbs[i]);
+	}
+	return at;
 }
 
-bool
-state_is_delete(const char *method)
+enum state_verb
+state_verb_of(const char *method)
 {
-	return state_family_of(method) != NULL && strstr(method, "_delete") != NULL;
+	if (rule_of(method) == NULL) {
+		return STATE_CHANGES;
+	}
+	if (find_verb(method, creates, ARRAY_SIZE(creates)) != NULL) {
+		return STATE_CREATES;
+	}
+	return find_verb(method, deletes, ARRAY_SIZE(deletes)) != NULL ? STATE_DELETES : STATE_CHANGES;
 }
 
-bool
-state_is_create(const char *method)
+static const char *
+param_of(const json_t *params, const struct rule *rule)
 {
-	return state_family_of(method) != NULL && strstr(method, "_create") != NULL;
+	return json_string_value(json_object_get(params, rule->key));
+}
+
+char *
+state_object_of(const char *method, const json_t *params)
+{
+	const struct rule *rule = rule_of(method);
+	const char *name = rule != NULL ? param_of(params, rule) : NULL;
+	char *object;
+
+	if (name == NULL) {
+		return NULL;
+	}
+	return asprintf(&object, "%s/%s%s", rule->space, rule->before != NULL ? rule->before : "", name) < 0 ? NULL : object;
 }
 
 static const char *
@@ -48,59 +95,62 @@ method_of(const json_t *call)
 	return json_string_value(json_object_get(call, "method"));
 }
 
-static const char *
-param_of(const json_t *call, const char *key)
-{
-	return json_string_value(json_object_get(json_object_get(call, "params"), key));
-}
-
 bool
-state_call_is(const json_t *call, const char *prefix, const char *key, const char *name)
+state_call_is(const json_t *call, const char *prefix, const char *name)
 {
 	const char *method = method_of(call);
-	const char *value = param_of(call, key);
+	char *object;
+	bool is;
 
-	return method != NULL && value != NULL && strncmp(method, prefix, strlen(prefix)) == 0 &&
-	       strcmp(value, name) == 0;
+	if (method == NULL || strncmp(method, prefix, strlen(prefix)) != 0) {
+		return false;
+	}
+	object = state_object_of(method, json_object_get(call, "params"));
+	is = object != NULL && strcmp(strchr(object, '/') + 1, name) == 0;
+	free(object);
+	return is;
 }
 
 /* ---- What is needed ---- */
+
+#define NONE SIZE_MAX
 
 /* An object, and the calls on it that are needed so far. */
 struct object {
 	struct names_node node;
 	struct list link;
-	bool made; /* by a create */
+	size_t create; /* the call that made it, NONE */
 	size_t *calls;
 	size_t count;
 	size_t room;
-	char key[]; /* the rivals' prefix and the name */
+	char *key;
 };
 
 struct pruning {
 	json_t *calls;
-	bool *needless; /* of each call */
+	size_t *take; /* for each call: the one to be made in its place, itself, or NONE */
 	struct names by_key;
 	struct list objects;
 };
 
+/* Takes key. */
 static struct object *
-object_of(struct pruning *p, const struct state_family *family, const char *name)
+object_of(struct pruning *p, char *key)
 {
-	const char *prefix = state_rival_prefix(family);
-	size_t bytes = strlen(prefix) + strlen(name) + 1;
-	struct object *o = calloc(1, sizeof(*o) + bytes);
-	struct names_node *found;
+	struct names_node *found = names_find(&p->by_key, key);
+	struct object *o;
 
-	if (o == NULL) {
-		return NULL;
-	}
-	snprintf(o->key, bytes, "%s%s", prefix, name);
-	found = names_find(&p->by_key, o->key);
 	if (found != NULL) {
-		free(o);
+		free(key);
 		return CONTAINER_OF(found, struct object, node);
 	}
+	o = calloc(1, sizeof(*o));
+	if (o == NULL) {
+		free(key);
+		return NULL;
+	}
+	o->key = key;
+	o->create = NONE;
 	names_add(&p->by_key, &o->node, o->key);
 	list_append(&p->objects, &o->link);
 	return o;
@@ -123,46 +173,63 @@ remember(struct object *o, size_t index)
 	return true;
 }
 
-/* Leaves out the object's calls whose method begins with prefix; how many there were. */
-static size_t
-leave_out(struct pruning *p, struct object *o, const char *prefix)
+/* Leaves out the object's calls whose method begins with the first `bytes` of prefix. */
+static void
+leave_out(struct pruning *p, struct object *o, const char *prefix, size_t bytes)
 {
-	size_t left = 0, count = o->count;
+	size_t left = 0;
 
-	for (size_t i = 0; i < count; i++) {
-		if (strncmp(method_of(json_array_get(p->calls, o->calls[i])), prefix, strlen(prefix)) == 0) {
-			p->needless[o->calls[i]] = true;
+	for (size_t i = 0; i < o->count; i++) {
+		if (strncmp(method_of(json_array_get(p->calls, o->calls[i])), prefix, bytes) == 0) {
+			p->take[o->calls[i]] = NONE;
 		} else {
 			o->calls[left++] = o->calls[i];
 		}
 	}
 	o->count = left;
-	return count - left;
+}
+
+/* Call number i makes the object once more. */
+static void
+make_again(struct pruning *p, struct object *o, const char *method, size_t i)
+{
+	const char *verb = find_verb(method, creates, ARRAY_SIZE(creates));
+
+	leave_out(p, o, method, (size_t)(verb - method) + 1);
+	p->take[o->create] = i;
+	p->take[i] = NONE;
 }
 
 /* Looks at call number i; false when memory is out. */
 static bool
 look_at(struct pruning *p, size_t i)
 {
-	const char *method = method_of(json_array_get(p->calls, i));
-	const struct state_family *family = state_family_of(method);
-	const char *name = family != NULL ? param_of(json_array_get(p->calls, i), family->key) : NULL;
+	const json_t *call = json_array_get(p->calls, i);
+	const char *method = method_of(call);
+	enum state_verb verb = state_verb_of(method);
+	char *key = state_object_of(method, json_object_get(call, "params"));
 	struct object *o;
 
-	if (name == NULL) {
+	p->take[i] = i;
+	if (key == NULL) {
 		return true;
 	}
-	o = object_of(p, family, name);
+	o = object_of(p, key);
 	if (o == NULL) {
 		return false;
 	}
-	if (state_is_create(method)) {
-		if (o->made) {
-			leave_out(p, o, state_rival_prefix(family));
-		}
-		o->made = true;
-	} else if (state_is_delete(method) && o->made && leave_out(p, o, family->prefix) > 0) {
-		p->needless[i] = true;
+	if (verb == STATE_CREATES && o->create != NONE) {
+		make_again(p, o, method, i);
+		return true;
+	}
+	if (verb == STATE_CREATES) {
+		o->create = i;
+		return true;
+	}
+	if (verb == STATE_DELETES && o->create != NONE) {
+		leave_out(p, o, "", 0);
+		p->take[o->create] = p->take[i] = NONE;
+		o->create = NONE;
 		return true;
 	}
 	return remember(o, i);
@@ -176,27 +243,28 @@ release(struct pruning *p)
 	LIST_FOREACH_SAFE (o, next, &p->objects, link) {
 		list_remove(&o->link);
 		free(o->calls);
+		free(o->key);
 		free(o);
 	}
 	names_release(&p->by_key);
-	free(p->needless);
+	free(p->take);
 }
 
 json_t *
 state_calls_needed(json_t *calls)
 {
 	size_t count = json_array_size(calls);
-	struct pruning p = {.calls = calls, .needless = calloc(count + 1, sizeof(*p.needless))};
+	struct pruning p = {.calls = calls, .take = calloc(count + 1, sizeof(*p.take))};
 	json_t *needed = json_array();
-	bool good = needed != NULL && p.needless != NULL;
+	bool good = needed != NULL && p.take != NULL;
 
 	list_init(&p.objects);
 	for (size_t i = 0; good && i < count; i++) {
 		good = look_at(&p, i);
 	}
 	for (size_t i = 0; good && i < count; i++) {
-		if (!p.needless[i]) {
-			good = json_array_append(needed, json_array_get(calls, i)) == 0;
+		if (p.take[i] != NONE) {
+			good = json_array_append(needed, json_array_get(calls, p.take[i])) == 0;
 		}
 	}
 	release(&p);

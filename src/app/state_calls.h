@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What calls in the state's log are about: families of methods on one kind of object, and which calls later ones
- * make needless. Pure.
+ * What calls in the state's log are about, and which calls later ones make needless. Pure.
+ *
+ * A call is about an object: a name in a space (bdevs, controllers, disks, ...), which a table finds by method and
+ * parameter. Creates make the object, deletes end it, all others change something about it. Calls that are about no
+ * object (options of a module) are always needed.
  */
 #ifndef APP_STATE_CALLS_H
 #define APP_STATE_CALLS_H
@@ -9,29 +12,22 @@
 #include <jansson.h>
 #include <stdbool.h>
 
-/* Calls on one kind of object, and the parameter that names it. */
-struct state_family {
-	const char *prefix; /* of the methods */
-	const char *key;
-};
+enum state_verb { STATE_CHANGES, STATE_CREATES, STATE_DELETES };
 
-/* NULL: a method that is not about one object. */
-const struct state_family *state_family_of(const char *method);
+/* STATE_CHANGES also for methods that are about no object. */
+enum state_verb state_verb_of(const char *method);
 
-/* What a create takes the place of: bdevs of all kinds share their names. */
-const char *state_rival_prefix(const struct state_family *family);
+/* "bdev/Malloc0": what the call is about; for free(). NULL: about no object, or memory is out. params may be NULL. */
+char *state_object_of(const char *method, const json_t *params);
 
-bool state_is_create(const char *method);
-bool state_is_delete(const char *method);
-
-/* Whether the call's method begins with prefix, and its parameter key is name. */
-bool state_call_is(const json_t *call, const char *prefix, const char *key, const char *name);
+/* Whether the call's method begins with prefix, and the object it is about has this name. */
+bool state_call_is(const json_t *call, const char *prefix, const char *name);
 
 /*
- * The calls that are needed, in their order: a new array, or NULL when memory is out. Left out are a delete and the calls before
- * it on its object; a delete that has none of these stays: what made its object is of another family. A second
- * create means that the first had failed, or its object was lost: what was before it is left out. The time it takes grows with
- * the number of calls, not with its square.
+ * The calls that are needed, in their order: a new array, or NULL when memory is out. Left out are a delete and all calls
+ * before it on its object; a delete of what no call here made stays. A further create of an object is what the object has
+ * become: it takes the place of the first, in whose order others rely, and of what else the methods of its module did to
+ * it. The time it takes grows with the number of calls, not with its square.
  */
 json_t *state_calls_needed(json_t *calls);
 

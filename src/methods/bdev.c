@@ -38,14 +38,29 @@ bdev_kind_find(const struct bdev *bdev, json_t **ret_params)
 	return NULL;
 }
 
+/* What makes the bdev again, which may be nothing. */
+static void
+record(struct rpc_request *req, const struct bdev *bdev)
+{
+	json_t *params = NULL;
+	const struct bdev_kind *kind = bdev_kind_find(bdev, &params);
+
+	CHECK(kind != NULL);
+	rpc_set_recorded_call(req, params != NULL ? kind->create_method : NULL, params);
+}
+
 void
 bdev_created(struct rpc_request *req, const struct bdev *bdev)
 {
-	json_t *params = NULL;
-
-	CHECK(bdev_kind_find(bdev, &params) != NULL);
-	rpc_set_recorded_params(req, params);
+	record(req, bdev);
 	rpc_result(req, text_json(bdev_name(bdev)));
+}
+
+void
+bdev_changed(struct rpc_request *req, const struct bdev *bdev)
+{
+	record(req, bdev);
+	rpc_true(req);
 }
 
 bool
@@ -335,7 +350,7 @@ default_options(const json_t *options)
 }
 
 void
-bdev_config(json_t *calls, bool for_state)
+bdev_options_config(json_t *calls, bool for_state)
 {
 	json_t *options = options_json();
 
@@ -344,18 +359,35 @@ bdev_config(json_t *calls, bool for_state)
 	} else {
 		json_array_append_new(calls, call_json("bdev_set_options", options));
 	}
+}
+
+/* In the order in which they came: bases before what stands on them. Then those that still wait for theirs. */
+void
+bdev_config(json_t *calls, bool for_state)
+{
 	for (struct bdev *b = bdev_first(); b != NULL; b = bdev_next(b)) {
 		const struct bdev_kind *kind;
-		json_t *params;
+		json_t *params = NULL;
 
 		if (for_state && disk_has_bdev(bdev_name(b))) {
 			continue;
 		}
 		kind = bdev_kind_find(b, &params);
-		if (kind != NULL) {
+		if (params != NULL) {
 			json_array_append_new(calls, call_json(kind->create_method, params));
 		}
 	}
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		if (kinds[i]->waiting != NULL) {
+			kinds[i]->waiting(calls);
+		}
+	}
+}
+
+/* What comes by examination is there when the calls behind this one are made. */
+void
+bdev_examine_config(json_t *calls, bool for_state)
+{
 	if (!for_state) {
 		json_array_append_new(calls, json_pack("{s:s}", "method", "bdev_wait_for_examine"));
 	}

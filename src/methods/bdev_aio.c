@@ -50,7 +50,12 @@ driver_specific(const struct bdev *bdev, json_t *object)
 	}
 }
 
-const struct bdev_kind bdev_aio_kind = {"bdev_aio_create", is, params_json, driver_specific, false};
+const struct bdev_kind bdev_aio_kind = {
+	.create_method = "bdev_aio_create",
+	.is = is,
+	.params = params_json,
+	.driver_specific = driver_specific,
+};
 
 static void
 create(struct rpc_request *req, const void *params)

@@ -31,7 +31,12 @@ params_json(const struct bdev *bdev)
 			 "dif_type", 0, "dif_is_head_of_md", 0, "dif_pi_format", 0, "numa_id", -1);
 }
 
-const struct bdev_kind bdev_malloc_kind = {"bdev_malloc_create", is, params_json, NULL, true};
+const struct bdev_kind bdev_malloc_kind = {
+	.create_method = "bdev_malloc_create",
+	.is = is,
+	.params = params_json,
+	.shows_numa_id = true,
+};
 
 /* All below it are taken, so that a thousand names are not looked for a thousand times. */
 static unsigned first_free;

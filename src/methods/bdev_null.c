@@ -38,7 +38,11 @@ params_json(const struct bdev *bdev)
 	return params;
 }
 
-const struct bdev_kind bdev_null_kind = {"bdev_null_create", is, params_json, NULL, false};
+const struct bdev_kind bdev_null_kind = {
+	.create_method = "bdev_null_create",
+	.is = is,
+	.params = params_json,
+};
 
 static void
 create(struct rpc_request *req, const void *params)

@@ -45,7 +45,12 @@ driver_specific(const struct bdev *bdev, json_t *object)
 	}
 }
 
-const struct bdev_kind bdev_uring_kind = {"bdev_uring_create", is, params_json, driver_specific, false};
+const struct bdev_kind bdev_uring_kind = {
+	.create_method = "bdev_uring_create",
+	.is = is,
+	.params = params_json,
+	.driver_specific = driver_specific,
+};
 
 static void
 create(struct rpc_request *req, const void *params)

@@ -156,7 +156,7 @@ disk_json(const void *ctx, const char *name)
 }
 
 void
-disk_config(json_t *calls)
+disk_config(json_t *calls, bool for_state)
 {
 	struct disk *d;
 
@@ -656,7 +656,7 @@ static void delete (struct rpc_request *req, const void *params)
 	}
 	exists = find(p->name) != NULL;
 	if (!exists &&
-	    !(methods->forget != NULL && methods->forget(methods->ctx, FAMILY, "name", p->name))) {
+	    !(methods->forget != NULL && methods->forget(methods->ctx, FAMILY, p->name))) {
 		rpc_error(req, -ENODEV, "there is no disk '%s'", p->name);
 		return;
 	}

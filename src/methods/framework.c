@@ -188,14 +188,31 @@ get_reactors(struct rpc_request *req, const void *params)
 
 /* ---- Configuration ---- */
 
+/* Of words with commas between. */
+static json_t *
+names_json(const char *words)
+{
+	json_t *names = json_array();
+
+	while (*words != '\0') {
+		size_t len = strcspn(words, ",");
+
+		json_array_append_new(names, json_stringn(words, len));
+		words += len + (words[len] == ',');
+	}
+	return names;
+}
+
 static void
 get_subsystems(struct rpc_request *req, const void *params)
 {
-	rpc_result(req,
-		   json_pack("[{s:s, s:[]}, {s:s, s:[]}, {s:s, s:[s]}]", "subsystem",
-			     METHODS_SUBSYSTEM_SCHEDULER, "depends_on", "subsystem",
-			     METHODS_SUBSYSTEM_BDEV, "depends_on", "subsystem",
-			     METHODS_SUBSYSTEM_VHOST_BLK, "depends_on", METHODS_SUBSYSTEM_BDEV));
+	json_t *subsystems = json_array();
+
+	for (const struct methods_subsystem *s = methods_subsystems; s->name != NULL; s++) {
+		json_array_append_new(subsystems, json_pack("{s:s, s:o}", "subsystem", s->name, "depends_on",
+							    names_json(s->depends_on)));
+	}
+	rpc_result(req, subsystems);
 }
 
 /* Calls that make objects and stand side by side do not depend on each other: they become one

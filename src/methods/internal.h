@@ -1,5 +1,20 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Shared by the files of src/methods; never leaves it. */
+/*
+ * Shared by the files of src/methods; never leaves it.
+ *
+ * How a module joins. Its methods: a schema file in src/rpc/schema, "mutates": true for each that makes or changes what shall
+ * be there after a restart; a table here and in methods.c. framework_get_config, the state directory and `berth config` then
+ * need to know how to make its objects again:
+ *  - One create, one bdev: a struct bdev_kind in bdev.c's kinds[]. The create ends with bdev_created(), what changes the
+ *    bdev afterwards with bdev_changed(): both record the create with the parameters that make it as it is now.
+ *  - A bdev that no call made (a partition, an array found by its superblock): its kind's params() says NULL.
+ *  - Waits for its base, so that there is no bdev: kind's waiting(). Creates are accepted before their base is there.
+ *  - Anything else (limits, exports, keys, options): a row in methods.c's parts[].
+ * Recorded are names, never aliases or UUIDs that a client may have used, and no secrets (rpc_set_recorded_params(),
+ * rpc_set_recorded_call()). A method that names its object otherwise than the rest of "bdev_..." with "name" needs a line
+ * in the table of app/state_calls.c. Deleting ends with delete_done(), its refusal with delete_refused().
+ * tests/e2e/state_test.py has an example of every mutating method, and fails when one is missing.
+ */
 #ifndef METHODS_INTERNAL_H
 #define METHODS_INTERNAL_H
 
@@ -12,9 +27,12 @@
 struct bdev;
 struct vhost_info;
 
-#define METHODS_SUBSYSTEM_SCHEDULER "scheduler"
-#define METHODS_SUBSYSTEM_BDEV "bdev"
-#define METHODS_SUBSYSTEM_VHOST_BLK "vhost_blk"
+/* Of framework_get_subsystems, in their order. depends_on: names with commas between. */
+struct methods_subsystem {
+	const char *name;
+	const char *depends_on;
+};
+extern const struct methods_subsystem methods_subsystems[]; /* ends with a NULL name */
 
 extern const struct methods_options *methods;
 extern uint64_t methods_start_ns;
@@ -67,11 +85,14 @@ bool check_block_size(struct rpc_request *req, uint32_t block_size);
 struct bdev_kind {
 	const char *create_method;
 	bool (*is)(const struct bdev *bdev);
-	/* The parameters of create_method that make bdev, one of this kind, again. */
+	/* The parameters of create_method that make bdev, one of this kind, again. NULL: it comes by itself, or with
+	 * another that has them. */
 	json_t *(*params)(const struct bdev *bdev);
 	/* Adds to bdev_get_bdevs' driver_specific; may be NULL. */
 	void (*driver_specific)(const struct bdev *bdev, json_t *object);
 	bool shows_numa_id;
+	/* Adds the creates of those that wait for their base: calls of call_json(). May be NULL. */
+	void (*waiting)(json_t *calls);
 };
 
 extern const struct bdev_kind bdev_null_kind;
@@ -86,6 +107,8 @@ const struct bdev_kind *bdev_kind_find(const struct bdev *bdev, json_t **ret_par
 /* Answers a create: the recorded parameters are those that make the very same bdev, the result
  * is its name. */
 void bdev_created(struct rpc_request *req, const struct bdev *bdev);
+/* Answers true to what changed a bdev: recorded is the create that makes it as it is now. */
+void bdev_changed(struct rpc_request *req, const struct bdev *bdev);
 
 /* ---- Who watches bdevs (notify.c keeps the log; bdev.c and disk.c look too) ---- */
 
@@ -98,10 +121,14 @@ void malloc_bdev_gone(const char *name);
 
 /* ---- Configuration ---- */
 
+/* Rows of methods.c's parts[]: each adds its calls. for_state: as little as makes the same again; otherwise for people and
+ * other programs, as SPDK writes it. */
 void scheduler_config(json_t *calls, bool for_state);
+void bdev_options_config(json_t *calls, bool for_state);
 void bdev_config(json_t *calls, bool for_state);
+void bdev_examine_config(json_t *calls, bool for_state);
 void vhost_config(json_t *calls, bool for_state);
-void disk_config(json_t *calls);
+void disk_config(json_t *calls, bool for_state);
 
 /* Whether the state's berth_disk_create makes this bdev, this controller as it is. */
 bool disk_has_bdev(const char *bdev_name);

@@ -120,7 +120,7 @@ delete_refused(struct rpc_request *req, int rc, const struct err *err, const cha
 	       const char *key, const char *name)
 {
 	if (rc == -ENODEV && methods->forget != NULL &&
-	    methods->forget(methods->ctx, family, key, name)) {
+	    methods->forget(methods->ctx, family, name)) {
 		rpc_true(req);
 	} else {
 		rpc_error_from(req, rc, err);
@@ -129,20 +129,46 @@ delete_refused(struct rpc_request *req, int rc, const struct err *err, const cha
 
 /* ---- Configuration ---- */
 
+const struct methods_subsystem methods_subsystems[] = {
+	{"scheduler", ""},
+	{"bdev", ""},
+	{"vhost_blk", "bdev"},
+	{NULL, NULL},
+};
+
+/*
+ * What there is to configure, in the order in which it is made again: what others need comes first. A subsystem may have
+ * several parts; NULL is in the state only.
+ */
+static const struct {
+	const char *subsystem;
+	void (*add)(json_t *calls, bool for_state);
+} parts[] = {
+	{"scheduler", scheduler_config},
+	{"bdev", bdev_options_config},
+	{"bdev", bdev_config},
+	{"bdev", bdev_examine_config},
+	{NULL, disk_config},
+	{"vhost_blk", vhost_config},
+};
+
 json_t *
 methods_config(const char *subsystem)
 {
-	json_t *calls = json_array();
+	const struct methods_subsystem *s = methods_subsystems;
+	json_t *calls;
 
-	if (strcmp(subsystem, METHODS_SUBSYSTEM_SCHEDULER) == 0) {
-		scheduler_config(calls, false);
-	} else if (strcmp(subsystem, METHODS_SUBSYSTEM_BDEV) == 0) {
-		bdev_config(calls, false);
-	} else if (strcmp(subsystem, METHODS_SUBSYSTEM_VHOST_BLK) == 0) {
-		vhost_config(calls, false);
-	} else {
-		json_decref(calls);
+	while (s->name != NULL && strcmp(s->name, subsystem) != 0) {
+		s++;
+	}
+	if (s->name == NULL) {
 		return NULL;
+	}
+	calls = json_array();
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+		if (parts[i].subsystem != NULL && strcmp(parts[i].subsystem, subsystem) == 0) {
+			parts[i].add(calls, false);
+		}
 	}
 	return calls;
 }
@@ -152,11 +178,8 @@ methods_state(void)
 {
 	json_t *calls = json_array();
 
-	if (calls != NULL) {
-		scheduler_config(calls, true);
-		bdev_config(calls, true);
-		disk_config(calls);
-		vhost_config(calls, true);
+	for (size_t i = 0; calls != NULL && i < ARRAY_SIZE(parts); i++) {
+		parts[i].add(calls, true);
 	}
 	return calls;
 }

@@ -30,7 +30,7 @@ struct methods_options {
 	void (*start_init)(void *ctx);
 	/* An object that is not there shall be deleted: whether the state directory knew of one
 	 * that could not be restored, which is forgotten by this. */
-	bool (*forget)(void *ctx, const char *family, const char *key, const char *name);
+	bool (*forget)(void *ctx, const char *family, const char *name);
 	void *ctx;
 };
 

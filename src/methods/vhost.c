@@ -52,7 +52,7 @@ static void delete (struct rpc_request *req, const void *params)
 
 	if (vhost_delete(p->ctrlr, deleted, req, &err) != 0) {
 		if (err.code == -ENODEV && methods->forget != NULL &&
-		    methods->forget(methods->ctx, "vhost_", "ctrlr", p->ctrlr)) {
+		    methods->forget(methods->ctx, "vhost_", p->ctrlr)) {
 			rpc_true(req);
 		} else {
 			rpc_error_from(req, RPC_ERROR_INVALID_PARAMS, &err);

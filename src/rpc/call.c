@@ -31,6 +31,7 @@ struct rpc_request {
 	bool record;
 	const struct rpc_schema *schema;
 	json_t *params;   /* what the decoded structure borrows from; may be NULL */
+	const char *recorded_method; /* NULL: nothing */
 	json_t *recorded; /* NULL: params */
 	void (*done)(void *ctx, const struct rpc_outcome *outcome);
 	void *ctx;
@@ -168,13 +169,13 @@ record_change(struct rpc_request *req, struct err *err)
 	const json_t *params = req->recorded != NULL ? req->recorded : req->params;
 	int rc;
 
-	if (!req->record || !req->schema->mutates || record_fn == NULL) {
+	if (!req->record || !req->schema->mutates || req->recorded_method == NULL || record_fn == NULL) {
 		return 0;
 	}
 	if (params == NULL) {
 		params = empty = json_object();
 	}
-	rc = record_fn(record_ctx, req->schema->name, params, err);
+	rc = record_fn(record_ctx, req->recorded_method, params, err);
 	json_decref(empty);
 	return rc;
 }
@@ -248,12 +249,19 @@ rpc_error_from(struct rpc_request *req, int code, const struct err *err)
 }
 
 void
-rpc_set_recorded_params(struct rpc_request *req, json_t *params)
+rpc_set_recorded_call(struct rpc_request *req, const char *method, json_t *params)
 {
 	MAGIC_OBJ(req, REQUEST_MAGIC);
 	CHECK(req->schema->mutates);
 	json_decref(req->recorded);
+	req->recorded_method = method;
 	req->recorded = params;
+}
+
+void
+rpc_set_recorded_params(struct rpc_request *req, json_t *params)
+{
+	rpc_set_recorded_call(req, req->schema->name, params);
 }
 
 /* ---- Calls ---- */
@@ -306,6 +314,7 @@ rpc_start_call(const char *method, const json_t *params, bool record,
 	}
 	req->magic = REQUEST_MAGIC;
 	req->schema = schema;
+	req->recorded_method = schema->name;
 	req->record = record;
 	req->params = json_incref((json_t *)params);
 	req->done = done;

@@ -81,6 +81,13 @@ void rpc_list_end(struct rpc_list *list);
  */
 void rpc_set_recorded_params(struct rpc_request *req, json_t *params);
 
+/*
+ * The whole call to write there in its place: a create, with parameters that make the object as it is by now, stands for all
+ * that was done to it before. method is one of the schema (borrowed for ever); NULL: nothing is to be remembered, because
+ * what was changed is kept elsewhere (in a superblock). Takes params.
+ */
+void rpc_set_recorded_call(struct rpc_request *req, const char *method, json_t *params);
+
 /* ---- Server ---- */
 
 /*
