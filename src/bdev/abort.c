@@ -55,7 +55,8 @@ abort_submit(struct core_channel *c, struct bdev_io *io)
 		channel_refresh(c);
 		end_refused(c, target, -ECANCELED);
 		end_request(c, io, 0);
-	} else if (bdev_supports_natively(c->pub.bdev, BDEV_ABORT) && !c->removed) {
+	} else if (bdev_supports_natively(c->pub.bdev, BDEV_ABORT) && !c->removed &&
+		   (target->flags & IO_SPLIT) == 0) {
 		issue(c, io);
 	} else {
 		end_request(c, io, -ENOENT);

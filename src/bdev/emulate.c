@@ -130,7 +130,7 @@ emulate_fill(struct core_channel *c, struct part *part, struct bdev_io *request)
 		return fill_with_buffer(c, part, request,
 					request->src_lba + request->issued_blocks);
 	case BDEV_COMPARE_AND_WRITE:
-		if (request->core_word != 0) {
+		if ((request->core_word & WORD_SWAP_WRITES) != 0) {
 			return fill_swap_write(c, part, request);
 		}
 		return fill_with_buffer(c, part, request, request->lba + request->issued_blocks);
@@ -211,8 +211,9 @@ emulate_part_done(struct core_channel *c, struct part *part, struct bdev_io *req
 bool
 emulate_next_phase(struct core_channel *c, struct bdev_io *request)
 {
-	if (request->op == BDEV_COMPARE_AND_WRITE && request->core_word == 0) {
-		request->core_word = 1;
+	if (request->op == BDEV_COMPARE_AND_WRITE &&
+	    (request->core_word & WORD_SWAP_WRITES) == 0) {
+		request->core_word = WORD_SWAP_WRITES;
 		request->issued_blocks = 0;
 		return true;
 	}
@@ -270,7 +271,6 @@ swap_locked(struct bdev_range_lock *lock)
 	c->pub.inflight++;
 	range_track(c, io);
 	io->result = UINT64_MAX;
-	io->core_word = 0;
 	split_start(c, io);
 }
 

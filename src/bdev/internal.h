@@ -15,7 +15,11 @@
 #define IO_CORE 0x80 /* a part of a split request, or a reset: its completion takes another way */
 #define IO_REFUSED 0x40 /* has a place in the queue of refused requests */
 #define IO_TRACKED 0x10 /* on the channel's list of those that range locks look at */
-#define IO_FLUSHED 0x20 /* of a split write that must be stable: its flush is under way or done */
+#define IO_SPLIT 0x20 /* cut into parts, or emulated: the module never sees it */
+
+/* Of a split request, in bdev_io.core_word. */
+#define WORD_SWAP_WRITES 0x1 /* compare-and-write: all was equal */
+#define WORD_FLUSHED 0x2     /* a write that must be stable: its flush is under way or done */
 
 /* Parts of split requests: a channel has so many in all, one request uses at most PARTS_OF_ONE
  * at once. */

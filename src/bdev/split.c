@@ -222,7 +222,7 @@ fill(struct core_channel *c, struct part *part, struct bdev_io *request)
 	const struct bdev *bdev = c->pub.bdev;
 
 	if (request->issued_blocks == request->num_blocks) {
-		request->flags |= IO_FLUSHED;
+		request->core_word |= WORD_FLUSHED;
 		split_init_part(c, part, request, BDEV_FLUSH, 0, 0);
 		return true;
 	}
@@ -264,7 +264,7 @@ has_next(const struct core_channel *c, const struct bdev_io *request)
 		return request->children < (one_by_one(request) ? 1u : PARTS_OF_ONE);
 	}
 	return request->children == 0 && needs_flush(c->pub.bdev, request) &&
-	       (request->flags & IO_FLUSHED) == 0;
+	       (request->core_word & WORD_FLUSHED) == 0;
 }
 
 /* False: request is on `starved`. */
@@ -324,6 +324,8 @@ split_start(struct core_channel *c, struct bdev_io *io)
 		end_request(c, io, -EOPNOTSUPP);
 		return;
 	}
+	io->flags |= IO_SPLIT;
+	io->core_word = 0;
 	io->issued_blocks = 0;
 	io->iov_index = 0;
 	io->iov_offset = 0;

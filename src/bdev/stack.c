@@ -204,7 +204,12 @@ inherit(struct stack *s)
 	 * it, may let requests wait that only a reset ends. */
 	bdev->ops_mask &= ~(1u << BDEV_ABORT);
 	bdev->ops_mask |= 1u << BDEV_RESET;
-	uuid_copy(bdev->uuid, s->uuid);
+	/* The same at each start, so that what refers to it finds it. */
+	if (uuid_is_null(s->uuid)) {
+		uuid_generate_sha1(bdev->uuid, base->uuid, s->name, strlen(s->name));
+	} else {
+		uuid_copy(bdev->uuid, s->uuid);
+	}
 	stack_room(s, 0);
 }
 
@@ -474,5 +479,8 @@ stack_forward(struct bdev_channel *ch, struct bdev_io *io, uint64_t offset)
 	struct bdev_io *child = stack_child(io, 0);
 
 	stack_child_init(child, io, offset, forwarded);
+	if (UNLIKELY(io->op == BDEV_ABORT)) {
+		child->target = stack_child(io->target, 0);
+	}
 	bdev_submit(sc->base, child);
 }

@@ -49,7 +49,7 @@ struct stack {
 	struct list link;      /* of all stacks, in the order they were created */
 	struct list base_link; /* of shared */
 	struct bdev_watch watch;
-	uuid_t uuid; /* all zero: made from the base's at each start */
+	uuid_t uuid; /* all zero: made from the base's and the name */
 	bool started;
 	bool registered;
 	bool deleting;
@@ -116,8 +116,8 @@ stack_child(struct bdev_io *io, size_t own)
 void stack_room(struct stack *s, size_t own);
 
 /*
- * Gives the base what io asks for, `offset` blocks further on, and ends io as that ends. For
- * modules with no room of their own in a request.
+ * Gives the base what io asks for, `offset` blocks further on, and ends io as that ends, aborts
+ * included. For modules with no room of their own in a request.
  */
 void stack_forward(struct bdev_channel *ch, struct bdev_io *io, uint64_t offset);
 /* The same for any child: copies the operation and its operands; the caller may then change

@@ -22,6 +22,7 @@ static const struct bdev_kind *const kinds[] = {
 	&bdev_malloc_kind,
 	&bdev_aio_kind,
 	&bdev_uring_kind,
+	&bdev_passthru_kind,
 };
 
 const struct bdev_kind *
@@ -94,15 +95,15 @@ supported_io_types(const struct bdev *b)
 		{"nvme_io_md", -1},
 		{"write_zeroes", BDEV_WRITE_ZEROES},
 		{"zcopy", -1},
-		{"get_zone_info", -1},
-		{"zone_management", -1},
-		{"zone_append", -1},
-		{"compare", -1},
-		{"compare_and_write", -1},
-		{"abort", -1},
-		{"seek_hole", -1},
-		{"seek_data", -1},
-		{"copy", -1},
+		{"get_zone_info", BDEV_ZONE_REPORT},
+		{"zone_management", BDEV_ZONE_MANAGE},
+		{"zone_append", BDEV_ZONE_APPEND},
+		{"compare", BDEV_COMPARE},
+		{"compare_and_write", BDEV_COMPARE_AND_WRITE},
+		{"abort", BDEV_ABORT},
+		{"seek_hole", BDEV_SEEK_HOLE},
+		{"seek_data", BDEV_SEEK_DATA},
+		{"copy", BDEV_COPY},
 		{"nvme_iov_md", -1},
 		{"nvme_nssr", -1},
 		{"write_uncorrectable", -1},
@@ -167,7 +168,7 @@ bdev_json(const void *ctx, const char *name)
 				      "rw_mbytes_per_sec", 0, "r_mbytes_per_sec", 0,
 				      "w_mbytes_per_sec", 0));
 	json_object_set_new(object, "claimed", json_boolean(bdev_claimed(b)));
-	json_object_set_new(object, "zoned", json_false());
+	json_object_set_new(object, "zoned", json_boolean(bdev_zoned(b)));
 	json_object_set_new(object, "supported_io_types", supported_io_types(b));
 	if (kind != NULL && kind->driver_specific != NULL) {
 		kind->driver_specific(b, specific);
@@ -310,28 +311,49 @@ set_options(struct rpc_request *req, const void *params)
 	rpc_true(req);
 }
 
-/* No module of ours looks into bdevs by itself yet, so examination is always complete. */
 static void
 examine(struct rpc_request *req, const void *params)
 {
 	const struct bdev_examine_params *p = params;
 	struct bdev_options o;
+	struct err err = ERR_NONE;
 
 	bdev_get_options(&o);
 	if (o.auto_examine) {
 		rpc_error(req, -EINVAL,
 			  "bdevs are examined as they appear (bdev_auto_examine is on)");
-	} else if (bdev_find(p->name) == NULL) {
-		rpc_error(req, -ENODEV, "there is no bdev '%.128s'", p->name);
+	} else if (bdev_examine(p->name, &err) != 0) {
+		rpc_error_from(req, 0, &err);
 	} else {
 		rpc_true(req);
 	}
 }
 
+struct examine_waiter {
+	struct bdev_examine_wait wait;
+	struct rpc_request *req;
+};
+
+static void
+examined(struct bdev_examine_wait *wait)
+{
+	struct examine_waiter *w = CONTAINER_OF(wait, struct examine_waiter, wait);
+
+	rpc_true(w->req);
+	free(w);
+}
+
 static void
 wait_for_examine(struct rpc_request *req, const void *params)
 {
-	rpc_true(req);
+	struct examine_waiter *w = calloc(1, sizeof(*w));
+
+	if (w == NULL) {
+		rpc_error(req, -ENOMEM, "out of memory");
+		return;
+	}
+	w->req = req;
+	bdev_wait_for_examine(&w->wait, examined);
 }
 
 /* ---- Configuration ---- */

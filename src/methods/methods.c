@@ -23,6 +23,7 @@ methods_init(const struct methods_options *options)
 		notify_methods,      bdev_methods,      iostat_methods,     bdev_null_methods,
 		bdev_malloc_methods, bdev_aio_methods,  bdev_uring_methods, vhost_methods,
 		disk_methods,        scheduler_methods, job_methods,
+		bdev_passthru_methods,
 	};
 
 	CHECK(methods == NULL);

@@ -270,8 +270,41 @@ io_done(struct bdev_io *bio, int status)
 	EXPECT(thread_self() == io->worker->thread);
 	EXPECT(!atomic_load(&io->done));
 	io->status = status;
+	io->result = bio->result;
 	io->order = atomic_fetch_add(&completions, 1);
 	atomic_store(&io->done, true);
+}
+
+static void
+set_operands(struct env_io *io)
+{
+	struct bdev_io *b = io->io;
+
+	b->md = io->md;
+	b->max_results = io->max_results;
+	switch (io->op) {
+	case BDEV_COPY:
+		b->src_lba = io->src_lba;
+		break;
+	case BDEV_COMPARE_AND_WRITE:
+		b->write_iov = io->write_iov;
+		b->write_iovcnt = io->write_iovcnt;
+		break;
+	case BDEV_ABORT:
+		b->target = io->target != NULL ? io->target->io : NULL;
+		break;
+	case BDEV_BLOCK_STATUS:
+		b->extents = io->extents;
+		break;
+	case BDEV_ZONE_REPORT:
+		b->zones = io->zones;
+		break;
+	case BDEV_ZONE_MANAGE:
+		b->zone_action = io->zone_action;
+		break;
+	default:
+		break;
+	}
 }
 
 static void
@@ -281,6 +314,7 @@ submit_on_worker(void *arg)
 
 	bdev_io_init(io->io, io->op, io->lba, io->num_blocks, io->iov, io->iovcnt, io_done);
 	io->io->flags = io->flags;
+	set_operands(io);
 	bdev_submit(io->worker->ch, io->io);
 	EXPECT_SAY(!atomic_load(&io->done), "completed from inside bdev_submit()");
 }

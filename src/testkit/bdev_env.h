@@ -73,6 +73,17 @@ struct env_io {
 	uint64_t num_blocks;
 	struct iovec *iov;
 	unsigned iovcnt;
+	/* Operands of some operations, see struct bdev_io. */
+	void *md;
+	uint64_t src_lba;
+	const struct iovec *write_iov;
+	unsigned write_iovcnt;
+	struct env_io *target;
+	struct bdev_extent *extents;
+	struct bdev_zone *zones;
+	enum bdev_zone_action zone_action;
+	unsigned max_results;
+	uint64_t result; /* after env_finish() */
 	int status;
 	unsigned order; /* counted over all requests of the process: which completed first */
 	atomic_bool done;
