@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "bdev/stack.h"
 #include "testkit/bdev_load.h"
 
 static struct over *
@@ -190,9 +191,51 @@ over_close(struct over *over, struct env *env)
 
 	env_close(env);
 	remove_module(over, env);
-	if (over->base_there) {
+	if (over->pulled) {
+		env_wait(env, &over->base_gone);
+	} else if (over->base_there) {
 		env_call(env, env->app, remove_base_on_app, &r);
 		env_wait(env, &r.done);
+	}
+}
+
+static void
+note_base_gone(void *ctx, int status)
+{
+	struct over *over = ctx;
+
+	atomic_store(&over->base_gone, true);
+}
+
+static void
+pull_on_app(void *arg)
+{
+	struct over *over = arg;
+
+	remove_base(over, note_base_gone, over);
+}
+
+void
+over_pull(struct over *over, struct env *env)
+{
+	over->pulled = true;
+	env_call(env, env->app, pull_on_app, over);
+}
+
+static void
+kick_base(void *arg)
+{
+	struct bdev_channel *ch = arg;
+
+	scripted_channel_kick(((struct stack_channel *)ch->module_ctx)->base);
+}
+
+void
+over_let_go(struct over *over, struct env *env)
+{
+	atomic_store(&over->base.hold, false);
+	for (unsigned i = 0; i < ENV_WORKERS; i++) {
+		env_call(env, env->workers[i].thread, kick_base, env->workers[i].ch);
 	}
 }
 

@@ -26,6 +26,8 @@ struct over {
 
 	struct scripted_bdev base;
 	bool base_there;
+	bool pulled;
+	atomic_bool base_gone;
 	void (*done)(void *ctx, int status);
 	void *done_ctx;
 };
@@ -37,6 +39,13 @@ void over_run(struct over *over, enum reactor_mode mode, bool real_threads);
 /* On a stage that the test has started: base and module's bdev, opened for writing; and the reverse. */
 void over_open(struct over *over, struct env *env);
 void over_close(struct over *over, struct env *env);
+
+/* Ends the base's `hold`: scripted_let_go() for channels of the module's bdev, whose context begins with a struct
+ * stack_channel. */
+void over_let_go(struct over *over, struct env *env);
+
+/* Begins to remove the base; over_close() waits for the end. */
+void over_pull(struct over *over, struct env *env);
 
 /*
  * The base is pulled out under load: all requests end, the bdev goes; when a base of that name is there again, so is
