@@ -48,6 +48,9 @@ channel_refresh(struct core_channel *c)
 	if (c->pub.bdev->needs_stable_data) {
 		mask &= ~(1u << BDEV_WRITE);
 	}
+	if (c->pub.bdev->md_bytes != 0) {
+		mask = 0;
+	}
 	if (c->removed || c->frozen || !list_empty(&c->refused) || c->ranges != NULL) {
 		mask = 0;
 	}

@@ -34,7 +34,9 @@ bool
 emulated(const struct bdev *bdev, const struct bdev_io *io)
 {
 	return io->op >= BDEV_COMPARE && io->op <= BDEV_BLOCK_STATUS && io->op != BDEV_ABORT &&
-	       !bdev_supports_natively(bdev, io->op);
+	       (!bdev_supports_natively(bdev, io->op) ||
+		(bdev->md_bytes != 0 &&
+		 (io->op == BDEV_COMPARE || io->op == BDEV_COMPARE_AND_WRITE)));
 }
 
 /* ---- Parts of compare and copy ---- */
@@ -188,6 +190,9 @@ write_copy(struct core_channel *c, struct part *part, struct bdev_io *request)
 
 	io->op = BDEV_WRITE;
 	io->lba = request->lba + offset;
+	if (c->md != NULL) {
+		md_part_issue(c, part);
+	}
 	issue(c, io);
 	return true;
 }
@@ -201,7 +206,11 @@ emulate_part_done(struct core_channel *c, struct part *part, struct bdev_io *req
 	if (part->io.op == BDEV_BLOCK_STATUS) {
 		look_through(c, part, request);
 	} else if (part->io.op == BDEV_READ && request->op == BDEV_COPY) {
-		return !c->removed && write_copy(c, part, request);
+		if (c->removed) {
+			part->io.status = -ENODEV;
+			return false;
+		}
+		return write_copy(c, part, request);
 	} else if (part->io.op == BDEV_READ) {
 		compare(c, part, request);
 	}

@@ -105,6 +105,7 @@ struct bdev_desc {
 struct part {
 	struct list link; /* free ones of the channel */
 	void *bounce;     /* NULL: the part uses the request's own buffers */
+	unsigned index;   /* of the channel's parts */
 	struct iovec iov[PART_IOV_MAX];
 	_Alignas(CACHE_LINE_BYTES) struct bdev_io io; /* with room for the modules behind it */
 };
@@ -135,6 +136,7 @@ struct core_channel {
 
 	struct list free_parts;
 	uint8_t *parts; /* their memory; NULL: no request of this channel was ever split */
+	struct md_store *md; /* their metadata; NULL: the bdev has none */
 	struct mem_cache bounces;
 	void *reserve; /* one buffer besides the shared pool's, so that there is always progress */
 	bool reserve_used;
@@ -271,6 +273,19 @@ size_t bounce_take(struct core_channel *c, struct part *part, const struct bdev_
 		   size_t bytes);
 /* Copies a read's data back where it succeeded, and gives the buffer back. */
 void bounce_return(struct core_channel *c, struct part *part);
+
+/* ---- md.c ---- */
+
+/* Metadata and protection information are possible; changes what follows of them. */
+int md_check(struct bdev *bdev, struct err *err);
+int md_channel_init(struct core_channel *c);
+void md_channel_release(struct core_channel *c);
+/* Blocks that a part may have. */
+uint64_t md_room(const struct bdev *bdev);
+/* Before a part is issued: gives it its metadata. 0 or -EILSEQ. */
+int md_part_issue(struct core_channel *c, struct part *part);
+/* A part has come back: looks at what was read, changes its status. */
+void md_part_done(struct core_channel *c, struct part *part);
 
 /* ---- reset.c ---- */
 

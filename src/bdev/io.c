@@ -191,6 +191,9 @@ check_request(const struct core_channel *c, const struct bdev_io *io)
 	if (!bdev_supports(ch->bdev, io->op) && (io->op != BDEV_FLUSH || ch->bdev->write_cache)) {
 		return -EOPNOTSUPP;
 	}
+	if ((io->flags & BDEV_IO_MD) != 0 && ch->bdev->md_bytes == 0) {
+		return -EINVAL;
+	}
 	return io->op != BDEV_FLUSH && !in_range(ch, io) ? -EINVAL : 0;
 }
 
@@ -244,7 +247,7 @@ range_fits(const struct core_channel *c, const struct bdev_io *io)
 	case BDEV_READ:
 	case BDEV_WRITE:
 		return rw_room(bdev, io->lba, io->num_blocks) == io->num_blocks &&
-		       !needs_flush(bdev, io) && !needs_copy(bdev, io);
+		       !needs_flush(bdev, io) && !needs_copy(bdev, io) && bdev->md_bytes == 0;
 	case BDEV_UNMAP:
 		return bdev->max_unmap_blocks == 0 || io->num_blocks <= bdev->max_unmap_blocks;
 	case BDEV_WRITE_ZEROES:

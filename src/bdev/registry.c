@@ -199,7 +199,7 @@ check_fields(struct bdev *bdev, struct err *err)
 		bdev->max_iovcnt = BDEV_IOV_MAX;
 	}
 	bdev->unmap_granularity_blocks = MAX(bdev->unmap_granularity_blocks, 1u);
-	return 0;
+	return md_check(bdev, err);
 }
 
 static struct bdev_core *

@@ -30,6 +30,15 @@ part_bytes(const struct bdev *bdev)
 	return offsetof(struct part, io) + bdev_io_bytes(bdev);
 }
 
+void
+split_channel_release(struct core_channel *c)
+{
+	bounce_release(c);
+	md_channel_release(c);
+	free(c->parts);
+	c->parts = NULL;
+}
+
 /* True when there is a store of parts and what bounces need. */
 static bool
 store_ready(struct core_channel *c)
@@ -43,25 +52,18 @@ store_ready(struct core_channel *c)
 		return false;
 	}
 	c->parts = aligned_alloc(CACHE_LINE_BYTES, PARTS_MAX * bytes);
-	if (c->parts == NULL) {
-		bounce_release(c);
+	if (c->parts == NULL || md_channel_init(c) != 0) {
+		split_channel_release(c);
 		return false;
 	}
 	for (size_t i = 0; i < PARTS_MAX; i++) {
 		struct part *part = (struct part *)(void *)(c->parts + i * bytes);
 
 		part->bounce = NULL;
+		part->index = (unsigned)i;
 		list_append(&c->free_parts, &part->link);
 	}
 	return true;
-}
-
-void
-split_channel_release(struct core_channel *c)
-{
-	bounce_release(c);
-	free(c->parts);
-	c->parts = NULL;
 }
 
 bool
@@ -79,6 +81,9 @@ rw_room(const struct bdev *bdev, uint64_t lba, uint64_t num_blocks)
 	if (bdev->optimal_boundary_blocks != 0) {
 		num_blocks = MIN(num_blocks, bdev->optimal_boundary_blocks -
 						     lba % bdev->optimal_boundary_blocks);
+	}
+	if (bdev->md_bytes != 0) {
+		num_blocks = MIN(num_blocks, md_room(bdev));
 	}
 	return num_blocks;
 }
@@ -267,6 +272,16 @@ has_next(const struct core_channel *c, const struct bdev_io *request)
 	       (request->core_word & WORD_FLUSHED) == 0;
 }
 
+/* The metadata of a write does not fit its data. */
+static void
+give_up(struct core_channel *c, struct part *part, struct bdev_io *request)
+{
+	if (part->bounce != NULL) {
+		bounce_put(c, part);
+	}
+	request->status = -EILSEQ;
+}
+
 /* False: request is on `starved`. */
 static bool
 start_part(struct core_channel *c, struct bdev_io *request)
@@ -278,6 +293,10 @@ start_part(struct core_channel *c, struct bdev_io *request)
 	} else if (!list_empty(&c->free_parts)) {
 		part = LIST_FIRST(&c->free_parts, struct part, link);
 		if (fill(c, part, request)) {
+			if (c->md != NULL && md_part_issue(c, part) != 0) {
+				give_up(c, part, request);
+				return true;
+			}
 			list_remove(&part->link);
 			request->children++;
 			issue(c, &part->io);
@@ -362,7 +381,14 @@ split_part_done(struct core_channel *c, struct bdev_io *io)
 	struct part *part = CONTAINER_OF(io, struct part, io);
 	struct bdev_io *request = io->parent;
 
+	if (c->md != NULL) {
+		md_part_done(c, part);
+	}
 	if (request->op > BDEV_RESET && emulate_part_done(c, part, request)) {
+		/* It may wait behind others that were refused, and be the last that comes back. */
+		if (!list_empty(&c->refused)) {
+			nomem_retry(c);
+		}
 		return;
 	}
 	if (part->bounce != NULL) {

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/dif.h"
 #include "base/iov.h"
 #include "testkit/bdev_env.h"
 
@@ -52,6 +53,7 @@ check_rw(const struct bdev *b, const struct bdev_io *io)
 		bytes += io->iov[i].iov_len;
 	}
 	EXPECT(bytes == io->num_blocks * b->block_size);
+	EXPECT(b->md_bytes == 0 || ((io->flags & BDEV_IO_MD) != 0 && io->md != NULL));
 }
 
 static void
@@ -95,6 +97,25 @@ record(struct scripted_bdev *s, const struct bdev_io *io)
 	}
 }
 
+static void
+perform_md(struct scripted_bdev *s, const struct bdev_io *io)
+{
+	size_t bytes = io->num_blocks * s->bdev.md_bytes;
+	uint8_t *p = s->md + io->lba * s->bdev.md_bytes;
+	struct dif dif;
+
+	if (io->op == BDEV_READ) {
+		memcpy(io->md, p, bytes);
+	} else if (io->op == BDEV_WRITE) {
+		memcpy(p, io->md, bytes);
+	} else if (dif_init(&dif, s->bdev.block_size, s->bdev.md_bytes, s->bdev.dif_type,
+			    s->bdev.dif_pi_format, s->bdev.dif_head_of_md, 0, NULL) == 0) {
+		dif_fill_unwritten(&dif, p, io->num_blocks);
+	} else {
+		memset(p, 0, bytes);
+	}
+}
+
 static int
 perform(struct scripted_bdev *s, const struct bdev_io *io)
 {
@@ -103,6 +124,9 @@ perform(struct scripted_bdev *s, const struct bdev_io *io)
 
 	if (io->op == BDEV_FLUSH) {
 		return 0;
+	}
+	if (s->md != NULL) {
+		perform_md(s, io);
 	}
 	p = s->data + io->lba * s->bdev.block_size;
 	switch (io->op) {
@@ -294,6 +318,13 @@ scripted_bdev_init(struct scripted_bdev *s, const char *name, uint64_t num_block
 int
 scripted_bdev_add(struct scripted_bdev *s, struct err *err)
 {
+	if (s->bdev.md_bytes != 0) {
+		struct bdev_io all = {.num_blocks = s->max_blocks, .op = BDEV_UNMAP};
+
+		s->md = malloc(s->max_blocks * s->bdev.md_bytes);
+		EXPECT(s->md != NULL);
+		perform_md(s, &all);
+	}
 	return bdev_register(&s->bdev, err);
 }
 
@@ -313,6 +344,7 @@ void
 scripted_bdev_release(struct scripted_bdev *s)
 {
 	free(s->data);
+	free(s->md);
 	free(s->bdev.name);
 }
 

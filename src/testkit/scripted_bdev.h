@@ -26,6 +26,7 @@ struct scripted_entry {
 struct scripted_bdev {
 	struct bdev bdev; /* limits are set between init and add */
 	uint8_t *data;
+	uint8_t *md; /* md_bytes a block; NULL: there is none */
 	uint64_t max_blocks; /* it may grow to */
 
 	/* The script; changed while nothing runs, or atomically. */
