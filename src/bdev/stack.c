@@ -224,8 +224,8 @@ stack_set_uuid(struct stack *s, const char *name_space, const void *bytes, size_
 	}
 }
 
-int
-stack_be_part(struct stack *s, uint64_t offset, uint64_t num_blocks, struct err *err)
+void
+stack_set_part_uuid(struct stack *s, uint64_t offset, uint64_t num_blocks)
 {
 	struct {
 		uuid_t base;
@@ -233,6 +233,13 @@ stack_be_part(struct stack *s, uint64_t offset, uint64_t num_blocks, struct err 
 		uint64_t num_blocks;
 	} id = {.offset = offset, .num_blocks = num_blocks};
 
+	uuid_copy(id.base, s->base->uuid);
+	stack_set_uuid(s, PART_NAME_SPACE, &id, sizeof(id));
+}
+
+int
+stack_be_part(struct stack *s, uint64_t offset, uint64_t num_blocks, struct err *err)
+{
 	if (s->base->zone_blocks != 0) {
 		return err_set(err, -ENOTSUP, "bdev '%s' is zoned, and cannot be divided", s->base_name);
 	}
@@ -248,8 +255,7 @@ stack_be_part(struct stack *s, uint64_t offset, uint64_t num_blocks, struct err 
 		s->bdev.dif_type = 0;
 		s->bdev.dif_check_flags = 0;
 	}
-	uuid_copy(id.base, s->base->uuid);
-	stack_set_uuid(s, PART_NAME_SPACE, &id, sizeof(id));
+	stack_set_part_uuid(s, offset, num_blocks);
 	return 0;
 }
 

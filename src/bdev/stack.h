@@ -82,6 +82,9 @@ void stack_delete(struct stack *s, void (*done)(void *ctx, int status), void *ct
  */
 void stack_set_uuid(struct stack *s, const char *name_space, const void *bytes, size_t length);
 
+/* The same as SPDK makes it for a part of the base: split disks, error disks. */
+void stack_set_part_uuid(struct stack *s, uint64_t offset, uint64_t num_blocks);
+
 /*
  * In start: the bdev is num_blocks of the base, from block offset on; requests are forwarded with that offset. 0;
  * -ENOSPC (outside of the base, or nothing); -ENOTSUP (the base is zoned).
