@@ -7,20 +7,13 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "testkit/bdev_battery_run.h"
 #include "testkit/bdev_load.h"
-
-struct run {
-	struct env env;
-	const struct battery *battery;
-	struct env_worker *w; /* the first one, for what takes no other */
-	uint64_t num_blocks;
-	uint32_t bs;
-};
 
 /* ---- Helpers ---- */
 
-static uint8_t *
-buffer(size_t bytes)
+uint8_t *
+battery_buffer(size_t bytes)
 {
 	uint8_t *p = aligned_alloc(4096, (bytes + 4095) & ~(size_t)4095);
 
@@ -29,8 +22,8 @@ buffer(size_t bytes)
 }
 
 /* Different for each block and each use. */
-static void
-pattern(uint8_t *p, size_t bytes, uint64_t seed)
+void
+battery_pattern(uint8_t *p, size_t bytes, uint64_t seed)
 {
 	uint64_t x = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
 
@@ -42,24 +35,24 @@ pattern(uint8_t *p, size_t bytes, uint64_t seed)
 	}
 }
 
-static void
-write_pattern(struct run *r, uint64_t lba, uint64_t n, uint64_t seed)
+void
+battery_write_pattern(struct run *r, uint64_t lba, uint64_t n, uint64_t seed)
 {
-	uint8_t *p = buffer(n * r->bs);
+	uint8_t *p = battery_buffer(n * r->bs);
 
-	pattern(p, n * r->bs, seed);
+	battery_pattern(p, n * r->bs, seed);
 	EXPECT(env_rw(r->w, BDEV_WRITE, lba, n, p) == 0);
 	free(p);
 }
 
-/* Of blocks [skip, skip + n) of what write_pattern(skip + ..., seed) wrote from lba - skip on. */
-static void
-expect_pattern(struct run *r, uint64_t lba, uint64_t n, uint64_t seed, uint64_t skip)
+/* Of blocks [skip, skip + n) of what battery_write_pattern(skip + ..., seed) wrote from lba - skip on. */
+void
+battery_expect_pattern(struct run *r, uint64_t lba, uint64_t n, uint64_t seed, uint64_t skip)
 {
 	size_t bytes = n * r->bs;
-	uint8_t *want = buffer(bytes + skip * r->bs), *got = buffer(bytes);
+	uint8_t *want = battery_buffer(bytes + skip * r->bs), *got = battery_buffer(bytes);
 
-	pattern(want, bytes + skip * r->bs, seed);
+	battery_pattern(want, bytes + skip * r->bs, seed);
 	EXPECT(env_rw(r->w, BDEV_READ, lba, n, got) == 0);
 	EXPECT_SAY(r->battery->no_data || memcmp(got, want + skip * r->bs, bytes) == 0,
 		   "%s: blocks %llu+%llu", r->battery->name, (unsigned long long)lba,
@@ -68,10 +61,10 @@ expect_pattern(struct run *r, uint64_t lba, uint64_t n, uint64_t seed, uint64_t 
 	free(got);
 }
 
-static void
-expect_zero(struct run *r, uint64_t lba, uint64_t n)
+void
+battery_expect_zero(struct run *r, uint64_t lba, uint64_t n)
 {
-	uint8_t *got = buffer(n * r->bs);
+	uint8_t *got = battery_buffer(n * r->bs);
 
 	memset(got, 0xff, n * r->bs);
 	EXPECT(env_rw(r->w, BDEV_READ, lba, n, got) == 0);
@@ -89,18 +82,18 @@ boundaries(struct run *r)
 {
 	uint64_t last = r->num_blocks - 1;
 
-	write_pattern(r, 0, 3, 1);
-	write_pattern(r, last - 2, 3, 2);
-	write_pattern(r, 1, 1, 3);
-	write_pattern(r, last - 1, 1, 4);
-	expect_pattern(r, 0, 1, 1, 0);
-	expect_pattern(r, 1, 1, 3, 0);
-	expect_pattern(r, 2, 1, 1, 2);
-	expect_pattern(r, last - 2, 1, 2, 0);
-	expect_pattern(r, last - 1, 1, 4, 0);
-	expect_pattern(r, last, 1, 2, 2);
-	write_pattern(r, last, 1, 5);
-	expect_pattern(r, last, 1, 5, 0);
+	battery_write_pattern(r, 0, 3, 1);
+	battery_write_pattern(r, last - 2, 3, 2);
+	battery_write_pattern(r, 1, 1, 3);
+	battery_write_pattern(r, last - 1, 1, 4);
+	battery_expect_pattern(r, 0, 1, 1, 0);
+	battery_expect_pattern(r, 1, 1, 3, 0);
+	battery_expect_pattern(r, 2, 1, 1, 2);
+	battery_expect_pattern(r, last - 2, 1, 2, 0);
+	battery_expect_pattern(r, last - 1, 1, 4, 0);
+	battery_expect_pattern(r, last, 1, 2, 2);
+	battery_write_pattern(r, last, 1, 5);
+	battery_expect_pattern(r, last, 1, 5, 0);
 }
 
 static void
@@ -117,9 +110,9 @@ ranges_out_of_bounds(struct run *r)
 		{INT64_MAX, 8},
 	};
 	static const enum bdev_op ops[] = {BDEV_READ, BDEV_WRITE, BDEV_UNMAP, BDEV_WRITE_ZEROES};
-	uint8_t *p = buffer(8 * r->bs);
+	uint8_t *p = battery_buffer(8 * r->bs);
 
-	pattern(p, 8 * r->bs, 6);
+	battery_pattern(p, 8 * r->bs, 6);
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		for (size_t j = 0; j < ARRAY_SIZE(ops); j++) {
 			struct iovec iov = {.iov_base = p,
@@ -140,7 +133,7 @@ ranges_out_of_bounds(struct run *r)
 static void
 wrong_lists(struct run *r)
 {
-	uint8_t *p = buffer(8 * r->bs);
+	uint8_t *p = battery_buffer(8 * r->bs);
 	struct iovec many[BDEV_IOV_MAX + 1];
 	struct iovec iov[2] = {{p, r->bs}, {p + r->bs, r->bs - 1}};
 
@@ -179,12 +172,12 @@ through_lists(struct run *r, uint64_t lba, uint64_t n, size_t offset, const size
 	      size_t len_count)
 {
 	size_t bytes = n * r->bs, at = 0;
-	uint8_t *w = buffer(bytes + 4096), *got = buffer(bytes + 8192);
+	uint8_t *w = battery_buffer(bytes + 4096), *got = battery_buffer(bytes + 8192);
 	struct iovec *iov = calloc(BDEV_IOV_MAX, sizeof(*iov));
 	unsigned count = 0;
 
 	EXPECT(iov != NULL);
-	pattern(w + offset, bytes, lba + offset + len_count);
+	battery_pattern(w + offset, bytes, lba + offset + len_count);
 	while (at < bytes) {
 		size_t len = MIN(lens[count % len_count], bytes - at);
 
@@ -193,7 +186,7 @@ through_lists(struct run *r, uint64_t lba, uint64_t n, size_t offset, const size
 		at += len;
 	}
 	EXPECT(env_rwv(r->w, BDEV_WRITE, 0, lba, n, iov, count) == 0);
-	expect_pattern(r, lba, n, lba + offset + len_count, 0);
+	battery_expect_pattern(r, lba, n, lba + offset + len_count, 0);
 	/* Back to front, so that entries do not follow each other in memory. */
 	memset(got, 0x11, bytes + 8192);
 	at = bytes;
@@ -251,25 +244,25 @@ zeroes(struct run *r, enum bdev_op op, uint8_t flags, bool zero_after)
 		EXPECT(env_rw(r->w, op, 0, 1, NULL) == -EOPNOTSUPP);
 		return;
 	}
-	write_pattern(r, 10, n + 2, 20);
+	battery_write_pattern(r, 10, n + 2, 20);
 	EXPECT(env_rwv(r->w, op, flags, 11, n, NULL, 0) == 0);
-	expect_pattern(r, 10, 1, 20, 0);
-	expect_pattern(r, 11 + n, 1, 20, n + 1);
+	battery_expect_pattern(r, 10, 1, 20, 0);
+	battery_expect_pattern(r, 11 + n, 1, 20, n + 1);
 	if (zero_after) {
-		expect_zero(r, 11, n);
+		battery_expect_zero(r, 11, n);
 	}
-	write_pattern(r, 12, 5, 21);
-	expect_pattern(r, 12, 5, 21, 0);
-	write_pattern(r, r->num_blocks - 2, 2, 22);
+	battery_write_pattern(r, 12, 5, 21);
+	battery_expect_pattern(r, 12, 5, 21, 0);
+	battery_write_pattern(r, r->num_blocks - 2, 2, 22);
 	EXPECT(env_rwv(r->w, op, flags, r->num_blocks - 1, 1, NULL, 0) == 0);
-	expect_pattern(r, r->num_blocks - 2, 1, 22, 0);
+	battery_expect_pattern(r, r->num_blocks - 2, 1, 22, 0);
 	EXPECT(env_rwv(r->w, op, flags, 0, r->num_blocks, NULL, 0) == 0);
 	if (zero_after) {
-		expect_zero(r, 0, MIN(r->num_blocks, (8u << 20) / r->bs));
-		expect_zero(r, r->num_blocks - 64, 64);
+		battery_expect_zero(r, 0, MIN(r->num_blocks, (8u << 20) / r->bs));
+		battery_expect_zero(r, r->num_blocks - 64, 64);
 	}
-	write_pattern(r, 40, 9, 23);
-	expect_pattern(r, 40, 9, 23, 0);
+	battery_write_pattern(r, 40, 9, 23);
+	battery_expect_pattern(r, 40, 9, 23, 0);
 }
 
 static void
@@ -277,15 +270,15 @@ flushes(struct run *r)
 {
 	bool supported = bdev_supports(r->env.bdev, BDEV_FLUSH);
 	int want = supported || !bdev_write_cache(r->env.bdev) ? 0 : -EOPNOTSUPP;
-	uint8_t *p = buffer(8 * r->bs);
+	uint8_t *p = battery_buffer(8 * r->bs);
 	struct iovec iov = {p, 8 * r->bs};
 
 	EXPECT(env_rw(r->w, BDEV_FLUSH, 0, 0, NULL) == want);
 	EXPECT(env_rw(r->w, BDEV_FLUSH, UINT64_MAX, UINT64_MAX, NULL) == want);
-	pattern(p, 8 * r->bs, 30);
+	battery_pattern(p, 8 * r->bs, 30);
 	EXPECT(env_rwv(r->w, BDEV_WRITE, BDEV_IO_FUA, 50, 8, &iov, 1) == want);
 	if (want == 0) {
-		expect_pattern(r, 50, 8, 30, 0);
+		battery_expect_pattern(r, 50, 8, 30, 0);
 	}
 	free(p);
 }
@@ -293,19 +286,19 @@ flushes(struct run *r)
 static void
 read_only_descriptor(struct run *r)
 {
-	uint8_t *p = buffer(r->bs);
+	uint8_t *p = battery_buffer(r->bs);
 
-	write_pattern(r, 4, 1, 40);
+	battery_write_pattern(r, 4, 1, 40);
 	env_close(&r->env);
 	EXPECT(env_open(&r->env, r->battery->name, false) == 0);
 	memset(p, 0, r->bs);
 	EXPECT(env_rw(r->w, BDEV_WRITE, 4, 1, p) == -EROFS);
 	EXPECT(env_rw(r->w, BDEV_UNMAP, 4, 1, NULL) == -EROFS);
 	EXPECT(env_rw(r->w, BDEV_WRITE_ZEROES, 4, 1, NULL) == -EROFS);
-	expect_pattern(r, 4, 1, 40, 0);
+	battery_expect_pattern(r, 4, 1, 40, 0);
 	env_close(&r->env);
 	EXPECT(env_open(&r->env, r->battery->name, true) == 0);
-	expect_pattern(r, 4, 1, 40, 0);
+	battery_expect_pattern(r, 4, 1, 40, 0);
 	free(p);
 }
 
@@ -436,7 +429,7 @@ resize_under_load(struct run *r)
 	for (unsigned i = 0; i < ENV_WORKERS; i++) {
 		EXPECT(env_rw(&r->env.workers[i], BDEV_WRITE_ZEROES, bigger - 1, 1, NULL) == 0);
 	}
-	expect_zero(r, bigger - 1, 1);
+	battery_expect_zero(r, bigger - 1, 1);
 	finish_loads(loads);
 	boundaries(r);
 }
@@ -509,6 +502,18 @@ remove_on_app(void *arg)
 	EXPECT(!atomic_load(&a->gone));
 }
 
+/* Modules that connect to something first are made a little after their create has returned. */
+static void
+open_soon(struct run *r)
+{
+	int rc, tries = 2000;
+
+	while ((rc = env_open(&r->env, r->battery->name, true)) == -ENODEV && --tries > 0) {
+		env_linger(&r->env, 5);
+	}
+	EXPECT_SAY(rc == 0, "%d", rc);
+}
+
 static void
 create(struct run *r)
 {
@@ -521,7 +526,7 @@ create(struct run *r)
 	env_call(&r->env, r->env.app, create_on_app, &a);
 	EXPECT_SAY(a.rc == -EEXIST && a.err.code == -EEXIST, "%d %s", a.rc, err_text(&a.err));
 	EXPECT_SAY(strstr(a.err.text, r->battery->name) != NULL, "%s", a.err.text);
-	EXPECT(env_open(&r->env, r->battery->name, true) == 0);
+	open_soon(r);
 	r->w = &r->env.workers[0];
 	r->num_blocks = bdev_num_blocks(r->env.bdev);
 	r->bs = bdev_block_size(r->env.bdev);
@@ -533,7 +538,7 @@ removal_under_load(struct run *r)
 {
 	struct life_args a = {.run = r};
 	struct load loads[ENV_WORKERS];
-	uint8_t *p = buffer(r->bs);
+	uint8_t *p = battery_buffer(r->bs);
 
 	start_loads(r, loads, UINT64_MAX);
 	env_call(&r->env, r->env.app, remove_on_app, &a);
@@ -584,6 +589,7 @@ bdev_battery_run(const struct battery *b, enum reactor_mode mode, bool real_thre
 	zeroes(&run, BDEV_WRITE_ZEROES, BDEV_IO_MAY_UNMAP, true);
 	zeroes(&run, BDEV_UNMAP, 0, b->unmap_zeroes);
 	flushes(&run);
+	battery_operations(&run);
 	read_only_descriptor(&run);
 	random_verify(&run);
 	resets_under_load(&run);
