@@ -75,7 +75,6 @@ static struct {
 	bool waiting; /* for framework_start_init */
 	struct methods_options methods_options;
 	struct rpc_server *rpc;
-	size_t bdevs_left;
 } d;
 
 /* ---- Signals ---- */
@@ -302,25 +301,15 @@ forget_config(struct steps *s)
 /* ---- Block devices and controllers ---- */
 
 static void
-bdev_gone(void *ctx, int status)
+bdevs_gone(void *ctx)
 {
-	if (--d.bdevs_left == 0) {
-		steps_continue(&d.steps, 0);
-	}
+	steps_continue(&d.steps, 0);
 }
 
 static int
 remove_bdevs(struct steps *s)
 {
-	struct bdev *b;
-
-	/* One more, so that the last is not counted before all are told. */
-	d.bdevs_left = 1;
-	while ((b = bdev_first()) != NULL) {
-		d.bdevs_left++;
-		bdev_unregister(b, bdev_gone, NULL);
-	}
-	bdev_gone(NULL, 0);
+	bdev_shutdown(bdevs_gone, NULL);
 	return STEPS_WAIT;
 }
 

@@ -154,13 +154,10 @@ perf_config_load(struct perf_config *c)
 /* ---- The end ---- */
 
 static void
-bdev_gone(void *ctx, int status)
+bdevs_gone(void *ctx)
 {
 	struct perf_config *c = ctx;
 
-	if (--c->bdevs_left > 0) {
-		return;
-	}
 	if (c->started) {
 		methods_shutdown();
 	}
@@ -172,13 +169,9 @@ bdev_gone(void *ctx, int status)
 void
 perf_config_unload(struct perf_config *c)
 {
-	struct bdev *b;
-
-	/* One more, so that the last is not counted before all are told. */
-	c->bdevs_left = 1;
-	while (c->started && (b = bdev_first()) != NULL) {
-		c->bdevs_left++;
-		bdev_unregister(b, bdev_gone, c);
+	if (c->started) {
+		bdev_shutdown(bdevs_gone, c);
+	} else {
+		bdevs_gone(c);
 	}
-	bdev_gone(c, 0);
 }

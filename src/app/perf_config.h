@@ -19,7 +19,6 @@ struct perf_config {
 
 	json_t *calls; /* array of {"method","params","where"} */
 	size_t next;
-	unsigned bdevs_left;
 	bool started; /* methods are there */
 	bool inside, answered;
 	struct err err;

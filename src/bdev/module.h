@@ -130,6 +130,13 @@ int bdev_register(struct bdev *bdev, struct err *err);
 void bdev_unregister(struct bdev *bdev, void (*done)(void *ctx, int status), void *ctx);
 
 /*
+ * App thread. Unregisters all bdevs; done(ctx), perhaps at once, when they are gone, with those that were being removed
+ * already. Until then no bdev can be registered, and a module that stands on another may unregister its own, done NULL, as
+ * ever: that has been seen to.
+ */
+void bdev_shutdown(void (*done)(void *ctx), void *ctx);
+
+/*
  * App thread. The module must be ready for the new size. Openers are told once every channel knows.
  * 0; -EINVAL (no blocks, or too many); -EBUSY (smaller, and open); -ENODEV (being removed).
  */

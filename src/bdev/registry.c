@@ -27,6 +27,8 @@ struct name {
 static struct names by_name;
 static struct list bdevs;
 static unsigned alive; /* cores, those being removed included */
+static void (*all_gone)(void *ctx); /* not NULL: there will be no more bdevs */
+static void *all_gone_ctx;
 static _Atomic(struct thread *) the_app_thread;
 static void (*notice_fn)(void *ctx, const char *name, enum bdev_notice what);
 static void *notice_ctx;
@@ -259,6 +261,9 @@ bdev_register(struct bdev *bdev, struct err *err)
 	CHECK(thread_self() != NULL && bdev->ops != NULL && bdev->name != NULL);
 	CHECK(bdev->ops_mask & (1u << BDEV_READ));
 	app_thread_check();
+	if (all_gone != NULL) {
+		return err_set(err, -ESHUTDOWN, "bdev '%s': berthd is stopping", bdev->name);
+	}
 	rc = check_fields(bdev, err);
 	if (rc != 0) {
 		return rc;
@@ -285,6 +290,17 @@ bdev_register(struct bdev *bdev, struct err *err)
 /* ---- Removal ---- */
 
 static void
+tell_if_all_gone(void)
+{
+	void (*done)(void *ctx) = all_gone;
+
+	if (alive == 0 && done != NULL) {
+		all_gone = NULL;
+		done(all_gone_ctx);
+	}
+}
+
+static void
 destroy(struct msg *msg)
 {
 	struct bdev_core *core = CONTAINER_OF(msg, struct bdev_core, destroy_msg);
@@ -303,6 +319,7 @@ destroy(struct msg *msg)
 	if (gone != NULL) {
 		gone(ctx, 0);
 	}
+	tell_if_all_gone();
 }
 
 void
@@ -346,6 +363,10 @@ bdev_unregister(struct bdev *bdev, void (*done)(void *ctx, int status), void *ct
 	struct bdev_core *core = bdev->core;
 
 	app_thread_check();
+	if (all_gone != NULL && (core == NULL || atomic_load(&core->removed))) {
+		CHECK(done == NULL);
+		return;
+	}
 	CHECK(!atomic_load(&core->removed));
 	core->gone = done;
 	core->gone_ctx = ctx;
@@ -354,6 +375,18 @@ bdev_unregister(struct bdev *bdev, void (*done)(void *ctx, int status), void *ct
 	list_remove(&core->link);
 	notice(bdev, BDEV_UNREGISTERED);
 	visit_start(&core->remove_visit, core, remove_channel, removed_everywhere, NULL);
+}
+
+void
+bdev_shutdown(void (*done)(void *ctx), void *ctx)
+{
+	CHECK(all_gone == NULL);
+	all_gone = done;
+	all_gone_ctx = ctx;
+	while (alive > 0 && !list_empty(&bdevs)) {
+		bdev_unregister(bdev_first(), NULL, NULL);
+	}
+	tell_if_all_gone();
 }
 
 /* ---- What a bdev is ---- */

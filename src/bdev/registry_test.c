@@ -12,7 +12,7 @@
 #include "testkit/scripted_bdev.h"
 
 static struct env env;
-static struct scripted_bdev a, b;
+static struct scripted_bdev a, b, late;
 
 /* fn on the app thread, with a and b initialised, not registered. */
 static void
@@ -289,6 +289,96 @@ events(void **state)
 	env_stop(&env);
 }
 
+/* ---- The end of all ---- */
+
+static atomic_bool all_over;
+
+static void
+over(void *ctx)
+{
+	EXPECT(ctx == &env && a.destructed && b.destructed);
+	all_over = true;
+}
+
+/* B stands on A. */
+static void
+take_b_down(void *ctx, struct bdev *bdev, enum bdev_event ev)
+{
+	told[0]++;
+	bdev_unregister(&b.bdev, NULL, NULL);
+	EXPECT(bdev_open("B", false, take_b_down, NULL, &descs[2], NULL) == -ENODEV);
+	bdev_close(descs[0]);
+}
+
+static void
+hear(void *ctx, struct bdev *bdev, enum bdev_event ev)
+{
+	EXPECT(bdev == &b.bdev && ev == BDEV_EVENT_REMOVE);
+}
+
+static void
+open_stack(void *arg)
+{
+	EXPECT(scripted_bdev_add(&a, NULL) == 0 && scripted_bdev_add(&b, NULL) == 0);
+	EXPECT(bdev_open("A", true, take_b_down, NULL, &descs[0], NULL) == 0);
+	EXPECT(bdev_open("B", true, hear, NULL, &descs[1], NULL) == 0);
+}
+
+static void
+shut_down(void *arg)
+{
+	scripted_bdev_init(&late, "LATE", 1000, 512);
+	bdev_shutdown(over, &env);
+	EXPECT(bdev_first() == NULL && scripted_bdev_add(&late, NULL) == -ESHUTDOWN);
+}
+
+static void
+unregister_b(void *arg)
+{
+	bdev_unregister(&b.bdev, NULL, NULL);
+}
+
+static void
+close_b(void *arg)
+{
+	bdev_close(descs[1]);
+}
+
+static void
+shutdown_waits(bool pending)
+{
+	env_start(&env, REACTOR_INTERRUPT, false);
+	scripted_bdev_init(&a, "A", 1000, 512);
+	scripted_bdev_init(&b, "B", 500, 4096);
+	memset(told, 0, sizeof(told));
+	all_over = false;
+	env_call(&env, env.app, open_stack, NULL);
+	if (pending) {
+		env_call(&env, env.app, unregister_b, NULL);
+	}
+	env_call(&env, env.app, shut_down, NULL);
+	env_linger(&env, 5);
+	assert_true(told[0] == 1 && a.destructed && !b.destructed && !all_over);
+	env_call(&env, env.app, close_b, NULL);
+	env_wait(&env, &all_over);
+	scripted_bdev_release(&late);
+	scripted_bdev_release(&a);
+	scripted_bdev_release(&b);
+	env_stop(&env);
+}
+
+static void
+shutdown_waits_for_all(void **state)
+{
+	shutdown_waits(false);
+}
+
+static void
+shutdown_waits_for_pending_ones(void **state)
+{
+	shutdown_waits(true);
+}
+
 /* ---- Notices and options ---- */
 
 static char notices[256];
@@ -368,6 +458,7 @@ main(void)
 		cmocka_unit_test(bad_fields),      cmocka_unit_test(operations),
 		cmocka_unit_test(claims),          cmocka_unit_test(events),
 		cmocka_unit_test(watcher_is_told), cmocka_unit_test(options),
+		cmocka_unit_test(shutdown_waits_for_all), cmocka_unit_test(shutdown_waits_for_pending_ones),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""
+What state_test.py calls: an example of every method whose schema says "mutates". Whoever adds such a method adds it here, in
+the place where what it needs is there.
+
+MAKE and END are lists of (method, params): MAKE makes and changes things, END deletes all of them again. In strings $DIR is the
+test's folder; FILES are there before, of so many bytes. Params may be a function of the daemon, called before the call.
+NEEDS: what must hold for a method to be called on this machine; a method that berthd was built without is left out by itself.
+"""
+import os
+
+import harness
+
+MIB = 1 << 20
+UUID = "b0000000-0000-4000-8000-0000000000%02x"
+
+FILES = {
+    "aio.img": 16 * MIB,
+    "uring.img": 16 * MIB,
+}
+
+
+def grow_aio(daemon):
+    os.truncate(daemon.path("aio.img"), 24 * MIB)
+    return {"name": "Aio0"}
+
+
+MAKE = [
+    ("framework_set_scheduler", {"name": "dynamic", "period": 500000, "load_limit": 30}),
+    ("scheduler_set_options", {"isolated_core_mask": "0x0"}),
+    ("bdev_set_options", {"bdev_io_pool_size": 32768, "bdev_auto_examine": True}),
+    ("bdev_null_create", {"name": "Null0", "num_blocks": 2048, "block_size": 512}),
+    ("bdev_null_create", {"name": "Null1", "num_blocks": 4096, "block_size": 4096, "uuid": UUID % 1}),
+    ("bdev_null_resize", {"name": "Null0", "new_size": 4}),
+    ("bdev_malloc_create", {"num_blocks": 8192, "block_size": 512}),
+    ("bdev_malloc_create", {"name": "Base", "num_blocks": 8192, "block_size": 4096, "optimal_io_boundary": 8}),
+    ("bdev_aio_create", {"name": "Aio0", "filename": "$DIR/aio.img", "block_size": 512}),
+    ("bdev_aio_rescan", grow_aio),
+    ("bdev_uring_create", {"name": "Uring0", "filename": "$DIR/uring.img", "block_size": 4096}),
+    ("bdev_passthru_create", {"name": "Pass0", "base_bdev_name": "Base", "uuid": UUID % 2}),
+    ("bdev_split_create", {"base_bdev": "Null1", "split_count": 3, "split_size_mb": 4}),
+    ("bdev_split_create", {"base_bdev": "ComesLaterToo", "split_count": 2}),
+    ("bdev_delay_create", {"name": "Delay0", "base_bdev_name": "Null1p1", "avg_read_latency": 10, "p99_read_latency": 20,
+                           "avg_write_latency": 30, "p99_write_latency": 40}),
+    ("bdev_delay_update_latency", {"delay_bdev_name": "Delay0", "latency_type": "p99_write", "latency_us": 50}),
+    ("bdev_error_create", {"base_name": "Malloc0", "uuid": UUID % 3}),
+    ("bdev_passthru_create", {"name": "PassLate", "base_bdev_name": "ComesLater"}),
+    ("vhost_create_blk_controller", {"ctrlr": "vm0", "dev_name": "Null0", "readonly": True}),
+    ("vhost_create_blk_controller", {"ctrlr": "vm1", "dev_name": "Pass0"}),
+    ("vhost_controller_set_coalescing", {"ctrlr": "vm1", "delay_base_us": 50, "iops_threshold": 20000}),
+    ("berth_disk_create", {"name": "disk0", "size": 8 * MIB}),
+]
+
+END = [
+    ("berth_disk_delete", {"name": "disk0"}),
+    ("vhost_delete_controller", {"ctrlr": "vm1"}),
+    ("vhost_delete_controller", {"ctrlr": "vm0"}),
+    ("bdev_passthru_delete", {"name": "PassLate"}),
+    ("bdev_error_delete", {"name": "EE_Malloc0"}),
+    ("bdev_delay_delete", {"name": "Delay0"}),
+    ("bdev_split_delete", {"base_bdev": "ComesLaterToo"}),
+    ("bdev_split_delete", {"base_bdev": "Null1"}),
+    ("bdev_passthru_delete", {"name": "Pass0"}),
+    ("bdev_uring_delete", {"name": "Uring0"}),
+    ("bdev_aio_delete", {"name": "Aio0"}),
+    ("bdev_malloc_delete", {"name": "Base"}),
+    ("bdev_malloc_delete", {"name": "Malloc0"}),
+    ("bdev_null_delete", {"name": "Null1"}),
+    ("bdev_null_delete", {"name": "Null0"}),
+]
+
+NEEDS = {
+    "bdev_uring_create": harness.has_uring,
+    "bdev_uring_delete": harness.has_uring,
+}

@@ -1,0 +1,220 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""State that survives: what is configured is there again after a restart, a kill, a saved and loaded file."""
+import glob
+import json
+import os
+
+import harness
+from harness import Failure, check, contains, equal, until
+from state_examples import END, FILES, MAKE, NEEDS
+
+SCHEMA = os.path.join(harness.ROOT, "src", "rpc", "schema", "*.json")
+# Set for the life of a process, by what starts it.
+NOT_KEPT = set()
+
+
+def mutating():
+    methods = set()
+    for path in glob.glob(SCHEMA):
+        with open(path) as f:
+            methods |= {m["name"] for m in json.load(f)["methods"] if m.get("mutates")}
+    return methods - NOT_KEPT
+
+
+def snapshot(d, disks=True):
+    """All that can be asked about what there is."""
+    with d.rpc() as rpc:
+        state = {s["subsystem"]: rpc.call("framework_get_config", name=s["subsystem"])
+                 for s in rpc.call("framework_get_subsystems")}
+        state["bdevs"] = sorted(rpc.call("bdev_get_bdevs"), key=lambda b: b["name"])
+        state["controllers"] = sorted(rpc.call("vhost_get_controllers"), key=lambda c: c["ctrlr"])
+        if disks:
+            state["disks"] = rpc.call("berth_disk_list")
+        have = set(rpc.call("rpc_get_methods"))
+        for method, key in (("nbd_get_disks", "nbd"), ("berth_export_list", "exports")):
+            if method in have:
+                state[key] = rpc.call(method)
+    # What is in the order in which it came may come in another.
+    for name, calls in state.items():
+        if calls and isinstance(calls[0], dict) and "method" in calls[0]:
+            state[name] = sorted(calls, key=lambda c: json.dumps(c, sort_keys=True))
+    return state
+
+
+def same(got, expected, what):
+    for part in expected:
+        if got[part] == expected[part]:
+            continue
+        if isinstance(got[part], list):
+            missing = [e for e in expected[part] if e not in got[part]]
+            added = [e for e in got[part] if e not in expected[part]]
+            raise Failure(f"{what}: {part}: missing\n{json.dumps(missing, indent=1)}\nadded\n{json.dumps(added, indent=1)}")
+        equal(got[part], expected[part], f"{what}: {part}")
+
+
+def possible(rpc, calls):
+    have = set(rpc.call("rpc_get_methods"))
+    return [c for c in calls if c[0] in have and NEEDS.get(c[0], lambda: True)()]
+
+
+def call_all(d, rpc, calls):
+    for method, params in calls:
+        if callable(params):
+            params = params(d)
+        text = json.dumps(params).replace("$DIR", d.folder)
+        answer = rpc.answer(method, json.loads(text))
+        check("error" not in answer, f"{method} {text}: {answer.get('error')}")
+
+
+def make(d, calls):
+    """A daemon that waits for framework_start_init gets first what it may be told before."""
+    with d.rpc() as rpc:
+        calls = possible(rpc, calls)
+        now = set(rpc.call("rpc_get_methods", current=True))
+        if "framework_start_init" in now:
+            call_all(d, rpc, [c for c in calls if c[0] in now])
+            rpc.call("framework_start_init")
+            calls = [c for c in calls if c[0] not in now]
+        call_all(d, rpc, calls)
+
+
+def start(t, *args):
+    """All daemons of a test have one folder: the files and the sockets are the same."""
+    return t.daemon("--state-dir", t.path("state"), *args)
+
+
+def everything(t):
+    os.makedirs(t.path("d"), exist_ok=True)
+    for name, size in FILES.items():
+        t.file(os.path.join("d", name), size)
+    d = start(t, "--wait-for-rpc")
+    make(d, MAKE)
+    return d
+
+
+def test_every_method_is_exercised(t):
+    known = {method for method, _ in MAKE + END}
+    unknown = sorted(mutating() - known)
+    check(not unknown, f"tests/e2e/state_examples.py has no example of: {', '.join(unknown)}")
+
+
+def test_restart_and_kill(t):
+    d = everything(t)
+    before = snapshot(d)
+    d.kill()
+    d = start(t)
+    same(snapshot(d), before, "after kill -9")
+    check("lost" not in d.output() and "kept:" not in d.output(), d.tail())
+    d.stop()
+    d = start(t)
+    same(snapshot(d), before, "after a restart")
+    make(d, END)
+    after = snapshot(d)
+    equal(after["bdevs"], [], "bdevs when all is deleted")
+    equal(after["controllers"], [], "controllers when all is deleted")
+    equal(after["disks"], [], "disks when all is deleted")
+    d.kill()
+    d = start(t)
+    same(snapshot(d), after, "after all was deleted and kill -9")
+    check("left out" not in d.output() and "kept:" not in d.output(), d.tail())
+
+
+def save(d, batches):
+    """As SPDK's rpc.py save_config."""
+    with d.rpc() as rpc:
+        return {"subsystems": [{"subsystem": s["subsystem"],
+                                "config": rpc.call("framework_get_config", name=s["subsystem"], with_batches=batches)}
+                               for s in rpc.call("framework_get_subsystems")]}
+
+
+def load(d, config):
+    """As SPDK's rpc.py load_config: what may be called now, then the start, then the rest; arrays as batches."""
+    left = [e for s in config["subsystems"] for e in s["config"] or []]
+    with d.rpc() as rpc:
+        while left:
+            now = set(rpc.call("rpc_get_methods", current=True))
+            ready = [e for e in left if all(c["method"] in now for c in (e if isinstance(e, list) else [e]))]
+            left = [e for e in left if e not in ready]
+            for e in ready:
+                if isinstance(e, list):
+                    rpc.send(json.dumps([rpc.request(c["method"], c.get("params")) for c in e]))
+                    answers = rpc.receive()
+                    bad = [a["error"] for a in answers if "error" in a]
+                    check(not bad and len(answers) == len(e), f"{e}: {bad}")
+                else:
+                    rpc.call(e["method"], **e.get("params", {}))
+            if "framework_start_init" in now:
+                rpc.call("framework_start_init")
+            elif not ready:
+                raise Failure(f"nobody can call {left}")
+
+
+def without_disks(calls):
+    return [c for c in calls if not c[0].startswith("berth_disk_")]
+
+
+def test_save_and_load(t):
+    for name, size in FILES.items():
+        os.makedirs(t.path("d"), exist_ok=True)
+        t.file(os.path.join("d", name), size)
+    d = t.daemon("--wait-for-rpc")
+    make(d, without_disks(MAKE))
+    before = snapshot(d, disks=False)
+    plain, batches = save(d, False), save(d, True)
+    saved = t.path("saved.json")
+    t.berth("config", "save", saved, daemon=d)
+    with open(saved) as f:
+        equal(json.load(f), plain, "berth config save")
+    flat = [c for s in batches["subsystems"] for e in s["config"] for c in (e if isinstance(e, list) else [e])]
+    equal(flat, [c for s in plain["subsystems"] for c in s["config"]], "what is in the batches")
+    check(any(isinstance(e, list) for s in batches["subsystems"] for e in s["config"]), "there are no batches")
+    d.stop()
+    for config in (plain, batches):
+        d = t.daemon("--wait-for-rpc")
+        load(d, json.loads(json.dumps(config)))
+        same(snapshot(d, disks=False), before, "loaded")
+        d.stop()
+    for args in (("load", saved), ("load", t.path("batches.json"))):
+        with open(t.path("batches.json"), "w") as f:
+            json.dump(batches, f)
+        d = t.daemon("--wait-for-rpc")
+        t.berth("config", *args, daemon=d)
+        same(snapshot(d, disks=False), before, f"berth config {args}")
+        d.stop()
+    d = t.daemon("-c", saved)
+    same(snapshot(d, disks=False), before, "berthd -c")
+    d.stop()
+    # A file in another order, as SPDK writes it: what stands on others before these.
+    calls = [c for s in plain["subsystems"] for c in s["config"]]
+    for s in plain["subsystems"]:
+        if s["subsystem"] == "bdev":
+            stacked = [c for c in s["config"] if "base_bdev" in json.dumps(c)]
+            s["config"] = ([s["config"][0]] + stacked +
+                           [c for c in s["config"][1:] if c not in stacked])
+            check(stacked, f"nothing stands on anything in {calls}")
+    d = t.daemon("--wait-for-rpc")
+    load(d, plain)
+    same(snapshot(d, disks=False), before, "bases last")
+
+
+def test_order_in_the_log(t):
+    """What was refused at first, for its base was not there yet, is made in the end."""
+    state = t.path("state")
+    os.makedirs(state)
+    lines = [{"berth_state": 1},
+             {"method": "vhost_create_blk_controller", "params": {"ctrlr": "vm0", "dev_name": "Null0"}},
+             {"method": "vhost_create_blk_controller", "params": {"ctrlr": "vm1", "dev_name": "None"}},
+             {"method": "vhost_controller_set_coalescing",
+              "params": {"ctrlr": "vm0", "delay_base_us": 1, "iops_threshold": 1000}},
+             {"method": "bdev_null_create", "params": {"name": "Null0", "num_blocks": 2048, "block_size": 512}}]
+    with open(os.path.join(state, "state.log"), "w") as f:
+        f.write("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+    d = start(t)
+    controllers = d.call("vhost_get_controllers")
+    equal([c["ctrlr"] for c in controllers], ["vm0"], "controllers")
+    equal(controllers[0]["delay_base_us"], 1, "delay")
+    contains(d.output(), "vm1", "the log")
+
+
+harness.main(globals())
