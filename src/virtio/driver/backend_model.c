@@ -17,7 +17,15 @@
 void
 model_init(struct model *m)
 {
+	model_init_sized(m, MODEL_DISK_BYTES);
+}
+
+void
+model_init_sized(struct model *m, size_t disk_bytes)
+{
 	*m = (struct model){
+		.disk_bytes = disk_bytes,
+		.disk = calloc(1, disk_bytes),
 		.features = 1ull << VIRTIO_F_VERSION_1 | 1ull << VHOST_USER_F_PROTOCOL_FEATURES |
 			    1ull << VIRTIO_RING_F_INDIRECT_DESC | 1ull << VIRTIO_RING_F_EVENT_IDX |
 			    1ull << VIRTIO_BLK_F_FLUSH | 1ull << VIRTIO_BLK_F_BLK_SIZE,
@@ -27,11 +35,13 @@ model_init(struct model *m)
 			    1ull << VHOST_USER_PROTOCOL_F_BACKEND_REQ |
 			    1ull << VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
 		.max_queues = MODEL_QUEUES,
-		.config = {.capacity = MODEL_DISK_BYTES / 512, .blk_size = 512},
+		.config = {.capacity = disk_bytes / 512, .blk_size = 512},
 		.writes_status = true,
 		.fd = -1,
 		.backend_fd = -1,
 	};
+	CHECK(m->disk != NULL);
+	pthread_mutex_init(&m->lock, NULL);
 	for (unsigned i = 0; i < MODEL_QUEUES; i++) {
 		m->queues[i].kick_fd = m->queues[i].call_fd = -1;
 	}
@@ -222,25 +232,78 @@ handle(struct model *m, struct vhost_user_msg *msg, int *fd)
 	return true;
 }
 
-static void *
-model_main(void *arg)
+/* What a connection brought. */
+static void
+forget(struct model *m)
 {
-	struct model *m = arg;
+	replace_fd(&m->backend_fd, -1);
+	for (unsigned i = 0; i < MODEL_QUEUES; i++) {
+		m->queues[i].started = false;
+		replace_fd(&m->queues[i].kick_fd, -1);
+		replace_fd(&m->queues[i].call_fd, -1);
+	}
+	memmap_put(m->map);
+	m->map = NULL;
+}
+
+static void
+serve_connection(struct model *m)
+{
 	uint8_t buf[VHOST_USER_MESSAGE_MAX];
 	bool more = true;
 	size_t len;
 	int fd;
 
-	m->fd = accept(m->listen_fd, NULL, NULL);
-	while (more && m->fd >= 0 && (len = receive(m, buf, &fd)) > 0) {
+	while (more && (len = receive(m, buf, &fd)) > 0) {
 		struct vhost_user_msg msg;
 
 		CHECK(vhost_msg_decode(VHOST_MSG_REQUEST, buf, len, &msg, NULL) == 0);
+		pthread_mutex_lock(&m->lock);
 		more = handle(m, &msg, &fd);
+		pthread_mutex_unlock(&m->lock);
 		replace_fd(&fd, -1);
 	}
 	fd = atomic_exchange(&m->fd, -1);
 	replace_fd(&fd, -1);
+}
+
+static void *
+model_main(void *arg)
+{
+	struct model *m = arg;
+	int fd;
+
+	while ((fd = accept(m->listen_fd, NULL, NULL)) >= 0) {
+		pthread_mutex_lock(&m->lock);
+		forget(m);
+		pthread_mutex_unlock(&m->lock);
+		atomic_store(&m->fd, fd);
+		atomic_fetch_add(&m->connections, 1);
+		if (atomic_load(&m->stopping)) {
+			shutdown(fd, SHUT_RDWR);
+		}
+		serve_connection(m);
+	}
+	return NULL;
+}
+
+static void *
+server_main(void *arg)
+{
+	struct model *m = arg;
+
+	while (!atomic_load(&m->stopping)) {
+		unsigned served = 0;
+
+		pthread_mutex_lock(&m->lock);
+		for (unsigned i = 0; i < MODEL_QUEUES && !atomic_load(&m->paused); i++) {
+			served += m->queues[i].started ? model_serve(m, i, (served & 1) != 0) : 0;
+		}
+		pthread_mutex_unlock(&m->lock);
+		if (served == 0) {
+			usleep(30);
+		}
+	}
 	return NULL;
 }
 
@@ -250,30 +313,46 @@ model_start(struct model *m)
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 
 	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", m->path);
+	atomic_store(&m->stopping, false);
 	m->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	CHECK(m->listen_fd >= 0 &&
 	      bind(m->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 &&
 	      listen(m->listen_fd, 1) == 0);
 	CHECK(pthread_create(&m->thread, NULL, model_main, m) == 0);
+	CHECK(!m->serves || pthread_create(&m->server, NULL, server_main, m) == 0);
 	m->running = true;
+}
+
+void
+model_die(struct model *m)
+{
+	int fd;
+
+	if (m->running) {
+		atomic_store(&m->stopping, true);
+		/* Wakes the thread out of accept, and out of a connection. */
+		shutdown(m->listen_fd, SHUT_RDWR);
+		fd = atomic_load(&m->fd);
+		if (fd >= 0) {
+			shutdown(fd, SHUT_RDWR);
+		}
+		pthread_join(m->thread, NULL);
+		if (m->serves) {
+			pthread_join(m->server, NULL);
+		}
+		close(m->listen_fd);
+		m->running = false;
+	}
+	forget(m);
+	unlink(m->path);
 }
 
 void
 model_stop(struct model *m)
 {
-	if (m->running) {
-		/* Wakes the thread out of accept, when nobody came. */
-		shutdown(m->listen_fd, SHUT_RDWR);
-		pthread_join(m->thread, NULL);
-		close(m->listen_fd);
-	}
-	replace_fd(&m->backend_fd, -1);
-	for (unsigned i = 0; i < MODEL_QUEUES; i++) {
-		replace_fd(&m->queues[i].kick_fd, -1);
-		replace_fd(&m->queues[i].call_fd, -1);
-	}
-	memmap_put(m->map);
-	unlink(m->path);
+	model_die(m);
+	pthread_mutex_destroy(&m->lock);
+	free(m->disk);
 	rmdir(m->dir);
 }
 
@@ -290,7 +369,19 @@ model_announce(struct model *m, bool need_reply)
 
 /* ---- Rings ---- */
 
-/* Reads and writes the disk, gives an id, agrees to anything else. */
+static void
+clear_ranges(struct model *m, const struct virtq_chain *c, struct iovec *iov)
+{
+	struct virtio_blk_discard_write_zeroes range;
+
+	for (size_t at = sizeof(struct virtio_blk_outhdr); at < c->out_bytes; at += sizeof(range)) {
+		CHECK(iov_to_buf(iov, (int)c->out_count, at, &range, sizeof(range)) == sizeof(range));
+		CHECK(range.sector + range.num_sectors <= m->disk_bytes / 512);
+		memset(m->disk + range.sector * 512, 0, (size_t)range.num_sectors * 512);
+	}
+}
+
+/* Reads, writes and clears the disk, gives an id, agrees to anything else. */
 static uint32_t
 serve_chain(struct model *m, const struct virtq_chain *c, struct iovec *iov)
 {
@@ -301,13 +392,15 @@ serve_chain(struct model *m, const struct virtq_chain *c, struct iovec *iov)
 	CHECK(iov_to_buf(iov, (int)c->out_count, 0, &header, sizeof(header)) == sizeof(header));
 	at = header.sector * 512;
 	if (header.type == VIRTIO_BLK_T_OUT) {
-		CHECK(at + c->out_bytes - sizeof(header) <= MODEL_DISK_BYTES);
+		CHECK(at + c->out_bytes - sizeof(header) <= m->disk_bytes);
 		iov_to_buf(iov, (int)c->out_count, sizeof(header), m->disk + at,
 			   c->out_bytes - sizeof(header));
 	} else if (header.type == VIRTIO_BLK_T_IN) {
-		CHECK(at + c->in_bytes - 1 <= MODEL_DISK_BYTES);
+		CHECK(at + c->in_bytes - 1 <= m->disk_bytes);
 		written = (uint32_t)c->in_bytes - 1;
 		iov_from_buf(iov + c->out_count, (int)c->in_count, 0, m->disk + at, written);
+	} else if (header.type == VIRTIO_BLK_T_DISCARD || header.type == VIRTIO_BLK_T_WRITE_ZEROES) {
+		clear_ranges(m, c, iov);
 	}
 	if (m->writes_status) {
 		iov_fill(iov + c->out_count, (int)c->in_count, c->in_bytes - 1, m->status, 1);

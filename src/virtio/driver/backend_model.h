@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * For the tests of the driver: a vhost-user-blk back end of our own that answers messages on a
- * thread of its own, and serves rings only when the test calls model_serve(). It can be told to
- * misbehave at any message.
+ * thread of its own, one connection after another, and serves rings only when the test calls
+ * model_serve(), or all the time. It can be told to misbehave at any message.
  */
 #ifndef VIRTIO_DRIVER_BACKEND_MODEL_H
 #define VIRTIO_DRIVER_BACKEND_MODEL_H
@@ -42,6 +42,8 @@ struct model {
 	uint64_t features;
 	uint64_t protocol;
 	unsigned max_queues;
+	size_t disk_bytes;
+	bool serves;       /* rings are served all the time, by another thread */
 	uint32_t fault_at; /* request */
 	enum model_fault fault;
 
@@ -50,7 +52,7 @@ struct model {
 	uint64_t driver_protocol;
 	struct virtio_blk_config config;
 	struct model_queue queues[MODEL_QUEUES];
-	uint8_t disk[MODEL_DISK_BYTES];
+	uint8_t *disk; /* of disk_bytes */
 	uint8_t status;     /* given to every request */
 	bool writes_status; /* else the status byte is left alone */
 	unsigned seen[64];  /* requests by number */
@@ -61,18 +63,25 @@ struct model {
 	_Atomic int fd; /* the model's thread closes it, a test may shut it down */
 	int backend_fd;
 	struct memmap *map;
-	pthread_t thread;
+	pthread_mutex_t lock; /* with serves: guards rings and map */
+	pthread_t thread, server;
 	bool running;
+	atomic_bool stopping;
+	atomic_bool paused; /* the server leaves the rings alone */
+	atomic_uint connections;
 };
 
-/* A good device with every feature. */
+/* A good device with every feature, or of another size. */
 void model_init(struct model *m);
+void model_init_sized(struct model *m, size_t disk_bytes);
 void model_start(struct model *m);
 /*
  * Ends the thread (the connection is closed by either side before, or is now) and releases
  * everything.
  */
 void model_stop(struct model *m);
+/* As a target that dies: the connection and the socket are gone, the disk is not. model_start() brings it back. */
+void model_die(struct model *m);
 
 /* Serves what is available on a queue, the last one first when reversed; how many. */
 unsigned model_serve(struct model *m, unsigned queue, bool reversed);

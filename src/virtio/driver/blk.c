@@ -334,6 +334,15 @@ check_agreed(const struct driver_blk *blk, unsigned queues, struct err *err)
 	return 0;
 }
 
+/* By the transport, and by the device; one at least. */
+static unsigned
+queues_offered(const struct driver_blk *blk)
+{
+	bool many = (blk->features & 1ull << VIRTIO_BLK_F_MQ) != 0;
+
+	return MAX(1u, MIN(blk->dev->max_queues, many ? blk->config.num_queues : 1u));
+}
+
 static int
 open_queues(struct driver_blk *blk, unsigned queues, unsigned queue_size, size_t data_bytes,
 	    struct err *err)
@@ -383,13 +392,14 @@ driver_blk_open(const struct driver_blk_options *options, struct driver_blk **re
 	}
 	if (rc == 0) {
 		blk->features = blk->dev->features;
-		rc = check_agreed(blk, queues, err);
-	}
-	if (rc == 0) {
 		rc = driver_blk_refresh(blk, err);
 	}
 	if (rc == 0) {
-		rc = open_queues(blk, queues, queue_size, options->data_bytes, err);
+		queues = options->fewer_queues ? MIN(queues, queues_offered(blk)) : queues;
+		rc = check_agreed(blk, queues, err);
+	}
+	if (rc == 0) {
+		rc = open_queues(blk, queues, queue_size, options->data_bytes + queues * options->queue_data_bytes, err);
 	}
 	if (rc != 0) {
 		driver_blk_close(blk);
@@ -416,6 +426,15 @@ driver_blk_close(struct driver_blk *blk)
 	driver_vhost_close(blk->dev);
 	free(blk->queues);
 	free(blk);
+}
+
+void
+driver_blk_abandon(struct driver_blk *blk)
+{
+	for (unsigned i = 0; blk != NULL && i < blk->queue_count; i++) {
+		blk->dev->queues[i].started = false;
+	}
+	driver_blk_close(blk);
 }
 
 int

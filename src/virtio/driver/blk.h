@@ -34,6 +34,7 @@ struct driver_blk_options {
 	const char *path;
 	unsigned timeout_ms; /* 0: the default of driver_vhost_open() */
 	unsigned queues;     /* 0: 1. -EINVAL when the back end has fewer */
+	bool fewer_queues;   /* then take as many as it has instead */
 	unsigned queue_size; /* descriptors, a power of two of 4..32768; 0: 128 */
 	unsigned segments;   /* of data in a request at most, 0: 1; three and more need tables */
 	bool indirect;       /* every request through an indirect table */
@@ -41,6 +42,7 @@ struct driver_blk_options {
 	bool poison_status;  /* a status not written is seen (-EPROTO); costs a cache line */
 	bool no_backend_channel; /* two descriptors less; no news of a resize */
 	size_t data_bytes;   /* shared memory for buffers, besides the rings */
+	size_t queue_data_bytes; /* the same, for each queue */
 };
 
 /*
@@ -101,6 +103,9 @@ int driver_blk_open(const struct driver_blk_options *options, struct driver_blk 
 
 /* Stops the queues (the device answers what it has) and ends the connection. Accepts NULL. */
 void driver_blk_close(struct driver_blk *blk);
+
+/* The same without a word to the back end, of which nothing is waited for: it sees that we hang up. Accepts NULL. */
+void driver_blk_abandon(struct driver_blk *blk);
 
 /*
  * Capacity in sectors of 512 bytes as last read, and the block size (512 where the device does

@@ -226,7 +226,7 @@ many_in_flight(void **state)
 	uint8_t *buf;
 
 	open_with(&(struct driver_blk_options){.queues = QUEUES, .queue_size = 4 * DEPTH});
-	fill(model.disk, sizeof(model.disk), 5);
+	fill(model.disk, MODEL_DISK_BYTES, 5);
 	buf = driver_blk_alloc(blk, DEPTH * 512, 4096);
 	for (unsigned round = 0; round < 600; round++) {
 		struct driver_blk_queue *q = &blk->queues[round % QUEUES];
