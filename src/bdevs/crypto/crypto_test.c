@@ -13,14 +13,10 @@
 
 #include "bdev/stack.h"
 #include "bdevs/crypto/key.h"
-#include "bdevs/malloc/malloc.h"
-#include "testkit/bdev_battery.h"
-#include "testkit/scripted_bdev.h"
+#include "testkit/bdev_over.h"
 
 #define K1 "00112233445566778899aabbccddeeff"
 #define K2 "ffeeddccbbaa99887766554433221100"
-
-static uint32_t block_size = 512;
 
 static int
 make_key(const char *name)
@@ -31,15 +27,6 @@ make_key(const char *name)
 }
 
 static int
-make_base(const char *name)
-{
-	struct malloc_bdev_options o = {
-		.name = name, .num_blocks = (16u << 20) / block_size, .block_size = block_size};
-
-	return bdev_malloc_create(&o, NULL, NULL);
-}
-
-static int
 make_crypto(const char *name, const char *base, const char *key, bool wait, struct bdev **ret, struct err *err)
 {
 	struct crypto_bdev_options o = {.name = name, .base_name = base, .key_name = key, .wait_for_key = wait};
@@ -47,7 +34,24 @@ make_crypto(const char *name, const char *base, const char *key, bool wait, stru
 	return bdev_crypto_create(&o, ret, err);
 }
 
-/* ---- The battery: one on a malloc bdev, and one on another one ---- */
+/* ---- The battery: one on a scripted bdev, and one on another one ---- */
+
+static bool two;
+
+static int
+create(const struct over *over, struct err *err)
+{
+	if (crypto_key_find("k") == NULL) {
+		EXPECT(make_key("k") == 0);
+	}
+	if (two) {
+		int rc = make_crypto("lower", OVER_BASE, "k", false, NULL, err);
+
+		/* The battery tries a second one of the upper's name. */
+		EXPECT(rc == 0 || rc == -EEXIST);
+	}
+	return make_crypto(over->battery.name, two ? "lower" : OVER_BASE, "k", false, NULL, err);
+}
 
 struct removal {
 	void (*done)(void *ctx, int status);
@@ -55,81 +59,52 @@ struct removal {
 };
 
 static void
-base_gone(void *ctx, int status)
+upper_gone(void *ctx, int status)
 {
 	struct removal r = *(struct removal *)ctx;
 
 	free(ctx);
 	EXPECT(status == 0);
-	r.done(r.ctx, 0);
-}
-
-static void
-crypto_gone(void *ctx, int status)
-{
-	EXPECT(status == 0);
-	EXPECT(bdev_malloc_delete("base", base_gone, ctx, NULL) == 0);
-}
-
-static void
-upper_gone(void *ctx, int status)
-{
-	EXPECT(status == 0);
-	EXPECT(bdev_crypto_delete("lower", crypto_gone, ctx, NULL) == 0);
+	if (two) {
+		EXPECT(bdev_crypto_delete("lower", r.done, r.ctx, NULL) == 0);
+	} else {
+		r.done(r.ctx, 0);
+	}
 }
 
 static int
-create(const struct battery *b, struct err *err)
-{
-	bool *two = b->ctx;
-
-	if (crypto_key_find("k") == NULL) {
-		EXPECT(make_key("k") == 0);
-	}
-	if (bdev_find("base") == NULL) {
-		EXPECT(make_base("base") == 0);
-	}
-	if (*two && bdev_find("lower") == NULL) {
-		EXPECT(make_crypto("lower", "base", "k", false, NULL, err) == 0);
-	}
-	return make_crypto(b->name, *two ? "lower" : "base", "k", false, NULL, err);
-}
-
-static int
-remove_bdev(const struct battery *b, void (*done)(void *ctx, int status), void *ctx, struct err *err)
+remove_bdev(const struct over *over, void (*done)(void *ctx, int status), void *ctx, struct err *err)
 {
 	struct removal *r = malloc(sizeof(*r));
 	int rc;
 
 	*r = (struct removal){done, ctx};
-	rc = bdev_crypto_delete(b->name, *(bool *)b->ctx ? upper_gone : crypto_gone, r, err);
+	rc = bdev_crypto_delete(over->battery.name, upper_gone, r, err);
 	if (rc != 0) {
 		free(r);
 	}
 	return rc;
 }
 
-static int
-resize(const struct battery *b, uint64_t num_blocks, struct err *err)
-{
-	return bdev_malloc_resize("base", num_blocks, err);
-}
-
 static void
 passes_battery(void **state)
 {
-	bool two = false;
-	struct battery battery = {
-		.name = "crypto", .ctx = &two, .create = create, .remove = remove_bdev, .resize = resize, .requests = 1000};
+	struct over over = {
+		.battery = {.name = "crypto", .requests = 1000},
+		.base_blocks = 16384,
+		.base_block_size = 512,
+		.create = create,
+		.remove = remove_bdev,
+		.resizes = true,
+	};
 
-	block_size = 512;
-	bdev_battery_run_all(&battery);
-	block_size = 4096;
-	bdev_battery_run(&battery, REACTOR_ADAPTIVE, true);
+	over_run_all(&over);
+	over.base_blocks = 2048;
+	over.base_block_size = 4096;
+	over_run(&over, REACTOR_ADAPTIVE, true);
 	two = true;
-	block_size = 512;
-	bdev_battery_run(&battery, REACTOR_INTERRUPT, true);
-	bdev_battery_run(&battery, REACTOR_POLL, false);
+	over_run(&over, REACTOR_INTERRUPT, true);
+	over_run(&over, REACTOR_POLL, false);
 	EXPECT(crypto_key_destroy("k", NULL) == 0);
 }
 
