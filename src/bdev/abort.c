@@ -33,7 +33,7 @@ static bool
 parked(struct core_channel *c, const struct bdev_io *target)
 {
 	return is_on(&c->parked, target) || is_on(&c->held_back, target) ||
-	       is_on(emulate_waiting(c), target);
+	       is_on(emulate_waiting(c), target) || qos_waits(c, target);
 }
 
 void

@@ -55,6 +55,7 @@ channel_refresh(struct core_channel *c)
 		mask = 0;
 	}
 	c->pub.direct_ops = mask;
+	c->pub.submit = c->qos.shared != NULL ? qos_submit : c->submit;
 	c->pub.attention = c->draining || !list_empty(&c->refused) || c->acquiring != NULL ||
 			   c->tracked_count != 0;
 }
@@ -67,6 +68,7 @@ channel_remove(struct core_channel *c)
 	}
 	c->removed = true;
 	channel_refresh(c);
+	qos_cancel(c, -ENODEV);
 	nomem_remove(c);
 	split_remove(c);
 	emulate_remove(c);
@@ -89,7 +91,6 @@ channel_remove(struct core_channel *c)
 static void
 copy_limits(struct bdev_channel *ch, const struct bdev *bdev)
 {
-	ch->submit = bdev->ops->submit;
 	ch->block_size_shift = (uint8_t)__builtin_ctz(bdev->block_size);
 	ch->buffer_mask = bdev->buffer_align - 1;
 	ch->simple_blocks = bdev->max_rw_blocks == 0 ? UINT32_MAX : bdev->max_rw_blocks;
@@ -111,6 +112,8 @@ create(struct device *dev, struct channel *channel)
 
 	c->desc = desc;
 	c->pub.bdev = bdev;
+	c->submit = bdev->ops->submit;
+	qos_channel_init(c);
 	c->pub.readonly = bdev->readonly || !desc->write;
 	c->pub.module_ctx = (uint8_t *)c + round_up(sizeof(*c));
 	copy_limits(&c->pub, bdev);
@@ -134,6 +137,7 @@ destroy(struct device *dev, struct channel *channel)
 		bdev->ops->channel_destroy(bdev, &c->pub);
 	}
 	timer_stop(&c->retry);
+	qos_channel_release(c);
 	split_channel_release(c);
 	emulate_release(c);
 }
@@ -147,6 +151,7 @@ sync(struct core_channel *c, struct bdev_core *core)
 	c->pub.num_blocks = bdev_num_blocks(core->bdev);
 	c->frozen = c->frozen || atomic_load(&core->frozen);
 	range_adopt(c, core);
+	qos_adopt(c, core);
 	channel_refresh(c);
 	if (atomic_load(&core->removed)) {
 		channel_remove(c);

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 
 #include "base/list.h"
+#include "bdev/bucket.h"
 #include "bdev/module.h"
 #include "mem/pool.h"
 
@@ -80,6 +81,7 @@ struct bdev_core {
 	struct timer ranges_retry;
 
 	/* Any thread. */
+	_Atomic(struct qos *) qos;          /* NULL: no limit and no weight was ever set */
 	_Atomic(struct range_set *) ranges; /* NULL: none */
 	atomic_bool removed;
 	atomic_bool frozen; /* a reset is under way */
@@ -87,6 +89,9 @@ struct bdev_core {
 	pthread_mutex_t closed_lock;
 	struct bdev_stats closed; /* counters of channels that are gone */
 };
+
+#define QOS_BUCKETS 4
+#define QOS_LANES 2
 
 struct bdev_desc {
 	struct device device; /* its channels: one a thread */
@@ -97,6 +102,10 @@ struct bdev_desc {
 	void (*event)(void *ctx, struct bdev *bdev, enum bdev_event ev);
 	void *ctx;
 	struct list link;
+
+	char *user; /* never NULL */
+	char no_name[1];
+	struct fair_share shares[QOS_LANES]; /* any thread */
 };
 
 /* ---- A channel (its own thread) ---- */
@@ -110,9 +119,27 @@ struct part {
 	_Alignas(CACHE_LINE_BYTES) struct bdev_io io; /* with room for the modules behind it */
 };
 
+/* A channel's part of the bdev's limits. */
+struct channel_qos {
+	struct qos *shared; /* NULL: no limits */
+	uint32_t generation;
+	unsigned limited; /* the bits of buckets that have a limit */
+	uint64_t cost[QOS_BUCKETS];
+	int64_t credit[QOS_BUCKETS]; /* drawn and not used, as costs; never below 0 */
+	uint64_t used[QOS_LANES];    /* and not told to desc->shares yet */
+	uint64_t drawn_ns;
+	uint64_t save_ns;
+	struct list lanes[QOS_LANES];
+	uint32_t next_seq;
+	struct timer timer; /* runs while there is something on a lane */
+};
+
 struct core_channel {
 	struct bdev_channel pub;
 	struct bdev_desc *desc;
+	/* bdev->ops->submit; pub.submit is another where there are limits. */
+	void (*submit)(struct bdev_channel *ch, struct bdev_io *io);
+	struct channel_qos qos;
 
 	struct bdev_stats stats; /* min_ns is UINT64_MAX as long as there is none */
 
@@ -120,7 +147,7 @@ struct core_channel {
 	struct list parked;    /* came during a reset */
 	struct list starved;   /* split requests that wait for a part or a buffer */
 	struct list held_back; /* by a range lock */
-	uint64_t parked_count; /* of both, and resets and compare-and-writes under way */
+	uint64_t parked_count; /* of both and of the limits' lanes, and resets and compare-and-writes under way */
 	uint32_t next_seq;
 	bool refused_again; /* the module took nothing: stop offering */
 	bool removed;
@@ -193,6 +220,8 @@ void end_refused(struct core_channel *c, struct bdev_io *io, int status);
 /* Starts a request that bdev_submit() could not hand over directly, or lets it wait for what it has
  * to; it is counted nowhere yet. */
 void admit(struct core_channel *c, struct bdev_io *io);
+/* The same when the limits let it pass. */
+void admit_paid(struct core_channel *c, struct bdev_io *io);
 /* The same when it need not wait and is in flight. */
 void start_request(struct core_channel *c, struct bdev_io *io);
 
@@ -294,6 +323,25 @@ void reset_submit(struct core_channel *c, struct bdev_io *io);
 void reset_module_done(struct core_channel *c, struct bdev_io *io);
 /* c was told to say when it has nothing in flight any more. */
 void reset_channel_drained(struct core_channel *c);
+
+/* ---- qos.c ---- */
+
+void qos_desc_init(struct bdev_desc *desc);
+void qos_desc_release(struct bdev_desc *desc);
+void qos_release(struct bdev_core *core);
+void qos_channel_init(struct core_channel *c);
+void qos_channel_release(struct core_channel *c);
+/* The limits that the bdev has are those of c. */
+void qos_adopt(struct core_channel *c, struct bdev_core *core);
+/* In place of the module's submit: a direct request must pay first. */
+void qos_submit(struct bdev_channel *ch, struct bdev_io *io);
+/* True: it waits; else it has paid, if it has to. c has limits. */
+bool qos_holds_back(struct core_channel *c, struct bdev_io *io);
+/* It has paid, but must wait for something else, and will pay then. */
+void qos_refund(struct core_channel *c, const struct bdev_io *io);
+bool qos_waits(const struct core_channel *c, const struct bdev_io *io);
+/* Ends what waits. */
+void qos_cancel(struct core_channel *c, int status);
 
 /* ---- stats.c ---- */
 

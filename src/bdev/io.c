@@ -6,8 +6,8 @@
  *
  * Invariants
  *  1. inflight counts the submitter's requests from their start to their done(); outstanding what
- *     the module has. Requests that wait for the end of a reset or of a range lock, and resets, are
- *     in parked_count instead.
+ *     the module has. Requests that wait for the end of a reset or of a range lock, or for the
+ *     limits, and resets, are in parked_count instead.
  *  2. done() is the last thing that happens to a request, and from a deferred call or message; its
  *     channel is not touched afterwards, for done() may put it.
  *  3. The clock is the reactor's, read once a round.
@@ -149,7 +149,7 @@ issue(struct core_channel *c, struct bdev_io *io)
 		return;
 	}
 	c->pub.outstanding++;
-	c->pub.submit(&c->pub, io);
+	c->submit(&c->pub, io);
 }
 
 static bool
@@ -307,6 +307,22 @@ start_request(struct core_channel *c, struct bdev_io *io)
 }
 
 void
+admit_paid(struct core_channel *c, struct bdev_io *io)
+{
+	if (c->ranges != NULL && range_holds_back(c, io)) {
+		qos_refund(c, io);
+		c->parked_count++;
+		list_append(&c->held_back, &io->link);
+		return;
+	}
+	c->pub.inflight++;
+	if (c->ranges != NULL) {
+		range_track(c, io);
+	}
+	start_request(c, io);
+}
+
+void
 admit(struct core_channel *c, struct bdev_io *io)
 {
 	if (c->removed) {
@@ -315,15 +331,8 @@ admit(struct core_channel *c, struct bdev_io *io)
 	} else if (c->frozen) {
 		c->parked_count++;
 		list_append(&c->parked, &io->link);
-	} else if (c->ranges != NULL && range_holds_back(c, io)) {
-		c->parked_count++;
-		list_append(&c->held_back, &io->link);
-	} else {
-		c->pub.inflight++;
-		if (c->ranges != NULL) {
-			range_track(c, io);
-		}
-		start_request(c, io);
+	} else if (c->qos.shared == NULL || !qos_holds_back(c, io)) {
+		admit_paid(c, io);
 	}
 }
 

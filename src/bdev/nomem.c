@@ -70,7 +70,7 @@ nomem_retry(struct core_channel *c)
 
 		list_remove(&io->link);
 		c->pub.outstanding++;
-		c->pub.submit(&c->pub, io);
+		c->submit(&c->pub, io);
 	}
 	channel_refresh(c);
 }

@@ -55,6 +55,7 @@ bdev_open(const char *name, bool write,
 	desc->ctx = ctx;
 	device_register_in(&desc->device, bdev->name, &channel_device_ops, core_channel_bytes(bdev),
 			   &bdev->core->channels);
+	qos_desc_init(desc);
 	list_append(&bdev->core->descs, &desc->link);
 	*ret_desc = desc;
 	return 0;
@@ -75,6 +76,7 @@ bdev_close(struct bdev_desc *desc)
 		core->claim = BDEV_CLAIM_NONE;
 	}
 	device_unregister(&desc->device);
+	qos_desc_release(desc);
 	free(desc);
 	core_try_destroy(core);
 }

@@ -231,6 +231,7 @@ free_core(struct bdev_core *core)
 	free_names(core);
 	CHECK(list_empty(&core->locks));
 	free(atomic_load(&core->ranges));
+	qos_release(core);
 	pthread_mutex_destroy(&core->closed_lock);
 	free(core);
 }
