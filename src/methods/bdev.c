@@ -23,6 +23,9 @@ static const struct bdev_kind *const kinds[] = {
 	&bdev_aio_kind,
 	&bdev_uring_kind,
 	&bdev_passthru_kind,
+	&bdev_split_kind,
+	&bdev_delay_kind,
+	&bdev_error_kind,
 };
 
 const struct bdev_kind *

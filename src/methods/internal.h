@@ -53,6 +53,9 @@ extern const struct rpc_method bdev_malloc_methods[];
 extern const struct rpc_method bdev_aio_methods[];
 extern const struct rpc_method bdev_uring_methods[];
 extern const struct rpc_method bdev_passthru_methods[];
+extern const struct rpc_method bdev_split_methods[];
+extern const struct rpc_method bdev_delay_methods[];
+extern const struct rpc_method bdev_error_methods[];
 extern const struct rpc_method vhost_methods[];
 extern const struct rpc_method disk_methods[];
 
@@ -101,6 +104,9 @@ extern const struct bdev_kind bdev_malloc_kind;
 extern const struct bdev_kind bdev_aio_kind;
 extern const struct bdev_kind bdev_uring_kind;
 extern const struct bdev_kind bdev_passthru_kind;
+extern const struct bdev_kind bdev_split_kind;
+extern const struct bdev_kind bdev_delay_kind;
+extern const struct bdev_kind bdev_error_kind;
 
 /* The kind of bdev and the parameters that make it again (new reference; may be NULL for ret).
  * NULL: none of ours. */
