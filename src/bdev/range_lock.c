@@ -7,7 +7,8 @@
  * channel adopts it (a visit), then the set before is freed. Without ranges channels have none, and
  * requests go the direct way, untracked.
  *
- *   WAITING --overlaps none, none acquiring--> ACQUIRING --all drained--> HELD --unlock--> gone
+ *   WAITING --overlaps none, none acquiring--> ACQUIRING --all drained--> HELD --unlock--> RELEASING
+ *   RELEASING --a set without it is made--> LEAVING --adopted everywhere--> gone
  *
  * Invariants
  *  1. While a channel has a set, it keeps a list of the requests it has started (tracked); those it
@@ -26,7 +27,7 @@
 
 #include "bdev/internal.h"
 
-enum { WAITING, ACQUIRING, HELD, RELEASING };
+enum { WAITING, ACQUIRING, HELD, RELEASING, LEAVING };
 
 struct range {
 	uint64_t lba;
@@ -222,7 +223,7 @@ next_to_acquire(struct bdev_core *core)
 			if (before == lock || !free_to_go) {
 				break;
 			}
-			free_to_go = before->state == RELEASING ||
+			free_to_go = before->state >= RELEASING ||
 				     !overlap(lock->lba, lock->num_blocks, before->lba,
 					      before->num_blocks);
 		}
@@ -243,8 +244,7 @@ adopted(struct bdev_core *core, void *ctx)
 	core->old_ranges = NULL;
 	core->changing = false;
 	LIST_FOREACH_SAFE (lock, next, &core->locks, link) {
-		/* Those that asked while the visit was on its way are in the set still. */
-		if (lock->state == RELEASING && lock->pending == 0) {
+		if (lock->state == LEAVING) {
 			list_remove(&lock->link);
 			thread_send(lock->thread, &lock->msg, answer);
 		}
@@ -324,7 +324,7 @@ change(struct bdev_core *core)
 	}
 	LIST_FOREACH (lock, &core->locks, link) {
 		if (lock->state == RELEASING) {
-			lock->pending = 0;
+			lock->state = LEAVING;
 		}
 	}
 	if (fresh != NULL) {
@@ -353,7 +353,6 @@ let_go(struct msg *msg)
 	struct bdev_range_lock *lock = CONTAINER_OF(msg, struct bdev_range_lock, msg);
 
 	lock->state = RELEASING;
-	lock->pending = 1; /* in the set still */
 	change(lock->bdev->core);
 }
 

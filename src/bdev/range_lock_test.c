@@ -91,12 +91,12 @@ end(void)
 	env_stop(&env);
 }
 
-static uint8_t buf[64 * 512];
+static uint8_t buf[64 * 512], read_buf[64 * 512];
 
 static struct env_io
 request(enum bdev_op op, uint64_t lba, uint64_t n, struct iovec *iov)
 {
-	*iov = (struct iovec){buf, n * 512};
+	*iov = (struct iovec){op == BDEV_READ ? read_buf : buf, n * 512};
 	return (struct env_io){
 		.op = op,
 		.lba = lba,
@@ -119,11 +119,11 @@ check_held_back(enum reactor_mode mode, bool real_threads)
 	ask(&l, env.app, 100, 10, false);
 	env_wait(&env, &l.held);
 	in[0] = request(BDEV_WRITE, 109, 1, &iov[0]);
-	in[1] = request(BDEV_UNMAP, 90, 11, &iov[1]);
+	in[1] = request(BDEV_UNMAP, 101, 2, &iov[1]);
 	in[2] = request(BDEV_COPY, 95, 6, &iov[2]);
 	in[2].src_lba = 500;
 	out[0] = request(BDEV_WRITE, 110, 1, &iov[3]);
-	out[1] = request(BDEV_WRITE_ZEROES, 90, 10, &iov[4]);
+	out[1] = request(BDEV_WRITE_ZEROES, 80, 10, &iov[4]);
 	out[2] = request(BDEV_READ, 100, 10, &iov[5]);
 	for (int i = 0; i < 3; i++) {
 		env_submit(&env.workers[i % 2], &in[i]);

@@ -60,10 +60,15 @@ static int
 remove_both(const struct battery *b, void (*done)(void *ctx, int status), void *ctx, struct err *err)
 {
 	struct removal *r = calloc(1, sizeof(*r));
+	int rc;
 
 	r->done = done;
 	r->ctx = ctx;
-	return bdev_passthru_delete(b->name, passthru_gone, r, err);
+	rc = bdev_passthru_delete(b->name, passthru_gone, r, err);
+	if (rc != 0) {
+		free(r);
+	}
+	return rc;
 }
 
 static int
