@@ -21,6 +21,7 @@ struct battery {
 	int (*resize)(const struct battery *b, uint64_t num_blocks, struct err *err);
 
 	bool no_data;      /* reads return anything: null */
+	bool shows_holes;  /* what was unmapped is known to be a hole, whole mebibytes at least */
 	bool unmap_zeroes; /* what was unmapped reads as zero */
 	bool may_cancel;   /* requests may end with -ECANCELED during a reset */
 	unsigned depth;    /* of the loads, 0: 32 */

@@ -236,22 +236,23 @@ covers_all(struct run *r)
 static void
 tells_where_data_is(struct run *r)
 {
-	uint64_t n = (256u << 10) / r->bs, found;
+	uint64_t n = (1u << 20) / r->bs, found;
 	struct bdev_extent e;
 	struct env_io none = {.op = BDEV_BLOCK_STATUS, .num_blocks = 1, .extents = &e};
 
 	if (bdev_supports(r->env.bdev, BDEV_UNMAP)) {
 		EXPECT(env_rw(r->w, BDEV_UNMAP, 0, r->num_blocks, NULL) == 0);
 	}
-	battery_write_pattern(r, n, n, 55);
+	battery_write_pattern(r, n, n / 4, 55);
 	EXPECT((status_of(r, n) & BDEV_EXTENT_ZERO) == 0);
-	EXPECT((status_of(r, 2 * n - 1) & BDEV_EXTENT_ALLOCATED) != 0);
+	EXPECT((status_of(r, n + n / 4 - 1) & BDEV_EXTENT_ALLOCATED) != 0);
 	covers_all(r);
 	found = seek(r, BDEV_SEEK_DATA, 0);
-	EXPECT(found <= n);
+	EXPECT(r->battery->shows_holes ? found == n : found <= n);
 	EXPECT(seek(r, BDEV_SEEK_DATA, n + 1) == n + 1);
 	found = seek(r, BDEV_SEEK_HOLE, n);
-	EXPECT(found >= 2 * n);
+	EXPECT(found >= n + n / 4);
+	EXPECT(!r->battery->shows_holes || found < 2 * n);
 	if (found != UINT64_MAX) {
 		battery_expect_zero(r, found, 1);
 	}

@@ -24,6 +24,9 @@ fill(struct file_bdev *fb, const struct bdev_ops *ops, const char *product_name,
 	if (d->can_unmap) {
 		b->ops_mask |= 1u << BDEV_UNMAP | 1u << BDEV_WRITE_ZEROES;
 	}
+	if (!d->block_device) {
+		b->ops_mask |= 1u << BDEV_BLOCK_STATUS;
+	}
 	b->buffer_align = d->buffer_align;
 	b->unmap_granularity_blocks = d->unmap_granularity / d->block_size;
 	b->write_cache = true;

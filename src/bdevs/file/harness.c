@@ -717,6 +717,7 @@ test_battery(void **state)
 		.create = battery_create,
 		.remove = battery_remove,
 		.resize = battery_resize,
+		.shows_holes = true,
 		.unmap_zeroes = true,
 		.requests = 200,
 	};

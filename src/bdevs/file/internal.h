@@ -9,4 +9,7 @@
 int file_workers_get(struct err *err);
 void file_workers_put(void);
 
+/* BDEV_BLOCK_STATUS of a regular file; may block. 0 or a negative errno. */
+int file_block_status(struct file_disk *disk, struct bdev_io *io);
+
 #endif

@@ -255,7 +255,9 @@ file_request_execute(struct file_request *req)
 	case BDEV_WRITE_ZEROES:
 		rc = write_zeroes(req->disk, req->io);
 		break;
-	case BDEV_RESET:
+	case BDEV_BLOCK_STATUS:
+		rc = file_block_status(req->disk, req->io);
+		break;
 	default:
 		break;
 	}
