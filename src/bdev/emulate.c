@@ -358,25 +358,6 @@ emulate_release(struct core_channel *c)
 
 /* ---- Beginning ---- */
 
-static bool
-overlaps_itself(const struct bdev_io *io)
-{
-	return io->src_lba < io->lba + io->num_blocks && io->lba < io->src_lba + io->num_blocks;
-}
-
-static int
-check(const struct core_channel *c, const struct bdev_io *io)
-{
-	switch (io->op) {
-	case BDEV_COPY:
-		return overlaps_itself(io) ? -EINVAL : 0;
-	case BDEV_BLOCK_STATUS:
-		return io->max_results == 0 ? -EINVAL : 0;
-	default:
-		return 0;
-	}
-}
-
 static void
 all_allocated(struct core_channel *c, struct bdev_io *io)
 {
@@ -395,12 +376,6 @@ all_allocated(struct core_channel *c, struct bdev_io *io)
 void
 emulate_start(struct core_channel *c, struct bdev_io *io)
 {
-	int rc = check(c, io);
-
-	if (rc != 0) {
-		end_request(c, io, rc);
-		return;
-	}
 	switch (io->op) {
 	case BDEV_COMPARE_AND_WRITE:
 		swap_start(c, io);

@@ -176,6 +176,20 @@ in_range(const struct bdev_channel *ch, const struct bdev_io *io)
 					io->num_blocks <= ch->num_blocks - io->src_lba));
 }
 
+static bool
+operands_fit(const struct bdev_io *io)
+{
+	switch (io->op) {
+	case BDEV_COPY: /* must not overlap */
+		return io->src_lba >= io->lba + io->num_blocks ||
+		       io->lba >= io->src_lba + io->num_blocks;
+	case BDEV_BLOCK_STATUS:
+		return io->max_results != 0;
+	default:
+		return true;
+	}
+}
+
 /* The error a request ends with because of what it asks for, 0 when it may be done. */
 static int
 check_request(const struct core_channel *c, const struct bdev_io *io)
@@ -194,7 +208,10 @@ check_request(const struct core_channel *c, const struct bdev_io *io)
 	if ((io->flags & BDEV_IO_MD) != 0 && ch->bdev->md_bytes == 0) {
 		return -EINVAL;
 	}
-	return io->op != BDEV_FLUSH && !in_range(ch, io) ? -EINVAL : 0;
+	if (io->op == BDEV_FLUSH) {
+		return 0;
+	}
+	return in_range(ch, io) && operands_fit(io) ? 0 : -EINVAL;
 }
 
 /* True when there is nothing to do: no blocks, or a flush of what has no cache. */

@@ -1,106 +1,28 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A disk in anonymous memory. Requests are done at once, by copying on the submitting thread, and
- * complete on the done list: no poller, idle costs nothing.
- *
- * Invariants
- *  1. base never moves: address space for a disk twice as large is reserved, without memory; [base,
- *     base + size) of it can be read and written.
- *  2. What was never written or was unmapped is not there at all and reads as zero.
- *  3. Two threads that write the same block at once leave a mixture, as disks do; nothing else is
- *     shared.
+ * Disks in anonymous memory: made, resized, deleted. io.c does the work, region.c has the memory.
  */
 #include "bdevs/malloc/malloc.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
-#include "base/iov.h"
-#include "bdev/module.h"
+#include "bdevs/malloc/internal.h"
 
-/* From here on giving pages back is cheaper than clearing them, and worth the faults when they
- * are written again. */
-#define GIVE_BACK_BYTES ((size_t)256 * 1024)
-
-struct malloc_disk {
-	struct bdev bdev;
-	uint8_t *base;
-	size_t bytes;
-	size_t reserved;
-};
-
-static struct malloc_disk *
-disk_of(struct bdev *bdev)
-{
-	return CONTAINER_OF(bdev, struct malloc_disk, bdev);
-}
-
-/* ---- I/O ---- */
-
-static size_t
-page_up(size_t n)
-{
-	static size_t page_bytes;
-
-	/* Any thread may be the first; all find the same. */
-	if (__atomic_load_n(&page_bytes, __ATOMIC_RELAXED) == 0) {
-		__atomic_store_n(&page_bytes, (size_t)sysconf(_SC_PAGESIZE), __ATOMIC_RELAXED);
-	}
-	return (n + page_bytes - 1) & ~(page_bytes - 1);
-}
-
-static void
-clear(uint8_t *p, size_t bytes)
-{
-	if (bytes >= GIVE_BACK_BYTES) {
-		uint8_t *first = (uint8_t *)page_up((uintptr_t)p);
-		uint8_t *last = (uint8_t *)page_up((uintptr_t)(p + bytes) + 1) - page_up(1);
-
-		if (madvise(first, (size_t)(last - first), MADV_DONTNEED) == 0) {
-			memset(p, 0, (size_t)(first - p));
-			memset(last, 0, (size_t)(p + bytes - last));
-			return;
-		}
-	}
-	memset(p, 0, bytes);
-}
-
-static void
-submit(struct bdev_channel *ch, struct bdev_io *io)
-{
-	uint8_t *p = disk_of(ch->bdev)->base;
-	size_t bytes = io->num_blocks << ch->block_size_shift;
-
-	switch (io->op) {
-	case BDEV_READ:
-		iov_from_buf(io->iov, io->iovcnt, 0, p + (io->lba << ch->block_size_shift), bytes);
-		break;
-	case BDEV_WRITE:
-		iov_to_buf(io->iov, io->iovcnt, 0, p + (io->lba << ch->block_size_shift), bytes);
-		break;
-	case BDEV_UNMAP:
-	case BDEV_WRITE_ZEROES:
-		clear(p + (io->lba << ch->block_size_shift), bytes);
-		break;
-	default:
-		break; /* flush: nothing outlives the process */
-	}
-	bdev_io_complete(io, 0);
-}
-
-/* ---- Life ---- */
+/* What has data is known of pieces of this size, or of blocks. */
+#define CHUNK_SHIFT 12
 
 static void
 destruct(struct bdev *bdev)
 {
-	struct malloc_disk *disk = disk_of(bdev);
+	struct malloc_disk *disk = malloc_disk(bdev);
 
-	if (disk->base != NULL) {
-		munmap(disk->base, disk->reserved);
-	}
+	region_unmap(&disk->data);
+	region_unmap(&disk->md);
+	region_unmap(&disk->written);
 	free(bdev->name);
 	free(disk);
 }
@@ -108,30 +30,41 @@ destruct(struct bdev *bdev)
 static const struct bdev_ops malloc_ops = {
 	.module_name = "malloc",
 	.destruct = destruct,
-	.submit = submit,
+	.channel_create = malloc_channel_create,
+	.submit = malloc_submit,
 };
 
-/* 0 or -errno. */
-static int
-map(struct malloc_disk *disk, size_t bytes)
-{
-	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-	void *base = MAP_FAILED;
+/* ---- Making ---- */
 
-	if (bytes <= SIZE_MAX / 4) {
-		disk->reserved = 2 * bytes;
-		base = mmap(NULL, disk->reserved, PROT_NONE, flags, -1, 0);
+static int
+check_options(const struct malloc_bdev_options *o, struct err *err)
+{
+	char path[64];
+
+	switch (o->md_size) {
+	case 0:
+	case 8:
+	case 16:
+	case 32:
+	case 64:
+	case 128:
+		break;
+	default:
+		return err_set(err, -EINVAL,
+			       "bdev '%s': metadata of %u bytes is none of 0, 8, 16, 32, 64 and 128",
+			       o->name, o->md_size);
 	}
-	if (base == MAP_FAILED) {
-		disk->reserved = bytes;
-		base = mmap(NULL, bytes, PROT_NONE, flags, -1, 0);
+	if (o->dif_type > DIF_TYPE_MAX) {
+		return err_set(err, -EINVAL,
+			       "bdev '%s': there is no protection information of type %u", o->name,
+			       o->dif_type);
 	}
-	if (base == MAP_FAILED) {
-		return -errno;
+	snprintf(path, sizeof(path), "/sys/devices/system/node/node%u", o->numa_node);
+	if (o->on_numa_node && access(path, F_OK) != 0) {
+		return err_set(err, -EINVAL, "bdev '%s': there is no NUMA node %u", o->name,
+			       o->numa_node);
 	}
-	disk->base = base;
-	disk->bytes = bytes;
-	return mprotect(base, bytes, PROT_READ | PROT_WRITE) == 0 ? 0 : -errno;
+	return 0;
 }
 
 static struct malloc_disk *
@@ -144,6 +77,7 @@ make_disk(const struct malloc_bdev_options *options)
 		free(disk);
 		return NULL;
 	}
+	disk->numa_id = options->on_numa_node ? (int)options->numa_node : -1;
 	bdev->ops = &malloc_ops;
 	bdev->product_name = "Malloc disk";
 	uuid_copy(bdev->uuid, options->uuid);
@@ -151,39 +85,77 @@ make_disk(const struct malloc_bdev_options *options)
 	bdev->physical_block_size = options->physical_block_size;
 	bdev->num_blocks = options->num_blocks;
 	bdev->optimal_boundary_blocks = options->optimal_io_boundary;
+	bdev->md_bytes = options->md_size;
+	bdev->md_interleave = options->md_interleave;
+	bdev->dif_type = (uint8_t)options->dif_type;
+	bdev->dif_head_of_md = options->dif_is_head_of_md;
+	bdev->dif_pi_format = (uint8_t)MIN(options->dif_pi_format, (uint32_t)UINT8_MAX);
+	bdev->dif_check_flags = DIF_CHECK_DEFAULT(options->dif_type);
+	bdev->channel_ctx_bytes = malloc_channel_bytes;
 	bdev->ops_mask = 1u << BDEV_READ | 1u << BDEV_WRITE | 1u << BDEV_FLUSH | 1u << BDEV_UNMAP |
-			 1u << BDEV_WRITE_ZEROES;
+			 1u << BDEV_WRITE_ZEROES | 1u << BDEV_COMPARE | 1u << BDEV_COPY |
+			 1u << BDEV_BLOCK_STATUS;
 	return disk;
+}
+
+/* 0 or -errno. Sizes that make no sense are left to bdev_register(), which says so. */
+static int
+map(struct malloc_disk *disk)
+{
+	const struct bdev *bdev = &disk->bdev;
+	size_t bytes, md_bytes;
+	int shift, rc;
+
+	if (__builtin_mul_overflow(bdev->num_blocks, bdev->block_size, &bytes) || bytes == 0 ||
+	    __builtin_mul_overflow(bdev->num_blocks, bdev->md_bytes, &md_bytes)) {
+		return 0;
+	}
+	shift = __builtin_ctz(bdev->block_size);
+	disk->chunk_shift = shift < CHUNK_SHIFT ? (unsigned)(CHUNK_SHIFT - shift) : 0;
+	rc = region_map(&disk->data, bytes, disk->numa_id);
+	if (rc == 0 && md_bytes != 0) {
+		rc = region_map(&disk->md, md_bytes, disk->numa_id);
+	}
+	if (rc == 0) {
+		rc = region_map(&disk->written, malloc_map_bytes(disk, bdev->num_blocks),
+				disk->numa_id);
+	}
+	return rc;
 }
 
 int
 bdev_malloc_create(const struct malloc_bdev_options *options, struct bdev **ret, struct err *err)
 {
-	struct malloc_disk *disk = make_disk(options);
-	size_t bytes;
-	int rc = 0;
+	struct malloc_disk *disk;
+	struct bdev *bdev;
+	int rc = check_options(options, err);
 
+	if (rc != 0) {
+		return rc;
+	}
+	disk = make_disk(options);
 	if (disk == NULL) {
 		return err_set(err, -ENOMEM, "bdev '%s': out of memory", options->name);
 	}
-	/* Sizes that make no sense are left to bdev_register(), which says so. */
-	if (!__builtin_mul_overflow(options->num_blocks, options->block_size, &bytes) &&
-	    bytes > 0) {
-		rc = map(disk, bytes);
-	}
+	bdev = &disk->bdev;
+	rc = map(disk);
 	if (rc != 0) {
 		err_set(err, rc, "bdev '%s': no address space for %llu blocks of %u bytes: %s",
 			options->name, (unsigned long long)options->num_blocks, options->block_size,
 			strerror(-rc));
 	} else {
-		rc = bdev_register(&disk->bdev, err);
+		rc = bdev_register(bdev, err);
 	}
 	if (rc != 0) {
-		destruct(&disk->bdev);
+		destruct(bdev);
 		return rc;
 	}
+	if (bdev->dif_type != 0) {
+		CHECK(dif_init(&disk->dif, bdev->block_size, bdev->md_bytes, bdev->dif_type,
+			       bdev->dif_pi_format, bdev->dif_head_of_md, 0, NULL) == 0);
+	}
 	if (ret != NULL) {
-		*ret = &disk->bdev;
+		*ret = bdev;
 	}
 	return 0;
 }
@@ -200,16 +172,16 @@ find(const char *name, struct err *err)
 	return bdev;
 }
 
-/* Gives access to, or takes back, what is between the two sizes, in whole pages. */
+/* All three regions, for at least as many blocks as now. */
 static int
-change_access(struct malloc_disk *disk, size_t from, size_t to, int prot)
+make_room(struct malloc_disk *disk, uint64_t num_blocks)
 {
-	size_t first = page_up(from), last = page_up(to);
+	int rc = region_resize(&disk->written, malloc_map_bytes(disk, num_blocks));
 
-	if (first < last && mprotect(disk->base + first, last - first, prot) != 0) {
-		return -errno;
+	if (rc == 0 && disk->md.base != NULL) {
+		rc = region_resize(&disk->md, num_blocks * disk->bdev.md_bytes);
 	}
-	return 0;
+	return rc != 0 ? rc : region_resize(&disk->data, num_blocks * disk->bdev.block_size);
 }
 
 int
@@ -217,22 +189,21 @@ bdev_malloc_resize(const char *name, uint64_t num_blocks, struct err *err)
 {
 	struct bdev *bdev = find(name, err);
 	struct malloc_disk *disk;
-	size_t bytes;
+	uint64_t before;
 	int rc;
 
 	if (bdev == NULL) {
 		return -ENODEV;
 	}
-	disk = disk_of(bdev);
-	if (num_blocks > disk->reserved / bdev->block_size) {
+	disk = malloc_disk(bdev);
+	before = bdev_num_blocks(bdev);
+	if (num_blocks > disk->data.reserved / bdev->block_size) {
 		return err_set(err, -ENOMEM,
 			       "bdev '%s' cannot have %llu blocks: it can grow to %llu", name,
 			       (unsigned long long)num_blocks,
-			       (unsigned long long)(disk->reserved / bdev->block_size));
+			       (unsigned long long)(disk->data.reserved / bdev->block_size));
 	}
-	bytes = num_blocks * bdev->block_size;
-	if (bytes > disk->bytes &&
-	    (rc = change_access(disk, disk->bytes, bytes, PROT_READ | PROT_WRITE)) != 0) {
+	if (num_blocks > before && (rc = make_room(disk, num_blocks)) != 0) {
 		return err_set(err, rc, "bdev '%s': no memory for %llu blocks", name,
 			       (unsigned long long)num_blocks);
 	}
@@ -244,10 +215,9 @@ bdev_malloc_resize(const char *name, uint64_t num_blocks, struct err *err)
 		return err_set(err, rc, "bdev '%s' cannot have %llu blocks", name,
 			       (unsigned long long)num_blocks);
 	}
-	if (bytes < disk->bytes) {
-		clear(disk->base + bytes, disk->bytes - bytes);
+	if (num_blocks < before) {
+		malloc_forget(disk, num_blocks, before - num_blocks);
 	}
-	disk->bytes = bytes;
 	return 0;
 }
 
@@ -267,6 +237,8 @@ bdev_malloc_delete(const char *name, void (*done)(void *ctx, int status), void *
 bool
 bdev_malloc_get_options(const struct bdev *bdev, struct malloc_bdev_options *ret_options)
 {
+	int numa_id;
+
 	if (bdev->ops != &malloc_ops) {
 		return false;
 	}
@@ -276,7 +248,15 @@ bdev_malloc_get_options(const struct bdev *bdev, struct malloc_bdev_options *ret
 		.block_size = bdev->block_size,
 		.physical_block_size = bdev->physical_block_size,
 		.optimal_io_boundary = bdev->optimal_boundary_blocks,
+		.md_size = bdev->md_bytes,
+		.md_interleave = bdev->md_interleave,
+		.dif_type = bdev->dif_type,
+		.dif_is_head_of_md = bdev->dif_head_of_md,
+		.dif_pi_format = bdev->dif_pi_format,
 	};
+	numa_id = CONTAINER_OF(bdev, const struct malloc_disk, bdev)->numa_id;
+	ret_options->on_numa_node = numa_id >= 0;
+	ret_options->numa_node = numa_id >= 0 ? (uint32_t)numa_id : 0;
 	uuid_copy(ret_options->uuid, bdev->uuid);
 	return true;
 }
