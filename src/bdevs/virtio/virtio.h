@@ -10,7 +10,6 @@
 #include "bdev/bdev.h"
 
 #define VIRTIO_QUEUE_SIZE_DEFAULT 512
-#define VIRTIO_RECONNECT_S_DEFAULT 60
 
 struct virtio_bdev_options {
 	const char *name;

@@ -13,7 +13,6 @@
 
 #include <cmocka.h>
 
-#include "bdev/module.h"
 #include "testkit/bdev_battery.h"
 #include "virtio/driver/backend_model.h"
 
@@ -301,14 +300,16 @@ dies_and_comes_back(enum reactor_mode mode, bool real_threads, unsigned queues, 
 		in[i].iov_base = got[i];
 	}
 	for (unsigned round = 0; round < 3; round++) {
+		pthread_mutex_lock(&model.lock);
 		memset(model.disk, 0, DISK_BYTES);
+		pthread_mutex_unlock(&model.lock);
 		/* Nothing is served any more, but what is done already. */
 		atomic_store(&model.paused, round != 1);
 		submit_all(&s, writes, out, BDEV_WRITE);
 		env_linger(&s.env, 5);
 		model_die(&model);
 		env_linger(&s.env, 10);
-		model.config.num_queues = (uint16_t)queues_after;
+		model.config.num_queues = (uint16_t)queues_after; /* it does not run now */
 		atomic_store(&model.paused, false);
 		model_start(&model);
 		for (unsigned i = 0; i < IOS; i++) {
@@ -491,6 +492,14 @@ awaits_target(void **state)
 /* ---- Targets that lie ---- */
 
 static void
+set_status(uint8_t status)
+{
+	pthread_mutex_lock(&model.lock);
+	model.status = status;
+	pthread_mutex_unlock(&model.lock);
+}
+
+static void
 survives_a_broken_ring(void **state)
 {
 	uint8_t block[512];
@@ -511,9 +520,9 @@ survives_a_broken_ring(void **state)
 	pthread_mutex_unlock(&model.lock);
 	EXPECT(env_rw(&s.env.workers[0], BDEV_READ, 0, 1, block) == 0);
 	EXPECT(atomic_load(&model.connections) == 2);
-	model.status = VIRTIO_BLK_S_IOERR;
+	set_status(VIRTIO_BLK_S_IOERR);
 	EXPECT(env_rw(&s.env.workers[1], BDEV_READ, 0, 1, block) == -EIO);
-	model.status = 77;
+	set_status(77);
 	EXPECT(env_rw(&s.env.workers[1], BDEV_READ, 0, 1, block) == -EIO);
 	env_close(&s.env);
 	stage_detach(&s);

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Disks at the other end of a connection, which virtio and nbd have in common: made in the background, one lane of it for each
+ * thread as far as there are lanes, made again when it is lost. Requests wait meanwhile, and those that the other end had
+ * are sent once more.
+ *
+ * Life and connection belong to the app thread, a lane to the thread that has it; connecting is done by a worker.
+ */
+#ifndef BDEVS_REMOTE_REMOTE_H
+#define BDEVS_REMOTE_REMOTE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/list.h"
+#include "bdev/module.h"
+#include "event/worker.h"
+
+#define REMOTE_LANES_MAX 64
+#define REMOTE_RECONNECT_S_DEFAULT 60
+#define REMOTE_CONNECT_MS_DEFAULT 5000
+
+struct remote_disk;
+struct remote_channel;
+
+/* A connection, first member of the module's own. */
+struct remote_link {
+	unsigned lanes;
+	unsigned users; /* channels that have a lane, under the disk's lock */
+};
+
+/* Start of a module's room in a request; the fields are remote's. */
+struct remote_request {
+	struct list link; /* waiting or flying */
+	struct msg msg;
+	bool sent_on; /* to the thread whose lane it uses */
+	int status;
+};
+
+struct remote_options {
+	const char *name;
+	unsigned lanes;       /* at most; 1 to REMOTE_LANES_MAX */
+	unsigned reconnect_s; /* so long requests wait for a connection that is lost; then they end with -EIO */
+	unsigned connect_ms;  /* longest wait for a step of connecting, 0: REMOTE_CONNECT_MS_DEFAULT */
+	bool wait;            /* another end that is not there yet is awaited */
+};
+
+struct remote_ops {
+	struct bdev_ops bdev; /* REMOTE_BDEV_OPS("module") */
+	size_t lane_bytes;    /* of a module's part of a lane, zeroed when it is made */
+	size_t request_bytes; /* of its room in a request, struct remote_request included */
+
+	/* On a worker: may block, as long as disk->options.connect_ms for each step. 0 or -errno with err. */
+	int (*connect)(struct remote_disk *disk, struct remote_link **ret_link, struct err *err);
+	/* The same: looks at the size again, after remote_news(). May be NULL. */
+	int (*refresh)(struct remote_link *link, struct err *err);
+	/* App thread, nobody uses it. Never blocks. Accepts NULL. */
+	void (*disconnect)(struct remote_link *link);
+
+	/* App thread. Fills a zeroed bdev but for ops, name and the sizes of contexts. */
+	int (*describe)(struct remote_disk *disk, const struct remote_link *link, struct bdev *bdev, struct err *err);
+	/* Whether what was connected to again is the disk that was lost: 0, or -errno with err. Its size is looked at already. */
+	int (*compare)(struct remote_disk *disk, const struct remote_link *link, struct err *err);
+	uint64_t (*blocks)(const struct remote_link *link);
+	/* Watches for remote_lost() and remote_news() from the app thread, and ends that. May be NULL. */
+	int (*watch)(struct remote_disk *disk, struct remote_link *link, struct err *err);
+	void (*unwatch)(struct remote_disk *disk);
+	/* Frees the module's object that disk is embedded in. */
+	void (*free)(struct remote_disk *disk);
+
+	/* The lane's thread. */
+	int (*lane_start)(struct remote_channel *c);
+	/* What is flying is remote's again. */
+	void (*lane_stop)(struct remote_channel *c);
+	/* Gives req to the other end, to be answered by remote_done(), never from inside; false: a resource of the lane is missing
+	 * that one of the flying will give back. */
+	bool (*send)(struct remote_channel *c, struct remote_request *req);
+};
+
+#define REMOTE_BDEV_OPS(name) \
+	{ \
+		.module_name = (name), .destruct = remote_destruct, .channel_create = remote_bdev_channel_create, \
+		.channel_destroy = remote_bdev_channel_destroy, .submit = remote_submit, \
+	}
+void remote_destruct(struct bdev *bdev);
+int remote_bdev_channel_create(struct bdev *bdev, struct bdev_channel *ch);
+void remote_bdev_channel_destroy(struct bdev *bdev, struct bdev_channel *ch);
+void remote_submit(struct bdev_channel *ch, struct bdev_io *io);
+
+/* A thread's own. Fields are read-only for modules. */
+struct remote_channel {
+	struct channel channel;
+	struct remote_disk *disk;
+	struct remote_link *link; /* NULL: no connection */
+	uint32_t index;           /* of its lane; REMOTE_NO_LANE: requests go to the app thread's channel */
+	bool up;                  /* the lane was started */
+	struct list waiting;      /* for a connection or a resource; oldest first */
+	struct list flying;       /* the other end has them; in the order they were sent */
+	_Alignas(CACHE_LINE_BYTES) uint8_t lane[];
+};
+#define REMOTE_NO_LANE UINT32_MAX
+
+enum remote_state {
+	REMOTE_CONNECTING, /* a worker tries */
+	REMOTE_UP,
+	REMOTE_LEAVING, /* channels are told to let go of the connection that was lost */
+	REMOTE_DOWN,    /* until the next try */
+};
+
+/* Embedded in a module's object, zeroed. */
+struct remote_disk {
+	struct bdev bdev;
+	const struct remote_ops *ops;
+	struct list list; /* of all */
+	char *name;
+	struct remote_options options; /* name points to the above */
+	struct device device;
+	struct thread *app;
+
+	/* Any thread. */
+	pthread_mutex_t lock;
+	struct remote_link *link;     /* under the lock: what channels are to use, NULL: none */
+	bool taken[REMOTE_LANES_MAX]; /* under the lock: lanes that have a channel; 0 is the app thread's */
+	atomic_int failed;            /* not 0: requests that wait end with this */
+	atomic_bool broken;           /* a lane is: broken_msg is under way */
+	const char *broken_why;       /* of the one that set broken */
+	struct msg broken_msg;
+
+	/* The app thread's. */
+	struct remote_channel *home; /* what has no lane of its own comes here */
+	enum remote_state state;
+	bool registered, deleting, destructed, changed, visiting, visit_again;
+	unsigned connects;
+	unsigned retry_ms;
+	struct worker *worker;
+	struct worker_job job;
+	bool busy; /* the job is under way */
+	int job_status;
+	struct err job_err;
+	struct remote_link *fresh; /* what the job made, or looks at */
+	struct remote_link *old;   /* lost, and perhaps still used */
+	struct timer retry;
+	struct timer revisit;
+	struct timer give_up;
+	void (*attached)(void *ctx, struct bdev *bdev, const struct err *err);
+	void *attached_ctx;
+	void (*deleted)(void *ctx, int status);
+	void *deleted_ctx;
+};
+
+/* ---- App thread ---- */
+
+/*
+ * Takes disk if 0 is returned. Connects in the background; then done(ctx, bdev, err): bdev is NULL with err->code set when
+ * that failed (disk is freed), and NULL with err->code 0 when the other end is awaited. 0; -EINVAL (options); -EEXIST; -ENOMEM:
+ * the caller still has disk.
+ */
+int remote_attach(struct remote_disk *disk, const struct remote_ops *ops, const struct remote_options *options,
+		  void (*done)(void *ctx, struct bdev *bdev, const struct err *err), void *ctx, struct err *err);
+
+/* Also one that still waits. done(ctx, 0) follows. */
+void remote_detach(struct remote_disk *disk, void (*done)(void *ctx, int status), void *ctx);
+
+/* By name, also one that waits, but none that is being detached. NULL: none of these ops. */
+struct remote_disk *remote_find(const struct remote_ops *ops, const char *name);
+/* Of a bdev; NULL: it is none of these ops. */
+struct remote_disk *remote_of(const struct bdev *bdev, const struct remote_ops *ops);
+/* The one after disk that is no bdev because the other end is awaited, the first for NULL; NULL at the end. */
+struct remote_disk *remote_next_waiting(const struct remote_ops *ops, struct remote_disk *disk);
+/* Before the process ends: nothing of these ops is awaited any more. */
+void remote_shutdown(const struct remote_ops *ops);
+
+/* The connection is of no use any more; why: for the log. */
+void remote_lost(struct remote_disk *disk, const char *why);
+/* The size may have changed. */
+void remote_news(struct remote_disk *disk);
+
+/* ---- The lane's thread ---- */
+
+static inline struct bdev_io *
+remote_io(struct remote_request *req)
+{
+	return (struct bdev_io *)(void *)((uint8_t *)req - offsetof(struct bdev_io, ctx));
+}
+
+/* req, which was flying, has ended. */
+void remote_done(struct remote_channel *c, struct remote_request *req, int status);
+/* After some calls of the above: sends what waits. */
+void remote_go_on(struct remote_channel *c);
+/* The lane is of no use any more; why: a constant text. */
+void remote_broken(struct remote_channel *c, const char *why);
+
+#endif
