@@ -72,6 +72,8 @@ struct thread {
 };
 
 struct reactor {
+	uint64_t now_ns; /* first: reactor_now_ns() */
+
 	/* Written by senders. */
 	_Alignas(CACHE_LINE_BYTES) struct mpsc ready; /* threads with messages */
 	struct mpsc arrivals; /* threads that were moved here */
@@ -83,7 +85,6 @@ struct reactor {
 	/* The reactor's own. */
 	_Alignas(CACHE_LINE_BYTES) struct list active_threads; /* with active pollers, or with something left */
 	struct heap timers; /* pollers' and timers' nodes, by deadline in nanoseconds */
-	uint64_t now_ns;
 	uint64_t last_epoll_ns;
 	unsigned idle_rounds;
 	int acting_mode;         /* mode, or adaptive in place of poll where the CPU is not its own */
@@ -117,7 +118,7 @@ struct reactor {
 };
 
 extern __thread struct thread *current_thread;
-extern __thread struct reactor *current_reactor;
+_Static_assert(offsetof(struct reactor, now_ns) == 0, "reactor_now_ns() reads it there");
 
 void reactor_wake(struct reactor *r);
 

@@ -611,12 +611,6 @@ reactor_next_timer_ns(const struct reactor *r)
 	return top == NULL ? UINT64_MAX : top->key;
 }
 
-uint64_t
-reactor_now_ns(void)
-{
-	return current_reactor->now_ns;
-}
-
 void
 reactor_for_each_thread(struct reactor *r, void (*fn)(void *ctx, struct thread *t), void *ctx)
 {
