@@ -285,7 +285,6 @@ run(struct stack *s, struct bdev *bdev, struct err *err)
 	rc = s->ops->start(s, err);
 	s->started = rc == 0;
 	if (rc == 0) {
-		CHECK(s->bdev.ops->destruct == stack_destruct);
 		rc = bdev_register(&s->bdev, err);
 	}
 	if (rc != 0) {
@@ -422,6 +421,12 @@ stack_room(struct stack *s, size_t own)
 	s->bdev.io_ctx_bytes = own + bdev_io_bytes(s->base);
 }
 
+struct bdev_channel *
+stack_base_channel(struct stack *s, int *ret_rc)
+{
+	return bdev_channel_get(s->shared->desc, ret_rc);
+}
+
 int
 stack_channel_create(struct bdev *bdev, struct bdev_channel *ch)
 {
@@ -429,7 +434,7 @@ stack_channel_create(struct bdev *bdev, struct bdev_channel *ch)
 	struct stack_channel *sc = ch->module_ctx;
 	int rc = 0;
 
-	sc->base = bdev_channel_get(s->shared->desc, &rc);
+	sc->base = stack_base_channel(s, &rc);
 	return sc->base != NULL ? 0 : rc;
 }
 

@@ -101,8 +101,11 @@ struct stack_channel {
 int stack_channel_create(struct bdev *bdev, struct bdev_channel *ch);
 void stack_channel_destroy(struct bdev *bdev, struct bdev_channel *ch);
 
-/* Frees nothing: bdev_ops.destruct of all stacked modules. */
+/* Frees nothing: bdev_ops.destruct of all stacked modules, or what their own ends with, at once or later. */
 void stack_destruct(struct bdev *bdev);
+
+/* This thread's channel on the base, for what is not a request's: bdev_channel_get(). From start to stop. */
+struct bdev_channel *stack_base_channel(struct stack *s, int *ret_rc);
 
 /*
  * The request to the base, in the room that io has for the modules below; `own` bytes of it are
