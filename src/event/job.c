@@ -7,7 +7,7 @@
  *     list, when it has ended JOB_KEPT_S ago.
  *  4. job_progress() touches `done` only, atomically: its thread needs no message, and no lock.
  *
- * Fields of the notices: name (the object), id, kind, unit, done, total, state; of job_ended also error where there is one.
+ * Fields of the notices: name (the object), job (its id), kind, unit, done, total, state; of job_ended also error where there is one.
  */
 #include "event/job.h"
 
@@ -99,7 +99,7 @@ tell(struct job *job, const char *type)
 
 	const struct notice_field fields[] = {
 		NOTICE_TEXT("name", info.object),
-		NOTICE_NUMBER("id", info.id),
+		NOTICE_NUMBER("job", info.id),
 		NOTICE_TEXT("kind", info.kind),
 		NOTICE_TEXT("unit", info.unit),
 		NOTICE_NUMBER("done", info.done),

@@ -117,8 +117,8 @@ heard_without_ids(void)
 {
 	char *at;
 
-	while ((at = strstr(heard, " id=")) != NULL) {
-		size_t len = 4 + strspn(at + 4, "0123456789");
+	while ((at = strstr(heard, " job=")) != NULL) {
+		size_t len = 5 + strspn(at + 5, "0123456789");
 
 		memmove(at, at + len, strlen(at + len) + 1);
 	}

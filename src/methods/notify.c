@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The log of notifications: what has happened, the last NOTIFICATIONS_MAX of it. */
+/* Events: the log of the last NOTIFICATIONS_MAX, and those pushed to clients as they happen. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/check.h"
 #include "bdev/bdev.h"
@@ -26,6 +27,9 @@ static const struct {
 	{"job_started", true},   {"job_progress", false},   {"job_ended", true},
 };
 
+#define TYPE_BIT(type) (UINT64_C(1) << (type))
+_Static_assert(ARRAY_SIZE(types) <= 64, "a bit each");
+
 static const char *const bdev_types[] = {
 	[BDEV_REGISTERED] = "bdev_register",
 	[BDEV_UNREGISTERED] = "bdev_unregister",
@@ -48,17 +52,46 @@ type_index(const char *name)
 }
 
 static void
+keep(int type, const struct notice *notice)
+{
+	struct notification *n = &kept[next_id++ % NOTIFICATIONS_MAX];
+	const char *name = notice->count > 0 ? notice->fields[0].text : NULL;
+
+	n->type = types[type].name;
+	strncpy(n->name, name != NULL ? name : "", sizeof(n->name) - 1);
+}
+
+/* kept: it has just been put into the log. */
+static json_t *
+event_json(const struct notice *notice, bool is_kept)
+{
+	json_t *event = json_pack("{s:s}", "type", notice->type);
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	json_object_set_new(event, "time", json_real((double)now.tv_sec + (double)(now.tv_nsec / 1000000) / 1000));
+	if (is_kept) {
+		json_object_set_new(event, "id", json_integer((json_int_t)(next_id - 1)));
+	}
+	for (unsigned i = 0; i < notice->count; i++) {
+		const struct notice_field *f = &notice->fields[i];
+
+		json_object_set_new(event, f->key, f->text != NULL ? text_json(f->text) : json_integer((json_int_t)f->number));
+	}
+	return event;
+}
+
+static void
 on_notice(struct notice_watcher *w, const struct notice *notice)
 {
 	int type = type_index(notice->type);
 
 	CHECK(type >= 0);
 	if (types[type].kept) {
-		struct notification *n = &kept[next_id++ % NOTIFICATIONS_MAX];
-		const char *name = notice->count > 0 ? notice->fields[0].text : NULL;
-
-		n->type = types[type].name;
-		strncpy(n->name, name != NULL ? name : "", sizeof(n->name) - 1);
+		keep(type, notice);
+	}
+	if ((rpc_subscribed() & TYPE_BIT(type)) != 0) {
+		rpc_push(TYPE_BIT(type), event_json(notice, types[type].kept));
 	}
 }
 
@@ -116,7 +149,48 @@ get_notifications(struct rpc_request *req, const void *params)
 	rpc_result(req, result);
 }
 
+/* ---- Subscriptions ---- */
+
+static void
+subscribe(struct rpc_request *req, const void *params)
+{
+	const struct berth_subscribe_params *p = params;
+	uint64_t wanted = p->has_types ? 0 : UINT64_MAX;
+	json_t *names;
+
+	for (size_t i = 0; p->has_types && i < p->types.count; i++) {
+		int type = type_index(p->types.items[i]);
+
+		if (type < 0) {
+			rpc_error(req, RPC_ERROR_INVALID_PARAMS, "there is no type of events '%.64s': see notify_get_types",
+				  p->types.items[i]);
+			return;
+		}
+		wanted |= TYPE_BIT(type);
+	}
+	if (rpc_subscribe(wanted) != 0) {
+		rpc_error(req, RPC_ERROR_INVALID_REQUEST, "events are sent to clients only");
+		return;
+	}
+	names = json_array();
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+		if ((wanted & TYPE_BIT(i)) != 0) {
+			json_array_append_new(names, json_string(types[i].name));
+		}
+	}
+	rpc_result(req, names);
+}
+
+static void
+unsubscribe(struct rpc_request *req, const void *params)
+{
+	(void)rpc_subscribe(0);
+	rpc_true(req);
+}
+
 const struct rpc_method notify_methods[] = {
+	{"berth_subscribe", subscribe},
+	{"berth_unsubscribe", unsubscribe},
 	{"notify_get_types", get_types},
 	{"notify_get_notifications", get_notifications},
 	{NULL, NULL},

@@ -18,6 +18,7 @@
 #include "base/check.h"
 #include "base/descriptors.h"
 #include "base/log.h"
+#include "rpc/conn.h"
 #include "rpc/decode.h"
 #include "rpc/internal.h"
 #include "rpc/rpc.h"
@@ -46,6 +47,7 @@ struct registered {
 static struct registered registry[METHODS_MAX];
 static size_t registered_count;
 static enum rpc_state state = RPC_RUNTIME;
+static struct conn *calling; /* whose request a handler is being called for */
 static rpc_record_fn record_fn;
 static void *record_ctx;
 
@@ -285,13 +287,14 @@ refuse(int code, void (*done)(void *ctx, const struct rpc_outcome *outcome), voi
 }
 
 void
-rpc_start_call(const char *method, const json_t *params, bool record,
+rpc_start_call(const char *method, const json_t *params, bool record, struct conn *client,
 	       void (*done)(void *ctx, const struct rpc_outcome *outcome), void *ctx)
 {
 	const struct rpc_schema *schema = rpc_schema_find(method);
 	const struct rpc_method *found = schema != NULL ? find_method(schema) : NULL;
 	struct err err = ERR_NONE;
 	struct rpc_request *req;
+	struct conn *before;
 	int code;
 
 	if (found == NULL) {
@@ -324,7 +327,48 @@ rpc_start_call(const char *method, const json_t *params, bool record,
 		rpc_error(req, code, "%s", err_text(&err));
 		return;
 	}
+	before = calling;
+	calling = client;
 	found->handler(req, req->decoded);
+	calling = before;
+}
+
+/* ---- Events ---- */
+
+int
+rpc_subscribe(uint64_t types)
+{
+	if (calling == NULL) {
+		return -ENOTSUP;
+	}
+	conn_subscribe(calling, types);
+	return 0;
+}
+
+uint64_t
+rpc_subscribed(void)
+{
+	return conn_subscribed();
+}
+
+void
+rpc_push(uint64_t type, json_t *params)
+{
+	struct rpc_text t = {0};
+	size_t len;
+	char *text;
+
+	rpc_text_add_string(&t, "{\"jsonrpc\":\"2.0\",\"method\":\"" RPC_EVENT_METHOD "\",\"params\":");
+	rpc_text_add_json(&t, params);
+	rpc_text_add_string(&t, "}\n");
+	json_decref(params);
+	text = rpc_text_take(&t, &len);
+	if (text != NULL) {
+		conn_push(type, text, len);
+	} else {
+		LOG_ERROR(RPC, "", "out of memory for an event");
+	}
+	free(text);
 }
 
 /* ---- Calls from inside the process ---- */
@@ -357,7 +401,7 @@ rpc_call(const char *method, const json_t *params, bool record,
 
 	if (call != NULL) {
 		*call = (struct inside_call){done, ctx};
-		rpc_start_call(method, params, record, inside_done, call);
+		rpc_start_call(method, params, record, NULL, inside_done, call);
 		return;
 	}
 	error = rpc_error_json(-ENOMEM, "out of memory");

@@ -14,6 +14,10 @@
  *  4. Other work of the thread has its turn after RPC_SLICE_NS of messages, or SEND_BYTES of answers.
  *  5. A client that shuts down its sending side gets all its answers; one that is gone gets none, and what it
  *     started goes on unheard.
+ *  6. Events are pushed only while less than RPC_EVENTS_HIGH_BYTES wait to be sent; those left out are counted, and the client
+ *     is told how many they were.
+ *  7. Of a client that has not been admitted (TLS handshake, token) one message is looked at, of RPC_AUTH_MESSAGE_MAX bytes at
+ *     most, and it has RPC_ADMISSION_US for it; one that is refused hears so RPC_REFUSAL_US later, when nothing more is read.
  */
 #include "rpc/conn.h"
 
@@ -22,7 +26,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/check.h"
@@ -30,7 +33,10 @@
 #include "base/log.h"
 #include "event/reactor.h"
 #include "event/thread.h"
+#include "rpc/auth.h"
 #include "rpc/exchange.h"
+#include "rpc/internal.h"
+#include "rpc/out.h"
 #include "rpc/rpc.h"
 #include "rpc/scan.h"
 
@@ -42,8 +48,9 @@
  * to sleep whenever it can. A wake-up that is saved is a third of a small call's time.
  */
 #define LINGER_NS UINT64_C(50000)
-/* Answers from that size on are sent from where they are, smaller ones are gathered in pieces of this size. */
-#define PIECE_BYTES 16384
+/* When others wait for a place, that of a client that has said nothing for so long is theirs; less long when it has never. */
+#define SILENT_NS NS_PER_S
+#define IDLE_NS (60 * NS_PER_S)
 
 struct buffer {
 	char *data;
@@ -52,30 +59,30 @@ struct buffer {
 	size_t capacity;
 };
 
-/* A part of what is to be sent. */
-struct piece {
-	struct list link;
-	char *data;
-	size_t start; /* sent before it */
-	size_t end;
-	size_t room; /* of data; 0: nothing is to be added */
-};
-
-struct out {
-	struct list pieces;
-	size_t bytes; /* in all of them */
+enum gate {
+	GATE_OPEN,      /* admitted: its requests are carried out */
+	GATE_HANDSHAKE, /* TLS is being agreed on */
+	GATE_TOKEN,     /* the token is awaited */
+	GATE_REFUSED,   /* hears so when the timer rings, and then ends */
 };
 
 struct conn {
 	uint32_t magic;
-	int fd; /* -1: ended */
+	struct stream stream; /* fd -1: ended */
 	struct list link;
-	void (*closed)(void *ctx);
-	void *ctx;
+	const struct conn_options *options;
 	struct watch watch;
 	uint32_t events;
+	enum gate gate;
+	struct timer timer; /* while it is not admitted */
+	char *refusal;
 	struct buffer in;
-	struct out out;
+	struct rpc_out out;
+	struct list subscriber_link;
+	uint64_t subscribed; /* bits: types of events */
+	uint64_t lost;       /* events */
+	uint64_t heard_ns;   /* a whole message, or that it came */
+	bool served;         /* it has sent a whole message */
 	struct rpc_scan scan; /* of in, from its start */
 	struct list exchanges;
 	unsigned running;
@@ -89,6 +96,8 @@ struct conn {
 	struct defer defer;
 	struct msg msg;
 };
+
+static struct list subscribers = {&subscribers, &subscribers};
 
 static void kick(struct conn *c);
 static void kick_later(struct conn *c);
@@ -150,25 +159,17 @@ end(struct conn *c)
 		rpc_exchange_drop(x);
 	}
 	watch_stop(&c->watch);
-	close(c->fd);
-	c->fd = -1;
+	timer_stop(&c->timer);
+	stream_close(&c->stream);
 	list_remove(&c->link);
-}
-
-static void
-piece_free(struct piece *p)
-{
-	list_remove(&p->link);
-	free(p->data);
-	free(p);
+	list_remove(&c->subscriber_link);
 }
 
 static void
 conn_free(struct conn *c)
 {
-	while (!list_empty(&c->out.pieces)) {
-		piece_free(LIST_FIRST(&c->out.pieces, struct piece, link));
-	}
+	rpc_out_release(&c->out);
+	free(c->refusal);
 	free(c->in.data);
 	c->magic = 0;
 	free(c);
@@ -177,79 +178,18 @@ conn_free(struct conn *c)
 /* ---- Out ---- */
 
 static void
-sent(struct conn *c, struct piece *p, size_t bytes)
-{
-	p->start += bytes;
-	c->out.bytes -= bytes;
-	if (p->start == p->end) {
-		piece_free(p);
-	}
-}
-
-static void
 send_out(struct conn *c)
 {
-	size_t left = SEND_BYTES;
-
-	while (!c->failed && c->out.bytes > 0 && left > 0) {
-		struct piece *p = LIST_FIRST(&c->out.pieces, struct piece, link);
-		ssize_t n = send(c->fd, p->data + p->start, MIN(p->end - p->start, left), MSG_NOSIGNAL | MSG_DONTWAIT);
-
-		if (n >= 0) {
-			sent(c, p, (size_t)n);
-			left -= (size_t)n;
-		} else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-			return;
-		} else if (errno != EINTR) {
-			c->failed = true;
-		}
+	if (!c->failed && rpc_out_send(&c->out, &c->stream, SEND_BYTES) != 0) {
+		c->failed = true;
 	}
-}
-
-/* Takes data, of which room bytes are allocated and the first `bytes` are to be sent. */
-static struct piece *
-add_piece(struct out *out, char *data, size_t bytes, size_t room)
-{
-	struct piece *p = data != NULL ? calloc(1, sizeof(*p)) : NULL;
-
-	if (p == NULL) {
-		free(data);
-		return NULL;
-	}
-	p->data = data;
-	p->end = bytes;
-	p->room = room;
-	list_append(&out->pieces, &p->link);
-	out->bytes += bytes;
-	return p;
-}
-
-/* Takes text. */
-static bool
-out_add(struct out *out, char *text, size_t len)
-{
-	struct piece *last = list_empty(&out->pieces) ? NULL : LIST_ENTRY(out->pieces.prev, struct piece, link);
-
-	if (len >= PIECE_BYTES) {
-		return add_piece(out, text, len, 0) != NULL;
-	}
-	if (last == NULL || last->room - MIN(last->room, last->end) < len) {
-		last = add_piece(out, malloc(PIECE_BYTES), 0, PIECE_BYTES);
-	}
-	if (last != NULL) {
-		memcpy(last->data + last->end, text, len);
-		last->end += len;
-		out->bytes += len;
-	}
-	free(text);
-	return last != NULL;
 }
 
 /* Takes text. */
 static void
 put_out(struct conn *c, char *text, size_t len)
 {
-	if (!out_add(&c->out, text, len)) {
+	if (!rpc_out_add(&c->out, text, len)) {
 		c->failed = true;
 	}
 }
@@ -300,6 +240,9 @@ start_message(struct conn *c)
 	}
 	x->done = exchange_done;
 	x->owner = c;
+	x->client = c;
+	c->served = true;
+	c->heard_ns = clock_now_ns();
 	list_append(&c->exchanges, &x->link);
 	c->running++;
 	rpc_exchange_start(x, data, len);
@@ -325,7 +268,7 @@ has_long_one(const struct conn *c)
 static bool
 may_start(const struct conn *c)
 {
-	return c->fd >= 0 && !c->failed && !c->last && c->running < RPC_RUNNING_MAX &&
+	return c->stream.fd >= 0 && !c->failed && !c->last && c->running < RPC_RUNNING_MAX &&
 	       c->out.bytes < RPC_OUT_HIGH_BYTES && !has_long_one(c);
 }
 
@@ -378,23 +321,213 @@ start_messages(struct conn *c, uint64_t end_ns)
 static bool
 read_in(struct conn *c)
 {
-	size_t room = MIN((size_t)READ_BYTES, RPC_REQUEST_MAX_BYTES - buffer_used(&c->in));
+	size_t max = c->gate == GATE_OPEN ? RPC_REQUEST_MAX_BYTES : RPC_AUTH_MESSAGE_MAX;
+	size_t room = MIN((size_t)READ_BYTES, max - buffer_used(&c->in));
 	ssize_t n;
 
-	if (c->eof || buffer_reserve(&c->in, room) != 0) {
+	if (c->eof || room == 0 || buffer_reserve(&c->in, room) != 0) {
 		return false;
 	}
-	do {
-		n = recv(c->fd, c->in.data + c->in.end, room, MSG_DONTWAIT);
-	} while (n < 0 && errno == EINTR);
+	n = stream_recv(&c->stream, c->in.data + c->in.end, room);
 	if (n > 0) {
 		c->in.end += (size_t)n;
 		return true;
 	}
 	c->eof = n == 0;
-	c->failed = n < 0 && errno != EAGAIN && errno != EWOULDBLOCK;
+	c->failed = n < 0 && n != -EAGAIN;
 	buffer_trim(&c->in);
 	return false;
+}
+
+/* ---- Admission ---- */
+
+static void
+time_is_up(struct timer *t)
+{
+	struct conn *c = CONTAINER_OF(t, struct conn, timer);
+
+	if (c->gate == GATE_REFUSED && c->refusal != NULL) {
+		put_out(c, c->refusal, strlen(c->refusal));
+		c->refusal = NULL;
+		c->last = true;
+	} else {
+		c->failed = true;
+	}
+	kick(c);
+}
+
+/* Takes text; NULL: without a word. */
+static void
+refuse(struct conn *c, char *text)
+{
+	c->gate = GATE_REFUSED;
+	c->refusal = text;
+	if (timer_start(&c->timer, RPC_REFUSAL_US, time_is_up) != 0) {
+		c->failed = true;
+	}
+}
+
+static void
+admit(struct conn *c)
+{
+	timer_stop(&c->timer);
+	c->gate = GATE_OPEN;
+	c->heard_ns = clock_now_ns();
+}
+
+static void
+shake_hands(struct conn *c)
+{
+	struct err err = ERR_NONE;
+	int rc = stream_handshake(&c->stream, &err);
+
+	if (rc == 0 && c->options->token != NULL) {
+		c->gate = GATE_TOKEN;
+	} else if (rc == 0) {
+		admit(c);
+	} else if (rc != -EAGAIN) {
+		LOG_INFO(RPC, "", "a client was refused: %s", err_text(&err));
+		c->failed = true;
+	}
+}
+
+/* The first message is whole, or can be none. */
+static void
+look_at_token(struct conn *c, bool whole)
+{
+	const char *data = c->in.data + c->in.start + c->scan.start;
+	char *answer = NULL;
+	bool good = rpc_token_check(c->options->token, data, whole ? c->scan.offset - c->scan.start : 0, &answer);
+
+	explicit_bzero(c->in.data + c->in.start, c->scan.offset);
+	c->in.start += c->scan.offset;
+	c->scan = (struct rpc_scan){0};
+	if (good) {
+		admit(c);
+		if (answer != NULL) {
+			put_out(c, answer, strlen(answer));
+		}
+	} else {
+		LOG_INFO(RPC, "", "a client was refused: it has not shown the token");
+		refuse(c, answer);
+	}
+}
+
+/* True when more bytes are wanted to go on. */
+static bool
+await_token(struct conn *c)
+{
+	switch (rpc_scan(&c->scan, c->in.data + c->in.start, buffer_used(&c->in))) {
+	case RPC_SCAN_VALUE:
+		look_at_token(c, true);
+		return false;
+	case RPC_SCAN_MORE:
+		if (buffer_used(&c->in) < RPC_AUTH_MESSAGE_MAX) {
+			return true;
+		}
+		break;
+	default:
+		break;
+	}
+	look_at_token(c, false);
+	return false;
+}
+
+/* What can be done to admit the client now. True when more bytes are wanted for it. */
+static bool
+work_at_gate(struct conn *c)
+{
+	bool wants_bytes = true;
+
+	if (c->gate == GATE_HANDSHAKE) {
+		shake_hands(c);
+	}
+	while (c->gate == GATE_TOKEN && !c->failed && wants_bytes && read_in(c)) {
+		wants_bytes = await_token(c);
+	}
+	if (c->gate != GATE_OPEN && c->eof) {
+		c->failed = true;
+	}
+	return c->gate == GATE_HANDSHAKE || c->gate == GATE_TOKEN;
+}
+
+/* ---- Events ---- */
+
+void
+conn_subscribe(struct conn *c, uint64_t types)
+{
+	list_remove(&c->subscriber_link);
+	c->subscribed = types;
+	c->lost = 0;
+	if (types != 0) {
+		list_append(&subscribers, &c->subscriber_link);
+	}
+}
+
+uint64_t
+conn_subscribed(void)
+{
+	const struct conn *c;
+	uint64_t types = 0;
+
+	LIST_FOREACH(c, &subscribers, subscriber_link)
+	{
+		types |= c->subscribed;
+	}
+	return types;
+}
+
+static bool
+has_room_for(const struct conn *c, size_t len)
+{
+	return c->out.bytes + len <= RPC_EVENTS_HIGH_BYTES;
+}
+
+static void
+push(struct conn *c, const char *text, size_t len)
+{
+	char *copy = c->lost == 0 && has_room_for(c, len) ? malloc(len) : NULL;
+
+	if (copy == NULL) {
+		c->lost++;
+		return;
+	}
+	memcpy(copy, text, len);
+	put_out(c, copy, len);
+	kick(c);
+}
+
+void
+conn_push(uint64_t type, const char *text, size_t len)
+{
+	struct conn *c;
+
+	LIST_FOREACH(c, &subscribers, subscriber_link)
+	{
+		if ((c->subscribed & type) != 0 && !c->failed && !c->last) {
+			push(c, text, len);
+		}
+	}
+}
+
+/* There is room again: how many events it has missed. */
+static void
+tell_lost(struct conn *c)
+{
+	uint64_t lost = c->lost;
+	char text[128];
+	int len;
+
+	if (lost == 0 || c->out.bytes > RPC_EVENTS_HIGH_BYTES / 2) {
+		return;
+	}
+	len = snprintf(text, sizeof(text),
+		       "{\"jsonrpc\":\"2.0\",\"method\":\"" RPC_EVENT_METHOD "\","
+		       "\"params\":{\"type\":\"lost\",\"count\":%llu}}\n",
+		       (unsigned long long)lost);
+	c->lost = 0;
+	push(c, text, (size_t)len);
+	c->lost = c->lost > 0 ? lost : 0;
 }
 
 /* ---- The one place where things happen ---- */
@@ -402,7 +535,7 @@ read_in(struct conn *c)
 static bool
 is_over(const struct conn *c)
 {
-	bool nothing_left = c->running == 0 && c->out.bytes == 0;
+	bool nothing_left = c->running == 0 && c->out.bytes == 0 && !stream_unsent(&c->stream);
 
 	return c->failed || ((c->last || (c->eof && may_start(c))) && nothing_left);
 }
@@ -410,8 +543,10 @@ is_over(const struct conn *c)
 static void
 set_events(struct conn *c, bool wants_bytes)
 {
+	bool wants_room = c->out.bytes > 0 || stream_unsent(&c->stream) ||
+			  (c->gate == GATE_HANDSHAKE && tls_wants_write(c->stream.tls));
 	uint32_t events = (wants_bytes && !c->eof && !c->last ? (uint32_t)EPOLLIN : 0) |
-			  (c->out.bytes > 0 ? (uint32_t)EPOLLOUT : 0);
+			  (wants_room ? (uint32_t)EPOLLOUT : 0);
 
 	if (events != c->events && watch_modify(&c->watch, events) == 0) {
 		c->events = events;
@@ -438,33 +573,37 @@ work(struct conn *c)
 	bool wants_bytes;
 
 	c->kicked = false;
-	if (c->fd < 0) {
+	if (c->stream.fd < 0) {
 		conn_free(c);
 		return;
 	}
 	c->working = true;
-	wants_bytes = start_messages(c, end_ns);
-	if (wants_bytes && read_in(c)) {
+	wants_bytes = c->gate != GATE_OPEN && work_at_gate(c);
+	if (c->gate == GATE_OPEN) {
 		wants_bytes = start_messages(c, end_ns);
+		if (wants_bytes && read_in(c)) {
+			wants_bytes = start_messages(c, end_ns);
+		}
 	}
 	c->working = false;
-	if (c->fd >= 0) {
+	if (c->stream.fd >= 0) {
 		send_out(c);
+		tell_lost(c);
 	}
-	if (c->fd >= 0 && !is_over(c)) {
+	if (c->stream.fd >= 0 && !is_over(c)) {
 		set_events(c, wants_bytes);
-		/* Not all was started: time was up, or sending made room for the answers to what was read already. */
-		if (wants_bytes ? lingers(c) : may_start(c)) {
+		/* Not all was started: time was up, sending made room for the answers to what was read already, or
+		 * the descriptor says nothing of what has been decrypted. */
+		if (wants_bytes ? lingers(c) || stream_pending(&c->stream) : may_start(c)) {
 			kick_later(c);
 		}
 		return;
 	}
-	if (c->fd >= 0) {
-		void (*closed)(void *ctx) = c->closed;
-		void *ctx = c->ctx;
+	if (c->stream.fd >= 0) {
+		const struct conn_options *options = c->options;
 
 		end(c);
-		closed(ctx);
+		options->closed(options->ctx);
 	}
 	if (!c->kicked) {
 		conn_free(c);
@@ -514,29 +653,116 @@ on_event(struct watch *w, uint32_t events)
 	kick(c);
 }
 
+/* What it must do before it is admitted; NULL in refusal: nothing is wrong with it so far. */
+static int
+start_gate(struct conn *c, const char *refusal, struct err *err)
+{
+	const struct conn_options *o = c->options;
+
+	if (refusal == NULL && o->tls == NULL && o->token == NULL) {
+		c->gate = GATE_OPEN;
+		return 0;
+	}
+	if (refusal != NULL) {
+		c->gate = GATE_REFUSED;
+		give_up(c, -EACCES, refusal);
+		kick(c);
+		return 0;
+	}
+	c->gate = GATE_TOKEN;
+	if (o->tls != NULL) {
+		int rc = stream_start_tls(&c->stream, o->tls, NULL, err);
+
+		if (rc != 0) {
+			return rc;
+		}
+		c->gate = GATE_HANDSHAKE;
+	}
+	return timer_start(&c->timer, RPC_ADMISSION_US, time_is_up);
+}
+
 int
-conn_open(int fd, struct list *conns, void (*closed)(void *ctx), void *ctx)
+conn_open(int fd, const struct conn_options *options, struct list *conns, const char *refusal)
 {
 	struct conn *c = calloc(1, sizeof(*c));
-	int rc = c != NULL ? 0 : -ENOMEM;
+	struct err err = ERR_NONE;
+	int rc;
 
+	if (c == NULL) {
+		close(fd);
+		return -ENOMEM;
+	}
+	c->magic = CONN_MAGIC;
+	stream_init(&c->stream, fd);
+	c->options = options;
+	c->heard_ns = clock_now_ns();
+	list_init(&c->exchanges);
+	rpc_out_init(&c->out);
+	c->events = EPOLLIN;
+	rc = watch_start(&c->watch, fd, c->events, on_event);
 	if (rc == 0) {
-		c->magic = CONN_MAGIC;
-		c->fd = fd;
-		c->closed = closed;
-		c->ctx = ctx;
-		c->events = EPOLLIN;
-		list_init(&c->exchanges);
-		list_init(&c->out.pieces);
-		rc = watch_start(&c->watch, fd, c->events, on_event);
+		rc = start_gate(c, refusal, &err);
 	}
 	if (rc != 0) {
-		close(fd);
-		free(c);
+		watch_stop(&c->watch);
+		timer_stop(&c->timer);
+		stream_close(&c->stream);
+		conn_free(c);
 		return rc;
 	}
 	list_append(conns, &c->link);
 	return 0;
+}
+
+/* ---- Places for others ---- */
+
+static bool
+is_stranger(const struct conn *c)
+{
+	return c->gate != GATE_OPEN;
+}
+
+unsigned
+conn_count_strangers(const struct list *conns)
+{
+	const struct conn *c;
+	unsigned count = 0;
+
+	LIST_FOREACH(c, conns, link)
+	{
+		count += is_stranger(c);
+	}
+	return count;
+}
+
+static uint64_t
+free_for_others_ns(const struct conn *c)
+{
+	if (c->gate == GATE_OPEN && (c->running > 0 || c->out.bytes > 0 || c->subscribed != 0)) {
+		return UINT64_MAX;
+	}
+	return c->heard_ns + (c->served ? IDLE_NS : SILENT_NS);
+}
+
+uint64_t
+conn_make_place(struct list *conns, bool strangers_only)
+{
+	struct conn *c, *oldest = NULL;
+	uint64_t at = UINT64_MAX;
+
+	LIST_FOREACH(c, conns, link)
+	{
+		if ((!strangers_only || is_stranger(c)) && !c->failed && free_for_others_ns(c) < at) {
+			at = free_for_others_ns(c);
+			oldest = c;
+		}
+	}
+	if (at <= clock_now_ns()) {
+		oldest->failed = true;
+		kick(oldest);
+		return 0;
+	}
+	return at;
 }
 
 void

@@ -3,7 +3,13 @@
 #ifndef RPC_CONN_H
 #define RPC_CONN_H
 
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
 #include "base/list.h"
+#include "rpc/auth.h"
+#include "sock/tls.h"
 
 #define RPC_REQUEST_MAX_BYTES (4u << 20)
 /*
@@ -13,15 +19,47 @@
  */
 #define RPC_RUNNING_MAX 64
 #define RPC_OUT_HIGH_BYTES (8u << 20)
+/* Events are for clients that read. */
+#define RPC_EVENTS_HIGH_BYTES (256u << 10)
+
+#define RPC_ADMISSION_US UINT64_C(5000000)
+#define RPC_REFUSAL_US UINT64_C(1000000)
 
 struct conn;
 
-/* Takes fd, also when it fails. closed(ctx) once, when the connection ended by itself; not by conn_close_all. 0 or a
- * negative errno. */
-int conn_open(int fd, struct list *conns, void (*closed)(void *ctx), void *ctx);
+/* What the connections of a listener have in common; lives longer than they do. */
+struct conn_options {
+	struct rpc_token *token; /* NULL: none is asked for */
+	struct tls_credentials *tls;   /* NULL: plain */
+	/* Once for each, when it ended by itself; not by conn_close_all. */
+	void (*closed)(void *ctx);
+	void *ctx;
+};
+
+/* Takes fd, also when it fails. refusal: why this client may not come in, all that it hears; NULL: it may. 0 or a negative
+ * errno. */
+int conn_open(int fd, const struct conn_options *options, struct list *conns, const char *refusal);
 
 /* Sends what the socket takes of the answers made, and ends; requests under way are dropped. conn is on the list
  * that was given to conn_open. */
 void conn_close_all(struct list *conns);
+
+/* Those that have not shown yet who they are. */
+unsigned conn_count_strangers(const struct list *conns);
+
+/*
+ * Somebody waits for a place: ends the connection that has been of no use for longest, if that is long enough. 0: its place
+ * is free soon; else when one may be had, UINT64_MAX: not before somebody leaves.
+ */
+uint64_t conn_make_place(struct list *conns, bool strangers_only);
+
+/* ---- Events ---- */
+
+/* Which types it wants, a bit each, in place of those before; 0: none. */
+void conn_subscribe(struct conn *c, uint64_t types);
+/* What anybody wants. */
+uint64_t conn_subscribed(void);
+/* To all that want the type; text is one line with its line feed. */
+void conn_push(uint64_t type, const char *text, size_t len);
 
 #endif

@@ -190,7 +190,7 @@ start_request(struct rpc_exchange *x, const json_t *request)
 	}
 	x->id = json_incref(id);
 	rpc_start_call(json_string_value(json_object_get(request, "method")), json_is_null(params) ? NULL : params, true,
-		       call_done, x);
+		       x->client, call_done, x);
 	/* An exchange that is over may be gone; one that waits for a list is not. */
 	if (rpc_lists_running() > lists) {
 		x->listing = true;
@@ -259,6 +259,51 @@ start_batch(struct rpc_exchange *x, json_t *batch)
 	finish(x);
 }
 
+/*
+ * JSON may say more than is understood here: integers beyond 63 bits, zero characters in strings. Where it ends is known all the
+ * same, so that only this message is refused: as that of its id, if that can be read.
+ */
+static bool
+is_beyond_us(const json_error_t *fault)
+{
+	enum json_error_code code = json_error_code(fault);
+
+	return code == json_error_numeric_overflow || code == json_error_null_character ||
+	       code == json_error_null_byte_in_key;
+}
+
+/* New reference. Integers were read as reals. */
+static json_t *
+id_of(const json_t *message)
+{
+	json_t *id = json_object_get(message, "id");
+	double number = json_real_value(id);
+
+	if (json_is_real(id) && number >= 0 && number <= INT32_MAX) {
+		return json_integer((int32_t)number);
+	}
+	return json_is_string(id) ? json_incref(id) : json_null();
+}
+
+static void
+refuse_text(struct rpc_exchange *x, const char *data, size_t len, const json_error_t *fault)
+{
+	int code = RPC_ERROR_PARSE;
+	json_t *message = NULL, *id = NULL;
+
+	if (is_beyond_us(fault)) {
+		code = RPC_ERROR_INVALID_REQUEST;
+		message = json_loadb(data, len, JSON_DECODE_INT_AS_REAL | JSON_ALLOW_NUL, NULL);
+		id = id_of(message);
+	} else {
+		x->broken = true;
+	}
+	add_error(&x->text, code, fault->text, id != NULL ? id : json_null());
+	json_decref(message);
+	json_decref(id);
+	finish(x);
+}
+
 void
 rpc_exchange_start(struct rpc_exchange *x, const char *data, size_t len)
 {
@@ -266,9 +311,7 @@ rpc_exchange_start(struct rpc_exchange *x, const char *data, size_t len)
 	json_t *message = json_loadb(data, len, JSON_REJECT_DUPLICATES, &fault);
 
 	if (message == NULL) {
-		x->broken = true;
-		add_error(&x->text, RPC_ERROR_PARSE, fault.text, json_null());
-		finish(x);
+		refuse_text(x, data, len, &fault);
 		return;
 	}
 	if (json_is_array(message)) {

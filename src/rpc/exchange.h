@@ -13,6 +13,8 @@
 #include "event/thread.h"
 #include "rpc/text.h"
 
+struct conn;
+
 #define RPC_BATCH_MAX 4096
 /* An answer, a batch's as a whole, is not longer: an error says so in its place. */
 #define RPC_ANSWER_MAX_BYTES (64u << 20)
@@ -23,6 +25,7 @@ struct rpc_exchange {
 	 * is none to give; takes it (free). */
 	void (*done)(struct rpc_exchange *x, char *text, size_t len);
 	void *owner;
+	struct conn *client; /* whose requests these are; NULL: nobody that could be sent events */
 	bool broken; /* the text was no JSON, or memory for the answer was out: nothing that follows can be trusted */
 
 	/* The exchange's own. */

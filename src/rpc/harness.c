@@ -123,6 +123,21 @@ stop_server(struct rpc_request *req, const void *params)
 	harness.server = NULL;
 }
 
+/* Types 1 and 2. */
+static void
+subscribe(struct rpc_request *req, const void *params)
+{
+	assert_int_equal(rpc_subscribe(3), 0);
+	rpc_true(req);
+}
+
+static void
+unsubscribe(struct rpc_request *req, const void *params)
+{
+	assert_int_equal(rpc_subscribe(0), 0);
+	rpc_true(req);
+}
+
 static const struct rpc_method methods[] = {
 	{"spdk_get_version", get_version},
 	{"bdev_malloc_create", malloc_create},
@@ -133,6 +148,8 @@ static const struct rpc_method methods[] = {
 	{"framework_start_init", start_init},
 	{"log_get_level", bad_text},
 	{"spdk_kill_instance", stop_server},
+	{"berth_subscribe", subscribe},
+	{"berth_unsubscribe", unsubscribe},
 	{NULL, NULL},
 };
 
@@ -182,10 +199,14 @@ record(void *ctx, const char *method, const json_t *params, struct err *err)
 void
 harness_start(void)
 {
-	const struct rpc_server_options options = {.path = harness.path, .record = record};
+	struct rpc_server_options options = harness.options;
 	struct err err = ERR_NONE;
 
-	assert_int_equal(rpc_server_start(&options, &harness.server, &err), 0);
+	options.path = options.path != NULL ? options.path : harness.path;
+	options.record = record;
+	if (rpc_server_start(&options, &harness.server, &err) != 0) {
+		fail_msg("%s", err_text(&err));
+	}
 }
 
 void

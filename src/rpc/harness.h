@@ -24,6 +24,7 @@ struct harness {
 	struct reactor *reactor;
 	struct thread *thread;
 	struct rpc_server *server;
+	struct rpc_server_options options; /* of the next server; path NULL: a socket in dir */
 	struct rpc_request *waiting[HARNESS_WAITING_MAX];
 	unsigned waiting_count;
 	unsigned handled;

@@ -7,6 +7,7 @@
 
 #include "rpc/text.h"
 
+struct conn;
 struct rpc_request;
 
 /* What a call came to: one of the three is not NULL. */
@@ -16,8 +17,9 @@ struct rpc_outcome {
 	const json_t *error;
 };
 
-/* rpc_call() for those who write the answer down: borrows the outcome during done. */
-void rpc_start_call(const char *method, const json_t *params, bool record,
+/* rpc_call() for those who write the answer down: borrows the outcome during done. client: who may subscribe by it, NULL: nobody;
+ * it is looked at during this call only. */
+void rpc_start_call(const char *method, const json_t *params, bool record, struct conn *client,
 		    void (*done)(void *ctx, const struct rpc_outcome *outcome), void *ctx);
 
 /* Ends a request whose method changes nothing with a result that is text already; borrows it. */

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "rpc/auth.h"
 
 struct rpc_request;
 struct rpc_server;
@@ -88,6 +89,20 @@ void rpc_set_recorded_params(struct rpc_request *req, json_t *params);
  */
 void rpc_set_recorded_call(struct rpc_request *req, const char *method, json_t *params);
 
+/* ---- Events (JSON-RPC notifications to clients that have subscribed) ---- */
+
+#define RPC_EVENT_METHOD "berth_event"
+
+/*
+ * Within a handler, before it returns: from now on the client whose request it is gets the events of these types, a bit each; 0:
+ * none. Replaces what it got before. -ENOTSUP: the request is not a client's.
+ */
+int rpc_subscribe(uint64_t types);
+/* The types that anybody wants: others need not be made. */
+uint64_t rpc_subscribed(void);
+/* Takes params. A client that does not read is told later how many it has missed: {"type":"lost","count":N}. */
+void rpc_push(uint64_t type, json_t *params);
+
 /* ---- Server ---- */
 
 /*
@@ -100,12 +115,28 @@ typedef int (*rpc_record_fn)(void *ctx, const char *method, const json_t *params
 void rpc_set_record(rpc_record_fn record, void *ctx);
 
 struct rpc_server_options {
-	const char *path; /* of the socket */
+	const char *path; /* of a unix socket, or HOST:PORT */
+
+	/* Of a unix socket: its owner and root may call; the members of the group; peers. */
+	bool has_group;
+	gid_t group;
+	struct rpc_peers peers;
+	mode_t mode; /* of the file; 0: what these need */
+
+	/* Of TCP, one of the two at least. Without a token clients show a certificate. */
+	const char *token_file;
+	const char *tls_dir; /* ca-cert.pem, server-cert.pem, server-key.pem */
+
 	rpc_record_fn record; /* not NULL: as rpc_set_record(record, ctx) */
 	void *ctx;
 };
 
 int rpc_server_start(const struct rpc_server_options *options, struct rpc_server **ret_server, struct err *err);
+/* Whether it is an address of TCP, rather than a path. */
+bool rpc_is_address(const char *path);
+/* Where it listens: for a port 0, the one that was free. */
+#define RPC_ADDRESS_BYTES 64
+const char *rpc_server_address(const struct rpc_server *server, char text[static RPC_ADDRESS_BYTES]);
 /* Stops listening, removes the socket, ends connections; answers already made are sent first, as far as the socket
  * takes them. Accepts NULL. */
 void rpc_server_stop(struct rpc_server *server);

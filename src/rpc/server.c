@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The listening socket. RPC_CONNECTIONS_MAX clients are served at a time; further ones wait in the kernel's
- * queue until one leaves. The socket and a connection may take one of the descriptors that are kept back, so that a
- * process at its limit answers still. When those have run out, too, accepting pauses until a client leaves or
- * RPC_ACCEPT_PAUSE_US have passed: the socket stays readable, and trying again at once would spin.
+ * The listening socket, unix or TCP. RPC_CONNECTIONS_MAX clients are served at a time; a further one waits in the kernel's
+ * queue until one leaves, or has the place of one that has said nothing for long (conn_make_place). The socket and a
+ * connection may take one of the descriptors that are kept back, so that a process at its limit answers still. When those
+ * have run out, too, accepting pauses until a client leaves or RPC_ACCEPT_PAUSE_US have passed: the socket stays readable,
+ * and trying again at once would spin.
+ *
+ * Over TCP anybody may come: at most RPC_STRANGERS_MAX have not shown who they are at a time, and RPC_STRANGERS_PER_PAUSE are
+ * accepted in RPC_STRANGERS_PAUSE_US, since a TLS handshake takes a millisecond of this thread.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -13,22 +17,32 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/descriptors.h"
 #include "base/log.h"
 #include "event/thread.h"
 #include "rpc/conn.h"
 #include "rpc/internal.h"
 #include "rpc/rpc.h"
+#include "sock/tcp.h"
 #include "sock/unix.h"
 
 #define RPC_CONNECTIONS_MAX 128
 #define RPC_ACCEPT_PAUSE_US UINT64_C(1000000)
+#define RPC_STRANGERS_MAX 16
+#define RPC_STRANGERS_PAUSE_US UINT64_C(200000)
+#define RPC_STRANGERS_PER_PAUSE 10
 
 struct rpc_server {
 	int fd;
-	char *path;
+	bool tcp;
+	char *path; /* or address */
 	dev_t dev; /* of the socket file: only our own is removed */
 	ino_t ino;
+	struct rpc_peers peers;
+	struct conn_options conn_options;
+	uint64_t burst_ns; /* strangers have been accepted since */
+	unsigned burst;    /* so many */
 	struct watch watch;
 	bool accepting;
 	bool pausing;
@@ -40,7 +54,7 @@ struct rpc_server {
 static void
 set_accepting(struct rpc_server *s)
 {
-	bool wanted = s->conn_count < RPC_CONNECTIONS_MAX && !s->pausing;
+	bool wanted = !s->pausing;
 
 	if (wanted != s->accepting && watch_modify(&s->watch, wanted ? (uint32_t)EPOLLIN : 0) == 0) {
 		s->accepting = wanted;
@@ -69,27 +83,97 @@ pause_over(struct timer *t)
 }
 
 static void
-pause_accepting(struct rpc_server *s, int rc)
+pause_accepting(struct rpc_server *s, uint64_t us)
+{
+	s->pausing = timer_start(&s->pause, us, pause_over) == 0;
+	set_accepting(s);
+}
+
+static void
+cannot_accept(struct rpc_server *s, int rc)
 {
 	struct err err = ERR_NONE;
 
 	err_set(&err, rc, "cannot accept a connection: %s", strerror(-rc));
 	descriptors_explain(&err);
 	LOG_WARNING(RPC, s->path, "%s", err_text(&err));
-	s->pausing = timer_start(&s->pause, RPC_ACCEPT_PAUSE_US, pause_over) == 0;
-	set_accepting(s);
+	pause_accepting(s, RPC_ACCEPT_PAUSE_US);
+}
+
+/* ---- A place for one more ---- */
+
+/* Whether the time of this burst of strangers is used up; us until the next begins. */
+static bool
+burst_over(struct rpc_server *s, uint64_t *ret_us)
+{
+	uint64_t now = clock_now_ns();
+	uint64_t passed_us = (now - s->burst_ns) / NS_PER_US;
+
+	if (s->burst == 0 || passed_us >= RPC_STRANGERS_PAUSE_US) {
+		s->burst_ns = now;
+		s->burst = 0;
+	}
+	*ret_us = RPC_STRANGERS_PAUSE_US - (s->burst == 0 ? 0 : passed_us);
+	return s->burst >= RPC_STRANGERS_PER_PAUSE;
+}
+
+/* False: not now; when somebody is known to wait, accepting pauses until it is worth while to look again. */
+static bool
+has_place(struct rpc_server *s, bool waits)
+{
+	bool strangers_wait = s->tcp && conn_count_strangers(&s->conns) >= RPC_STRANGERS_MAX;
+	uint64_t us, at_ns, now;
+
+	if (s->conn_count >= RPC_CONNECTIONS_MAX || strangers_wait) {
+		if (!waits) {
+			return false;
+		}
+		at_ns = conn_make_place(&s->conns, strangers_wait && s->conn_count < RPC_CONNECTIONS_MAX);
+		now = clock_now_ns();
+		/* One that is busy may be idle soon: it is looked at again as long as somebody waits. */
+		us = at_ns > now ? (at_ns - now) / NS_PER_US + 1 : 0;
+		pause_accepting(s, MIN(us, RPC_ACCEPT_PAUSE_US));
+		return false;
+	}
+	if (s->tcp && burst_over(s, &us)) {
+		pause_accepting(s, us);
+		return false;
+	}
+	return true;
+}
+
+static int
+accept_once(const struct rpc_server *s)
+{
+	return s->tcp ? tcp_accept(s->fd) : unix_accept(s->fd);
 }
 
 static int
 accept_next(struct rpc_server *s)
 {
-	int rc = unix_accept(s->fd);
+	int rc = accept_once(s);
 
 	if (descriptors_out(rc)) {
 		descriptors_borrow();
-		rc = unix_accept(s->fd);
+		rc = accept_once(s);
 		descriptors_return();
 	}
+	return rc;
+}
+
+static int
+let_in(struct rpc_server *s, int fd)
+{
+	struct err err = ERR_NONE;
+	bool refused = !s->tcp && rpc_peer_check(fd, &s->peers, &err) != 0;
+	int rc;
+
+	if (refused) {
+		LOG_WARNING(RPC, s->path, "%s", err_text(&err));
+	}
+	rc = conn_open(fd, &s->conn_options, &s->conns, refused ? err_text(&err) : NULL);
+	s->conn_count += rc == 0;
+	s->burst++;
 	return rc;
 }
 
@@ -98,22 +182,20 @@ on_connect(struct watch *w, uint32_t events)
 {
 	struct rpc_server *s = CONTAINER_OF(w, struct rpc_server, watch);
 
-	while (s->conn_count < RPC_CONNECTIONS_MAX) {
+	for (bool waits = true; has_place(s, waits); waits = false) {
 		int rc = accept_next(s);
 
 		if (rc >= 0) {
-			rc = conn_open(rc, &s->conns, conn_closed, s);
-			s->conn_count += rc == 0;
+			rc = let_in(s, rc);
 		}
 		if (rc == -EAGAIN) {
 			break;
 		}
 		if (rc < 0) {
-			pause_accepting(s, rc);
+			cannot_accept(s, rc);
 			break;
 		}
 	}
-	set_accepting(s);
 }
 
 static void
@@ -123,19 +205,36 @@ server_free(struct rpc_server *s)
 
 	if (s->fd >= 0) {
 		close(s->fd);
-		if (stat(s->path, &st) == 0 && st.st_dev == s->dev && st.st_ino == s->ino) {
+		if (!s->tcp && stat(s->path, &st) == 0 && st.st_dev == s->dev && st.st_ino == s->ino) {
 			unlink(s->path);
 		}
 	}
+	rpc_token_free(s->conn_options.token);
+	tls_credentials_put(s->conn_options.tls);
 	free(s->path);
 	free(s);
 }
 
+/* Who may open the socket; who of them may call is for rpc_peer_check(). */
 static int
-listen_on(struct rpc_server *s, struct err *err)
+set_permissions(const struct rpc_server *s, const struct rpc_server_options *o, struct err *err)
+{
+	int rc = o->has_group ? unix_share(s->path, o->group, err) : 0;
+	mode_t mode = o->peers.uid_count > 0 ? 0666 : 0;
+
+	if (o->mode != 0) {
+		mode = o->mode;
+	}
+	if (rc == 0 && mode != 0 && chmod(s->path, mode) != 0) {
+		rc = err_set(err, -errno, "cannot set the permissions of %s: %s", s->path, strerror(errno));
+	}
+	return rc;
+}
+
+static int
+listen_unix(struct rpc_server *s, const struct rpc_server_options *o, struct err *err)
 {
 	struct stat st;
-	int rc;
 
 	/* What was restored may have taken all others. */
 	descriptors_borrow();
@@ -149,8 +248,63 @@ listen_on(struct rpc_server *s, struct err *err)
 	}
 	s->dev = st.st_dev;
 	s->ino = st.st_ino;
+	s->peers = o->peers;
+	if (o->has_group && s->peers.gid_count < RPC_PEERS_MAX) {
+		s->peers.gids[s->peers.gid_count++] = o->group;
+	}
+	return set_permissions(s, o, err);
+}
+
+/* Nobody is served over TCP without having shown who it is. */
+static int
+listen_tcp(struct rpc_server *s, const struct rpc_server_options *o, struct err *err)
+{
+	struct tls_options tls = {.server = true, .cert_dir = o->tls_dir, .verify_peer = o->token_file == NULL};
+	struct rpc_token *token;
+	int rc = 0;
+
+	if (o->token_file == NULL && o->tls_dir == NULL) {
+		return err_set(err, -EINVAL,
+			       "%s: a TCP address needs authentication: a token (--rpc-token-file) or TLS with certificates of "
+			       "the clients (--rpc-tls)",
+			       s->path);
+	}
+	if (o->token_file != NULL) {
+		rc = rpc_token_read(o->token_file, &token, err);
+		if (rc != 0) {
+			return rc;
+		}
+		s->conn_options.token = token;
+	}
+	if (o->tls_dir != NULL) {
+		s->conn_options.tls = tls_credentials_create(&tls, err);
+		if (s->conn_options.tls == NULL) {
+			return err->code;
+		}
+	}
+	s->fd = tcp_listen(s->path, err);
+	return s->fd < 0 ? s->fd : 0;
+}
+
+static int
+listen_on(struct rpc_server *s, const struct rpc_server_options *o, struct err *err)
+{
+	int rc = s->tcp ? listen_tcp(s, o, err) : listen_unix(s, o, err);
+
+	if (rc != 0) {
+		return rc;
+	}
 	rc = watch_start(&s->watch, s->fd, EPOLLIN, on_connect);
 	return rc == 0 ? 0 : err_set(err, rc, "cannot watch %s: %s", s->path, strerror(-rc));
+}
+
+bool
+rpc_is_address(const char *path)
+{
+	const char *colon = strrchr(path, ':');
+
+	return colon != NULL && strchr(path, '/') == NULL && colon[1] != '\0' &&
+	       strspn(colon + 1, "0123456789") == strlen(colon + 1);
 }
 
 int
@@ -165,10 +319,14 @@ rpc_server_start(const struct rpc_server_options *options, struct rpc_server **r
 		free(path);
 		return err_set(err, -ENOMEM, "%s: out of memory", options->path);
 	}
+	s->fd = -1;
 	s->path = path;
+	s->tcp = rpc_is_address(path);
 	s->accepting = true;
+	s->conn_options.closed = conn_closed;
+	s->conn_options.ctx = s;
 	list_init(&s->conns);
-	rc = listen_on(s, err);
+	rc = listen_on(s, options, err);
 	if (rc != 0) {
 		server_free(s);
 		return rc;
@@ -178,6 +336,12 @@ rpc_server_start(const struct rpc_server_options *options, struct rpc_server **r
 	}
 	*ret_server = s;
 	return 0;
+}
+
+const char *
+rpc_server_address(const struct rpc_server *s, char text[static RPC_ADDRESS_BYTES])
+{
+	return s->tcp ? tcp_local_address(s->fd, text) : s->path;
 }
 
 void
