@@ -39,6 +39,7 @@
 #include "event/scheduler.h"
 #include "event/steps.h"
 #include "methods/methods.h"
+#include "nbd/nbd.h"
 #include "rpc/rpc.h"
 #include "rpc/schema.h"
 #include "sock/unix.h"
@@ -339,6 +340,37 @@ stop_vhost(struct steps *s)
 	return STEPS_WAIT;
 }
 
+/* ---- NBD ---- */
+
+static int
+start_nbd(struct steps *s)
+{
+	struct nbd_options options = {
+		.io_threads = &d.threads[1],
+		.io_thread_count = d.reactor_count,
+		.socket_dir = d.socket_dir,
+		.socket_group = d.options->has_socket_group ? &d.options->socket_group : NULL,
+		.worker = d.worker,
+		/* Who starts next, with the same state, takes them over. */
+		.keep_disks = d.state != NULL,
+	};
+
+	return nbd_init(&options, &s->err);
+}
+
+static void
+nbd_stopped(void *ctx)
+{
+	steps_continue(&d.steps, 0);
+}
+
+static int
+stop_nbd(struct steps *s)
+{
+	nbd_shutdown(nbd_stopped, NULL);
+	return STEPS_WAIT;
+}
+
 /* ---- The scheduler ---- */
 
 static int
@@ -577,6 +609,7 @@ static const struct step start_steps[] = {
 	{"configuration", read_config, forget_config},
 	{"bdevs", NULL, remove_bdevs},
 	{"vhost", start_vhost, stop_vhost},
+	{"NBD", start_nbd, stop_nbd},
 	{"scheduler", start_scheduler, stop_scheduler},
 	{"methods", start_methods, stop_methods},
 	{"configuration", make_early_calls, NULL},

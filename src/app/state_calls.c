@@ -30,6 +30,8 @@ static const struct rule {
 	{"nbd_", "nbd_device", "nbd", NULL},
 	{"vhost_", "ctrlr", "controller", NULL},
 	{"berth_disk_", "name", "disk", NULL},
+	{"berth_nbd_server_", "name", "nbd server", NULL},
+	{"berth_nbd_export_", "name", "nbd export", NULL},
 };
 
 static const char *const creates[] = {"_create", "_attach_", "_start_disk", "_register_cluster"};

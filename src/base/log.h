@@ -28,6 +28,7 @@ enum log_level {
 	X(BDEV, "bdev") \
 	X(BDEV_MALLOC, "bdev_malloc") \
 	X(BDEV_NULL, "bdev_null") \
+	X(NBD, "nbd") \
 	X(REACTOR, "reactor") \
 	X(RPC, "rpc") \
 	X(STATE, "state") \

@@ -58,6 +58,7 @@ extern const struct rpc_method bdev_delay_methods[];
 extern const struct rpc_method bdev_error_methods[];
 extern const struct rpc_method vhost_methods[];
 extern const struct rpc_method disk_methods[];
+extern const struct rpc_method nbd_methods[];
 
 /* ---- JSON helpers ---- */
 
@@ -137,6 +138,7 @@ void bdev_config(json_t *calls, bool for_state);
 void bdev_examine_config(json_t *calls, bool for_state);
 void vhost_config(json_t *calls, bool for_state);
 void disk_config(json_t *calls, bool for_state);
+void nbd_config(json_t *calls, bool for_state);
 
 /* Whether the state's berth_disk_create makes this bdev, this controller as it is. */
 bool disk_has_bdev(const char *bdev_name);

@@ -25,6 +25,7 @@ methods_init(const struct methods_options *options)
 		disk_methods,        scheduler_methods, job_methods,
 		bdev_passthru_methods,
 		bdev_split_methods,
+		nbd_methods,
 		bdev_delay_methods,
 		bdev_error_methods,
 	};
@@ -137,6 +138,7 @@ const struct methods_subsystem methods_subsystems[] = {
 	{"scheduler", ""},
 	{"bdev", ""},
 	{"vhost_blk", "bdev"},
+	{"nbd", "bdev"},
 	{NULL, NULL},
 };
 
@@ -154,6 +156,7 @@ static const struct {
 	{"bdev", bdev_examine_config},
 	{NULL, disk_config},
 	{"vhost_blk", vhost_config},
+	{"nbd", nbd_config},
 };
 
 json_t *
