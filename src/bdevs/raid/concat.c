@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * One base after another, each in whole strips. The core cuts reads and writes at strips, so that
+ * none reaches into two bases.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "bdevs/raid/internal.h"
+
+/* The base that block lba is on. */
+static unsigned
+base_of(const struct raid *raid, uint64_t lba)
+{
+	unsigned low = 0, high = raid->num_bases;
+
+	while (high - low > 1) {
+		unsigned middle = (low + high) / 2;
+
+		if (lba < raid->starts[middle]) {
+			high = middle;
+		} else {
+			low = middle;
+		}
+	}
+	return low;
+}
+
+static void
+submit_part(struct raid_channel *rc, struct bdev_io *io, unsigned i, uint64_t lba,
+	    uint64_t num_blocks)
+{
+	const struct raid *raid = rc->raid;
+	struct raid_child *c = raid_child_at(raid, raid_children(io), i);
+
+	raid_child_init(c, io, lba - raid->starts[i] + rc->slots[i].offset, num_blocks,
+			raid_part_done);
+	bdev_submit(rc->slots[i].ch, &c->io);
+}
+
+static void
+submit(struct bdev_channel *ch, struct bdev_io *io)
+{
+	struct raid_channel *rc = raid_channel_of(ch);
+	const struct raid *raid = rc->raid;
+	struct raid_io *x = bdev_io_ctx(io);
+	unsigned first = 0, last = raid->num_bases - 1;
+	uint64_t end = io->lba + io->num_blocks;
+
+	x->status = 0;
+	if (io->op != BDEV_FLUSH) {
+		first = base_of(raid, io->lba);
+		last = end <= raid->starts[first + 1] ? first : base_of(raid, end - 1);
+	}
+	x->pending = last - first + 1;
+	for (unsigned i = first; i <= last; i++) {
+		if (io->op == BDEV_FLUSH) {
+			submit_part(rc, io, i, raid->starts[i], 0);
+		} else {
+			uint64_t from = MAX(io->lba, raid->starts[i]);
+
+			submit_part(rc, io, i, from, MIN(end, raid->starts[i + 1]) - from);
+		}
+	}
+}
+
+/* ---- Life ---- */
+
+static const struct bdev_ops concat_ops = {
+	.module_name = "raid",
+	.destruct = raid_bdev_destruct,
+	.channel_create = raid_channel_create,
+	.channel_destroy = raid_channel_destroy,
+	.submit = submit,
+};
+
+static int
+start(struct raid *raid, struct err *err)
+{
+	uint64_t sum = 0;
+
+	free(raid->starts);
+	raid->starts = calloc(raid->num_bases + 1u, sizeof(*raid->starts));
+	if (raid->starts == NULL) {
+		return err_set(err, -ENOMEM, "RAID '%s': out of memory", raid->name);
+	}
+	for (unsigned i = 0; i < raid->num_bases; i++) {
+		struct raid_base *b = &raid->bases[i];
+		uint64_t blocks = b->data_size != 0 ? b->data_size
+						    : bdev_num_blocks(b->bdev) - b->data_offset;
+
+		b->data_size = blocks - blocks % raid->strip_blocks;
+		if (b->data_size == 0) {
+			return err_set(err, -EINVAL,
+				       "RAID '%s': '%s' is smaller than a strip of %u KiB",
+				       raid->name, b->name, raid->strip_kb);
+		}
+		raid->starts[i] = sum;
+		sum += b->data_size;
+	}
+	raid->starts[raid->num_bases] = sum;
+	raid_inherit(raid,
+		     1u << BDEV_READ | 1u << BDEV_WRITE | 1u << BDEV_FLUSH | 1u << BDEV_UNMAP |
+			     1u << BDEV_WRITE_ZEROES,
+		     raid->num_bases);
+	raid->bdev.num_blocks = sum;
+	raid->bdev.optimal_boundary_blocks = raid->strip_blocks;
+	return 0;
+}
+
+static unsigned
+all_of(unsigned num_bases)
+{
+	return num_bases;
+}
+
+const struct raid_level_ops concat_level = {
+	.level = RAID_LEVEL_CONCAT,
+	.name = "concat",
+	.least_bases = 1,
+	.min_working = all_of,
+	.bdev_ops = &concat_ops,
+	.start = start,
+};

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Arrays found by their superblocks.
+ *
+ * A base is known by the UUID of its bdev, which its array's superblocks list. The superblock with
+ * the highest sequence number says what the array is, whichever base it is found on; so a base that
+ * was out when the array went on without it is not taken for a member. An array starts when all its
+ * members are there, or when it can do without the others and has waited long enough (core.c). What
+ * is listed as missing or failed, and was not taken out on request, is taken back when the array is
+ * online, and rebuilt.
+ *
+ * A superblock that is torn (power was cut while it was being written) says nothing; its base
+ * counts as what the others say of it.
+ * Context: the app thread.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "bdevs/raid/internal.h"
+
+struct look {
+	struct bdev_desc *desc;
+	struct bdev_channel *ch;
+	struct iovec iov;
+	struct bdev_io *io;
+};
+
+/* ---- Into its place ---- */
+
+static const struct raid_sb_base *
+entry_of(const struct raid_sb *sb, const struct bdev *bdev)
+{
+	uuid_t uuid;
+
+	bdev_uuid(bdev, uuid);
+	for (unsigned i = 0; i < sb->count; i++) {
+		if (uuid_compare(sb->bases[i].uuid, uuid) == 0) {
+			return &sb->bases[i];
+		}
+	}
+	return NULL;
+}
+
+static void
+put_in_place(struct raid *raid, struct bdev *bdev, const struct raid_sb_base *e)
+{
+	struct raid_base *b = &raid->bases[e->slot];
+	struct err err = ERR_NONE;
+
+	if (b->desc != NULL) {
+		return;
+	}
+	raid_base_forget(b);
+	b->data_offset = e->data_offset;
+	b->data_size = e->data_size;
+	if (raid_base_open(b, bdev, true, &err) != 0) {
+		raid_base_forget(b);
+		LOG_ERROR(BDEV, raid->name, "cannot use base %u: %s", e->slot, err_text(&err));
+		b->stays_away = true;
+	}
+}
+
+/* What is of use to an array whose superblock is known. */
+static void
+take(struct raid *raid, struct bdev *bdev)
+{
+	const struct raid_sb_base *e = entry_of(raid->sb, bdev);
+
+	if (e == NULL || raid->deleting || raid_ending) {
+		return;
+	}
+	if (raid->state == RAID_ONLINE) {
+		raid->bases[e->slot].stays_away = false; /* it came anew: see raid_readd() */
+	} else if (e->state == RAID_SB_CONFIGURED) {
+		put_in_place(raid, bdev, e);
+	}
+	raid_proceed(raid);
+}
+
+bool
+raid_readd(struct raid *raid)
+{
+	for (unsigned i = 0; i < raid->num_bases && raid->sb != NULL; i++) {
+		struct raid_base *b = &raid->bases[i];
+		const struct raid_sb_base *e = raid_sb_entry(raid, i);
+		char uuid[UUID_STR_LEN];
+		struct bdev *bdev;
+
+		if (b->desc != NULL || b->name != NULL || b->stays_away || e == NULL ||
+		    e->state == RAID_SB_CONFIGURED || e->stays_out || !raid->level->redundant) {
+			continue;
+		}
+		uuid_unparse_lower(e->uuid, uuid);
+		bdev = bdev_find(uuid);
+		if (bdev == NULL || bdev_claimed(bdev)) {
+			continue;
+		}
+		put_in_place(raid, bdev, e);
+		if (b->desc != NULL) {
+			raid_proceed(raid);
+			return true;
+		}
+	}
+	return false;
+}
+
+/* ---- What a superblock says ---- */
+
+static void
+adopt(struct raid *raid, const struct raid_sb *sb)
+{
+	*raid->sb = *sb;
+	for (unsigned i = 0; i < raid->num_bases; i++) {
+		const struct raid_sb_base *e = raid_sb_entry(raid, i);
+		struct raid_base *b = &raid->bases[i];
+
+		if (b->desc != NULL &&
+		    (e->state != RAID_SB_CONFIGURED || uuid_compare(e->uuid, b->uuid) != 0)) {
+			b->out = OUT_REMOVED;
+			raid_base_close(b);
+		}
+	}
+}
+
+static struct raid *
+make_array(const struct raid_sb *sb, struct err *err)
+{
+	uint32_t strip_kb = (uint32_t)((uint64_t)sb->strip_size * sb->block_size / 1024);
+	struct raid_sb *copy = malloc(sizeof(*copy));
+	struct raid *raid = NULL;
+
+	if (copy == NULL) {
+		err_set(err, -ENOMEM, "RAID '%s': out of memory", sb->name);
+		return NULL;
+	}
+	*copy = *sb;
+	if (raid_new(sb->name, sb->uuid, sb->level, strip_kb, sb->num_bases, true, &raid, err) != 0) {
+		free(copy);
+		return NULL;
+	}
+	raid->sb = copy;
+	raid->from_disk = true;
+	return raid;
+}
+
+static void
+found(struct bdev *bdev, const struct raid_sb *sb)
+{
+	struct raid *raid = raid_find_uuid(sb->uuid);
+	struct err err = ERR_NONE;
+	bool fresh = false;
+
+	if (sb->block_size != bdev_block_size(bdev) || entry_of(sb, bdev) == NULL) {
+		LOG_WARNING(BDEV, bdev_name(bdev),
+			    "has the superblock of RAID '%s', which does not know this bdev",
+			    sb->name);
+		return;
+	}
+	if (raid == NULL) {
+		raid = make_array(sb, &err);
+		fresh = raid != NULL;
+		if (raid == NULL) {
+			LOG_ERROR(BDEV, bdev_name(bdev), "its array is not assembled: %s",
+				  err_text(&err));
+			return;
+		}
+	}
+	if (raid->sb == NULL) {
+		LOG_WARNING(BDEV, bdev_name(bdev), "has a superblock of RAID '%s', which has none",
+			    raid->name);
+		return;
+	}
+	if (sb->seq > raid->sb->seq) {
+		if (raid->state != RAID_CONFIGURING || raid->busy ||
+		    sb->num_bases != raid->num_bases || sb->level != raid->level->level) {
+			LOG_ERROR(BDEV, bdev_name(bdev),
+				  "has a newer superblock of RAID '%s' than the array itself: was it "
+				  "used elsewhere? It is not taken",
+				  raid->name);
+			return;
+		}
+		adopt(raid, sb);
+		fresh = true;
+	}
+	take(raid, bdev);
+	if (fresh) {
+		raid_look_at_others(raid);
+	}
+}
+
+/* Its superblock is torn: an array may know it. */
+static void
+torn(struct bdev *bdev)
+{
+	struct raid *raid, *next;
+
+	LIST_FOREACH_SAFE (raid, next, &raid_all, link) {
+		if (raid->sb != NULL && entry_of(raid->sb, bdev) != NULL) {
+			LOG_WARNING(BDEV, raid->name, "the superblock of '%s' is torn", bdev_name(bdev));
+			take(raid, bdev);
+			return;
+		}
+	}
+}
+
+/* ---- Reading ---- */
+
+static void
+end_look(struct look *look)
+{
+	bdev_channel_put(look->ch);
+	bdev_close(look->desc);
+	free(look->iov.iov_base);
+	free(look->io);
+	free(look);
+	bdev_examine_done();
+}
+
+static void
+judge(struct look *look, struct bdev *bdev)
+{
+	struct raid_sb *sb = malloc(sizeof(*sb));
+	struct err err = ERR_NONE;
+	int rc = sb == NULL ? -ENOMEM
+			    : raid_sb_decode(look->iov.iov_base, look->iov.iov_len, sb, &err);
+
+	if (rc == 0) {
+		found(bdev, sb);
+	} else if (rc == RAID_SB_TORN) {
+		torn(bdev);
+	} else if (rc != RAID_SB_NONE) {
+		LOG_WARNING(BDEV, bdev_name(bdev), "%s", err_text(&err));
+	}
+	free(sb);
+}
+
+static void
+looked(struct bdev_io *io, int status)
+{
+	struct look *look;
+	struct bdev *bdev;
+
+	memcpy(&look, (uint8_t *)io + bdev_io_bytes(io->ch->bdev), sizeof(look));
+	bdev = bdev_desc_bdev(look->desc);
+	if (status == 0 && !raid_ending && !bdev_claimed(bdev) && bdev_find(bdev_name(bdev)) == bdev) {
+		judge(look, bdev);
+	}
+	end_look(look);
+}
+
+static void
+examine(struct bdev *bdev)
+{
+	size_t bs = bdev_block_size(bdev), io_bytes = bdev_io_bytes(bdev);
+	size_t bytes = (RAID_SB_MAX_BYTES + bs - 1) & ~(bs - 1);
+	struct look *look = calloc(1, sizeof(*look));
+
+	bytes = MIN(bytes, bdev_num_blocks(bdev) * bs);
+	if (look == NULL || raid_ending) {
+		free(look);
+		bdev_examine_done();
+		return;
+	}
+	look->io = aligned_alloc(CACHE_LINE_BYTES, io_bytes + CACHE_LINE_BYTES);
+	look->iov.iov_base = aligned_alloc(BDEV_BUFFER_ALIGN_MAX, BDEV_BUFFER_ALIGN_MAX);
+	look->iov.iov_len = bytes;
+	if (look->io != NULL && look->iov.iov_base != NULL && bytes >= RAID_SB_HEADER_BYTES &&
+	    bdev_open(bdev_name(bdev), false, NULL, NULL, &look->desc, NULL) == 0) {
+		look->ch = bdev_channel_get(look->desc, NULL);
+	}
+	if (look->ch == NULL) {
+		end_look(look);
+		return;
+	}
+	memcpy((uint8_t *)look->io + io_bytes, &look, sizeof(look));
+	bdev_io_init(look->io, BDEV_READ, 0, bytes / bs, &look->iov, 1, looked);
+	bdev_submit(look->ch, look->io);
+}
+
+const struct bdev_examiner raid_examiner = {.module_name = "raid", .examine = examine};
+
+/* Bases that came before the array was known, or were taken for something else. */
+void
+raid_look_at_others(struct raid *raid)
+{
+	for (unsigned i = 0; i < raid->num_bases; i++) {
+		const struct raid_sb_base *e = raid_sb_entry(raid, i);
+		char uuid[UUID_STR_LEN];
+		struct bdev *bdev;
+
+		if (e == NULL || e->state != RAID_SB_CONFIGURED || raid->bases[i].desc != NULL) {
+			continue;
+		}
+		uuid_unparse_lower(e->uuid, uuid);
+		bdev = bdev_find(uuid);
+		if (bdev != NULL && !bdev_claimed(bdev)) {
+			bdev_examine(uuid, NULL);
+		}
+	}
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the levels have in common: what a bdev on several bases can do, and requests in several
+ * parts that succeed or fail together (raid0, concat). */
+#include <errno.h>
+
+#include "bdevs/raid/internal.h"
+
+/* What all bases can do; room for `children` requests to them. */
+void
+raid_inherit(struct raid *raid, uint32_t ops, unsigned children)
+{
+	struct bdev *bdev = &raid->bdev;
+	size_t room = raid->level->redundant ? RAID_ROOM_MIN : 0;
+
+	bdev->ops_mask = ops;
+	bdev->native_fua = true; /* the bases' core adds the flush */
+	for (unsigned i = 0; i < raid->num_bases; i++) {
+		const struct bdev *base = raid->bases[i].bdev;
+
+		if (!raid->bases[i].configured) {
+			continue;
+		}
+		for (int op = 0; op < BDEV_OP_COUNT; op++) {
+			bool can = op == BDEV_FLUSH ? bdev_supports_natively(base, BDEV_FLUSH) ||
+							      !bdev_write_cache(base)
+						    : bdev_supports(base, op);
+
+			bdev->ops_mask &= can ? UINT32_MAX : ~(1u << op);
+		}
+		bdev->write_cache = bdev->write_cache || base->write_cache;
+		bdev->physical_block_size =
+			MAX(bdev->physical_block_size, base->physical_block_size);
+		bdev->buffer_align = MAX(bdev->buffer_align, base->buffer_align);
+		bdev->unmap_granularity_blocks =
+			MAX(bdev->unmap_granularity_blocks, base->unmap_granularity_blocks);
+		room = MAX(room, bdev_io_bytes(base));
+	}
+	if (!bdev->write_cache) {
+		bdev->ops_mask &= ~(1u << BDEV_FLUSH);
+	}
+	raid->child_bytes = offsetof(struct raid_child, io) + room;
+	bdev->io_ctx_bytes = RAID_IO_BYTES + children * raid->child_bytes;
+}
+
+void
+raid_part_done(struct bdev_io *child, int status)
+{
+	struct bdev_io *io = raid_child_of(child)->parent;
+	struct raid_io *x = bdev_io_ctx(io);
+
+	if (x->status == 0) {
+		x->status = status;
+	}
+	if (--x->pending == 0) {
+		bdev_io_complete_now(io, x->status);
+	}
+}

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Striped: strip s of the array is strip s / n of base s % n. Reads and writes are cut at strips by
+ * the core (optimal_boundary_blocks), so each has one child, in the request's own room; the way
+ * there and back is a few instructions more than the base's. Ranges (unmap, zeroes) touch each
+ * base in one piece at most.
+ */
+#include <errno.h>
+
+#include "bdevs/raid/internal.h"
+
+/* ---- Reads and writes ---- */
+
+static void
+rw_done(struct bdev_io *child, int status)
+{
+	/* The first child stands where the room of the request begins. */
+	struct bdev_io *io = (struct bdev_io *)(void *)((uint8_t *)child -
+							offsetof(struct raid_child, io) -
+							RAID_IO_BYTES - offsetof(struct bdev_io, ctx));
+
+	bdev_io_complete_now(io, status);
+}
+
+static inline void
+submit_rw(struct raid_channel *rc, const struct raid *raid, struct bdev_io *io)
+{
+	struct bdev_io *child = &raid_child_at(raid, raid_children(io), 0)->io;
+	uint32_t strip_blocks = raid->strip_blocks;
+	unsigned shift = (unsigned)__builtin_ctz(strip_blocks), n = raid->num_bases;
+	uint64_t strip = io->lba >> shift, row;
+	const struct raid_slot *s;
+	unsigned slot;
+
+	if ((n & (n - 1)) == 0) {
+		slot = (unsigned)strip & (n - 1);
+		row = strip >> (unsigned)__builtin_ctz(n);
+	} else {
+		slot = (unsigned)(strip % n);
+		row = strip / n;
+	}
+	s = &rc->slots[slot];
+	child->done = rw_done;
+	child->iov = io->iov;
+	child->iovcnt = io->iovcnt;
+	child->lba = (row << shift) + (io->lba & (strip_blocks - 1)) + s->offset;
+	child->num_blocks = io->num_blocks;
+	child->op = io->op;
+	child->flags = io->flags & BDEV_IO_FUA;
+	bdev_submit(s->ch, child);
+}
+
+/* ---- Ranges ---- */
+
+/* Blocks of base `slot` below block lba of the array. */
+static uint64_t
+blocks_below(const struct raid *raid, uint64_t lba, unsigned slot)
+{
+	uint64_t strip = lba / raid->strip_blocks, row = strip / raid->num_bases;
+	unsigned at = (unsigned)(strip % raid->num_bases);
+	uint64_t blocks = row * raid->strip_blocks;
+
+	if (slot < at) {
+		blocks += raid->strip_blocks;
+	} else if (slot == at) {
+		blocks += lba % raid->strip_blocks;
+	}
+	return blocks;
+}
+
+static void
+submit_range(struct raid_channel *rc, struct raid *raid, struct bdev_io *io)
+{
+	struct raid_io *x = bdev_io_ctx(io);
+	bool all = io->op == BDEV_FLUSH;
+
+	x->pending = 0;
+	x->status = 0;
+	for (unsigned i = 0; i < raid->num_bases; i++) {
+		struct raid_child *c = raid_child_at(raid, raid_children(io), i);
+		uint64_t from = all ? 0 : blocks_below(raid, io->lba, i);
+		uint64_t to = all ? 0 : blocks_below(raid, io->lba + io->num_blocks, i);
+
+		if (all || from < to) {
+			raid_child_init(c, io, rc->slots[i].offset + from, to - from,
+					raid_part_done);
+			x->pending++;
+			bdev_submit(rc->slots[i].ch, &c->io);
+		}
+	}
+}
+
+static void
+submit(struct bdev_channel *ch, struct bdev_io *io)
+{
+	struct raid_channel *rc = raid_channel_of(ch);
+
+	if (LIKELY(io->op <= BDEV_WRITE)) {
+		submit_rw(rc, rc->raid, io);
+	} else {
+		submit_range(rc, rc->raid, io);
+	}
+}
+
+/* ---- Life ---- */
+
+static const struct bdev_ops raid0_ops = {
+	.module_name = "raid",
+	.destruct = raid_bdev_destruct,
+	.channel_create = raid_channel_create,
+	.channel_destroy = raid_channel_destroy,
+	.submit = submit,
+};
+
+static uint64_t
+room_of_all(const struct raid *raid, bool grow)
+{
+	uint64_t least = UINT64_MAX;
+
+	for (unsigned i = 0; i < raid->num_bases; i++) {
+		const struct raid_base *b = &raid->bases[i];
+		uint64_t blocks = bdev_num_blocks(b->bdev) - b->data_offset;
+
+		least = MIN(least, b->data_size != 0 && !grow ? b->data_size : blocks);
+	}
+	return least - least % raid->strip_blocks;
+}
+
+static void
+set_sizes(struct raid *raid, uint64_t blocks)
+{
+	for (unsigned i = 0; i < raid->num_bases; i++) {
+		raid->bases[i].data_size = blocks;
+	}
+}
+
+static int
+start(struct raid *raid, struct err *err)
+{
+	uint64_t blocks = room_of_all(raid, false);
+
+	if (blocks == 0) {
+		return err_set(err, -EINVAL, "RAID '%s': a base is smaller than a strip of %u KiB",
+			       raid->name, raid->strip_kb);
+	}
+	set_sizes(raid, blocks);
+	raid_inherit(raid,
+		     1u << BDEV_READ | 1u << BDEV_WRITE | 1u << BDEV_FLUSH | 1u << BDEV_UNMAP |
+			     1u << BDEV_WRITE_ZEROES,
+		     raid->num_bases);
+	raid->bdev.num_blocks = blocks * raid->num_bases;
+	raid->bdev.optimal_boundary_blocks = raid->num_bases > 1 ? raid->strip_blocks : 0;
+	return 0;
+}
+
+static bool
+resize(struct raid *raid)
+{
+	uint64_t blocks = room_of_all(raid, true);
+
+	if (blocks * raid->num_bases <= bdev_num_blocks(&raid->bdev) ||
+	    bdev_resize(&raid->bdev, blocks * raid->num_bases) != 0) {
+		return false;
+	}
+	set_sizes(raid, blocks);
+	return true;
+}
+
+static unsigned
+all_of(unsigned num_bases)
+{
+	return num_bases;
+}
+
+const struct raid_level_ops raid0_level = {
+	.level = RAID_LEVEL_0,
+	.name = "raid0",
+	.least_bases = 1,
+	.min_working = all_of,
+	.bdev_ops = &raid0_ops,
+	.start = start,
+	.resize = resize,
+};
