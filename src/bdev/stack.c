@@ -446,9 +446,9 @@ stack_channel_destroy(struct bdev *bdev, struct bdev_channel *ch)
 	bdev_channel_put(sc->base);
 }
 
-void
-stack_child_init(struct bdev_io *child, struct bdev_io *io, uint64_t offset,
-		 void (*done)(struct bdev_io *child, int status))
+static inline __attribute__((always_inline)) void
+child_init(struct bdev_io *child, struct bdev_io *io, uint64_t offset,
+	   void (*done)(struct bdev_io *child, int status))
 {
 	child->done = done;
 	child->iov = io->iov;
@@ -466,6 +466,13 @@ stack_child_init(struct bdev_io *child, struct bdev_io *io, uint64_t offset,
 			child->src_lba += offset;
 		}
 	}
+}
+
+void
+stack_child_init(struct bdev_io *child, struct bdev_io *io, uint64_t offset,
+		 void (*done)(struct bdev_io *child, int status))
+{
+	child_init(child, io, offset, done);
 }
 
 void
@@ -489,7 +496,7 @@ stack_forward(struct bdev_channel *ch, struct bdev_io *io, uint64_t offset)
 	struct stack_channel *sc = ch->module_ctx;
 	struct bdev_io *child = stack_child(io, 0);
 
-	stack_child_init(child, io, offset, forwarded);
+	child_init(child, io, offset, forwarded);
 	if (UNLIKELY(io->op == BDEV_ABORT)) {
 		child->target = stack_child(io->target, 0);
 	}
