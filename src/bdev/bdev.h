@@ -84,8 +84,8 @@ const char *bdev_op_name(enum bdev_op op);
 
 #define BDEV_IO_FUA 0x1       /* write: on stable storage before it completes */
 #define BDEV_IO_MAY_UNMAP 0x2 /* write zeroes: may deallocate instead of writing */
-/* Read, write, compare: md has the metadata of num_blocks blocks. Without it the core makes up and
- * checks the protection information of a bdev that has any. */
+/* Read, write, compare, of bdevs that have metadata: md has that of num_blocks blocks. Without it
+ * the core makes up and checks the protection information of a bdev that has any. */
 #define BDEV_IO_MD 0x4
 
 /* What a part of a bdev consists of (BDEV_BLOCK_STATUS). */
@@ -176,6 +176,32 @@ struct bdev_io {
 };
 _Static_assert(sizeof(struct bdev_io) == 192, "three cache lines");
 
+/* What a bdev likes, in blocks; 0: nothing to say. SPDK's names. */
+struct bdev_hints {
+	uint32_t preferred_write_alignment;
+	uint32_t preferred_write_granularity;
+	uint32_t optimal_write_size;
+	uint32_t preferred_unmap_alignment;
+	uint32_t preferred_unmap_granularity;
+};
+
+struct bdev_md {
+	uint32_t bytes; /* beside each block, 0: there is none */
+	bool interleave; /* exports show it behind each block */
+	bool dif_head;   /* the protection information is first in it, not last */
+	uint8_t dif_type; /* 0: none */
+	uint8_t dif_pi_format;    /* enum dif_pi_format */
+	uint32_t dif_check_flags; /* DIF_CHECK_... */
+};
+
+struct bdev_zones {
+	uint64_t zone_blocks; /* 0: not zoned */
+	uint32_t max_open;    /* 0: any number */
+	uint32_t max_active;  /* 0: any number */
+	uint32_t optimal_open;
+	uint32_t max_append_blocks;
+};
+
 /* ---- Registry (app thread) ---- */
 
 /* By name, alias or UUID string; NULL when there is none. */
@@ -203,7 +229,10 @@ bool bdev_supports_natively(const struct bdev *bdev, enum bdev_op op);
 bool bdev_claimed(const struct bdev *bdev);
 /* Bytes of metadata a block has beside its block size, 0: none. Always handed over separately. */
 uint32_t bdev_md_bytes(const struct bdev *bdev);
+void bdev_md(const struct bdev *bdev, struct bdev_md *ret_md);
 bool bdev_zoned(const struct bdev *bdev);
+void bdev_zones(const struct bdev *bdev, struct bdev_zones *ret_zones);
+const struct bdev_hints *bdev_hints(const struct bdev *bdev);
 /* Blocks a discard should be aligned to and a multiple of; 1 when any will do. */
 uint32_t bdev_unmap_granularity(const struct bdev *bdev);
 
@@ -288,9 +317,30 @@ struct bdev_op_stats {
 	uint64_t min_ns; /* 0: no operation yet */
 };
 
+enum bdev_error {
+	BDEV_ERROR_IO, /* EIO, and what has no place of its own */
+	BDEV_ERROR_NO_SPACE,
+	BDEV_ERROR_RANGE,
+	BDEV_ERROR_READ_ONLY,
+	BDEV_ERROR_NOT_SUPPORTED,
+	BDEV_ERROR_REMOVED,
+	BDEV_ERROR_ABORTED, /* by a reset or an abort */
+	BDEV_ERROR_MISCOMPARE,
+	BDEV_ERROR_TIMED_OUT,
+	BDEV_ERROR_COUNT
+};
+
+/* "io", "no_space", ... */
+const char *bdev_error_name(enum bdev_error error);
+
+struct bdev_errors {
+	uint64_t count[BDEV_OP_COUNT][BDEV_ERROR_COUNT];
+};
+
 struct bdev_stats {
 	struct bdev_op_stats op[BDEV_OP_COUNT];
 	uint64_t errors;
+	struct bdev_errors *by_kind; /* NULL: none yet, or memory was short. Borrowed */
 };
 
 /* Sums all channels, those already closed included; monotonic. done(ctx, stats) later on the app
@@ -298,10 +348,12 @@ struct bdev_stats {
 int bdev_get_stats(struct bdev *bdev, void (*done)(void *ctx, const struct bdev_stats *stats),
 		   void *ctx);
 
-/* Calls each(ctx, stats) on the thread of each channel, one after another (a min_ns of
- * UINT64_MAX: no operation yet); then done(ctx) on the app thread. 0 or -ENOMEM. */
+/* Calls each(ctx, user, stats) on the thread of each channel, one after another (a min_ns of
+ * UINT64_MAX: no operation yet; user: see bdev/qos.h); then done(ctx) on the app thread. 0 or
+ * -ENOMEM. */
 int bdev_for_each_channel_stats(struct bdev *bdev,
-				void (*each)(void *ctx, const struct bdev_stats *stats),
+				void (*each)(void *ctx, const char *user,
+					     const struct bdev_stats *stats),
 				void (*done)(void *ctx), void *ctx);
 
 /* Sets all counters back to zero, or only the largest and smallest latencies; then done(ctx) on the

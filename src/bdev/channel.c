@@ -51,7 +51,8 @@ channel_refresh(struct core_channel *c)
 	if (c->pub.bdev->md_bytes != 0) {
 		mask = 0;
 	}
-	if (c->removed || c->frozen || !list_empty(&c->refused) || c->ranges != NULL) {
+	if (c->removed || c->frozen || !list_empty(&c->refused) || c->ranges != NULL ||
+	    c->unsampled) {
 		mask = 0;
 	}
 	c->pub.direct_ops = mask;
@@ -152,6 +153,8 @@ sync(struct core_channel *c, struct bdev_core *core)
 	c->frozen = c->frozen || atomic_load(&core->frozen);
 	range_adopt(c, core);
 	qos_adopt(c, core);
+	histogram_adopt(c, core);
+	sampling_adopt(c, core);
 	channel_refresh(c);
 	if (atomic_load(&core->removed)) {
 		channel_remove(c);
@@ -190,11 +193,7 @@ bdev_channel_put(struct bdev_channel *ch)
 		struct bdev_core *core = ch->bdev->core;
 
 		CHECK(ch->inflight == 0 && c->parked_count == 0);
-		pthread_mutex_lock(&core->closed_lock);
-		stats_add(&core->closed, &c->stats);
-		stats_init(&c->stats);
-		atomic_fetch_add(&core->closed_channels, 1);
-		pthread_mutex_unlock(&core->closed_lock);
+		stats_close_channel(c, core);
 	}
 	channel_put(&ch->channel);
 }

@@ -73,6 +73,8 @@ struct bdev_core {
 	struct msg drained_msg;
 	atomic_uint undrained; /* any thread: channels that still have requests, and so on */
 
+	uint64_t histogram_min_ns, histogram_max_ns; /* as they were asked for */
+
 	struct list locks;             /* range locks, in the order of asking */
 	bool acquiring;                /* one of them is being acquired */
 	bool changing;                 /* a visit hands out `ranges` */
@@ -88,6 +90,9 @@ struct bdev_core {
 	atomic_uint closed_channels;
 	pthread_mutex_t closed_lock;
 	struct bdev_stats closed; /* counters of channels that are gone */
+	_Atomic uint64_t histogram_config;    /* 0: none are kept */
+	struct histograms *closed_histograms; /* under closed_lock */
+	_Atomic(struct sampler *) sampler;    /* NULL: the queue depth was never sampled */
 };
 
 #define QOS_BUCKETS 4
@@ -142,6 +147,8 @@ struct core_channel {
 	struct channel_qos qos;
 
 	struct bdev_stats stats; /* min_ns is UINT64_MAX as long as there is none */
+	struct histograms *histograms; /* NULL: none are kept */
+	bool unsampled; /* the sampler rests, and wants to know of the next request */
 
 	struct list refused;   /* by the module, in the order of their first refusal */
 	struct list parked;    /* came during a reset */
@@ -346,6 +353,30 @@ void qos_cancel(struct core_channel *c, int status);
 /* ---- stats.c ---- */
 
 void stats_init(struct bdev_stats *stats);
-void stats_add(struct bdev_stats *to, const struct bdev_stats *from);
+/* Before c leaves the list of channels: what it counted goes to core. */
+void stats_close_channel(struct core_channel *c, struct bdev_core *core);
+void stats_release(struct bdev_core *core);
+void stats_count_error(struct core_channel *c, const struct bdev_io *io, int status);
+
+/* ---- histogram.c ---- */
+
+/* The counters of one channel, or of those that are closed. */
+struct histograms {
+	uint64_t config; /* the core's, when it was made */
+	uint64_t *tables[BDEV_OP_COUNT]; /* NULL: nothing to count yet */
+};
+
+void histogram_adopt(struct core_channel *c, struct bdev_core *core);
+void histogram_count(struct histograms *h, enum bdev_op op, uint64_t ns);
+/* Under core->closed_lock. */
+void histogram_close_channel(struct core_channel *c, struct bdev_core *core);
+void histogram_release(struct bdev_core *core);
+
+/* ---- sampling.c ---- */
+
+/* c->unsampled: a request came after a rest. */
+void sampling_wake(struct core_channel *c);
+void sampling_adopt(struct core_channel *c, struct bdev_core *core);
+void sampling_release(struct bdev_core *core);
 
 #endif

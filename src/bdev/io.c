@@ -27,7 +27,7 @@ account(struct core_channel *c, const struct bdev_io *io, int status)
 	struct bdev_op_stats *s;
 
 	if (UNLIKELY(status != 0)) {
-		c->stats.errors++; /* of an operation that does not exist, perhaps */
+		stats_count_error(c, io, status);
 		return;
 	}
 	s = &c->stats.op[io->op];
@@ -39,6 +39,9 @@ account(struct core_channel *c, const struct bdev_io *io, int status)
 	}
 	if (ns < s->min_ns) {
 		s->min_ns = ns;
+	}
+	if (UNLIKELY(c->histograms != NULL)) {
+		histogram_count(c->histograms, io->op, ns);
 	}
 }
 
@@ -357,6 +360,9 @@ static __attribute__((noinline)) void
 submit_otherwise(struct core_channel *c, struct bdev_io *io)
 {
 	io->flags &= (uint8_t)~IO_FLAGS_OURS;
+	if (UNLIKELY(c->unsampled)) {
+		sampling_wake(c);
+	}
 	if (io->op == BDEV_ABORT) {
 		abort_submit(c, io);
 	} else if (io->op == BDEV_RESET && !c->removed) {

@@ -62,6 +62,7 @@ struct bdev {
 	uint64_t max_write_zeroes_blocks;
 	uint32_t optimal_boundary_blocks; /* no read or write crosses a multiple of this, 0: none */
 	uint32_t unmap_granularity_blocks;
+	struct bdev_hints hints;
 	bool write_cache;
 	bool native_fua; /* submit honours BDEV_IO_FUA; else the core adds a flush */
 	bool readonly;
@@ -70,10 +71,11 @@ struct bdev {
 	bool needs_stable_data;
 
 	/*
-	 * Metadata: md_bytes beside each block of block_size bytes. Reads, writes and compares
-	 * carry it in io->md, with BDEV_IO_MD set, whenever md_bytes is not 0: the core provides
-	 * what the submitter does not. md_interleave is how exports show it; a module whose
-	 * storage interleaves copies itself.
+	 * Metadata: md_bytes beside each block of block_size bytes. Reads and writes carry it in
+	 * io->md, with BDEV_IO_MD set, whenever md_bytes is not 0: the core provides what the
+	 * submitter does not, and compares itself. md_interleave is how exports show it; a module
+	 * whose storage interleaves copies itself. Copy takes it along, with dif_remap(); after
+	 * unmap and write zeroes it is dif_fill_unwritten(), or zero where there is no PI.
 	 */
 	uint32_t md_bytes;
 	bool md_interleave;

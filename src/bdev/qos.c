@@ -628,6 +628,7 @@ bdev_desc_set_user(struct bdev_desc *desc, const char *user)
 	char *copy = strdup(user);
 
 	app_thread_check();
+	CHECK(list_empty(&desc->device.channels));
 	qos_desc_release(desc);
 	desc->user = copy != NULL ? copy : desc->no_name;
 	weigh(desc);

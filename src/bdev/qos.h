@@ -50,7 +50,8 @@ int bdev_set_qos_weight(struct bdev *bdev, const char *user, uint32_t weight, st
 bool bdev_get_qos_weight(const struct bdev *bdev, unsigned i, const char **ret_user,
 			 uint32_t *ret_weight);
 
-/* Who has desc open: a controller's name, an export's, the bdev's that stands on it. Copied. */
+/* Who has desc open: a controller's name, an export's, the bdev's that stands on it. Copied. Before
+ * its first channel. */
 void bdev_desc_set_user(struct bdev_desc *desc, const char *user);
 
 /* For those who show it: descriptors in the order of opening, NULL after the last. "": unnamed. */

@@ -17,11 +17,14 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "bdev/histogram.h"
+#include "bdev/sampling.h"
 #include "testkit/hand.h"
 #include "testkit/scripted_bdev.h"
 
 #define LOADS_MAX 4
 #define DEPTH_MAX 64
+#define BLOCKS_MAX 4096
 #define MBYTE (1024 * 1024)
 
 static enum reactor_mode mode;
@@ -35,6 +38,7 @@ struct load {
 	struct bdev_channel *ch;
 	struct thread *thread;
 	unsigned depth;
+	uint64_t lba;
 	uint32_t blocks;
 	unsigned write_percent;
 	uint64_t limit; /* requests to submit in all */
@@ -96,8 +100,9 @@ submit(struct request *r)
 	bool write = l->submitted * 37 % 100 < l->write_percent;
 
 	r->seq = ++l->submitted;
-	r->iov = (struct iovec){buf, l->blocks * 512};
-	bdev_io_init(r->io, write ? BDEV_WRITE : BDEV_READ, 0, l->blocks, &r->iov, 1, load_done);
+	r->iov = (struct iovec){buf + l->lba * 512, l->blocks * 512};
+	bdev_io_init(r->io, write ? BDEV_WRITE : BDEV_READ, l->lba, l->blocks, &r->iov, 1,
+		     load_done);
 	bdev_submit(l->ch, r->io);
 }
 
@@ -149,6 +154,7 @@ add_load(unsigned i, unsigned worker, unsigned depth, uint32_t blocks)
 	l->thread = env.workers[worker].thread;
 	l->depth = depth;
 	l->blocks = blocks;
+	l->lba = i * BLOCKS_MAX;
 	l->limit = UINT64_MAX;
 	for (unsigned r = 0; r < depth; r++) {
 		struct bdev_io *io = aligned_alloc(64, bdev_io_bytes(&s.bdev) + 64);
@@ -175,6 +181,7 @@ advance_ms(uint64_t ms)
 
 /* ---- Limits ---- */
 
+static bool real;
 static struct bdev_qos_limits limits;
 static atomic_bool told;
 
@@ -224,9 +231,11 @@ static void
 begin(void)
 {
 	memset(loads, 0, sizeof(loads));
-	buf = calloc(1, 4 * MBYTE);
-	hand_clock_start();
-	env_start(&env, mode, false);
+	buf = calloc(LOADS_MAX * BLOCKS_MAX, 512);
+	if (!real) {
+		hand_clock_start();
+	}
+	env_start(&env, mode, real);
 	scripted_bdev_init(&s, "S", 65536, 512);
 	s.at_once = true;
 	env_call(&env, env.app, add_bdev, NULL);
@@ -558,6 +567,7 @@ static void
 reset_done(struct bdev_io *io, int status)
 {
 	EXPECT(status == 0);
+	free(io);
 	atomic_store(&told, true);
 }
 
@@ -565,16 +575,20 @@ static void
 reset_on_worker(void *arg)
 {
 	struct load *l = arg;
-	static struct bdev_io *io;
+	struct bdev_io *io = aligned_alloc(64, bdev_io_bytes(&s.bdev));
 
-	free(io);
-	io = aligned_alloc(64, bdev_io_bytes(&s.bdev));
 	EXPECT(io != NULL);
 	bdev_io_init(io, BDEV_RESET, 0, 0, NULL, 0, reset_done);
-	for (unsigned i = 0; i < LOADS_MAX; i++) {
-		loads[i].limit = loads[i].submitted;
-	}
 	bdev_submit(l->ch, io);
+}
+
+/* What is cancelled is not submitted again. */
+static void
+limit_load(void *arg)
+{
+	struct load *l = arg;
+
+	l->limit = l->submitted;
 }
 
 /* A reset does not wait for what waits; it cancels it, on all channels. */
@@ -587,6 +601,8 @@ reset_cancels_what_waits(void **state)
 	LIMITS(.rw_ios_per_sec = 1);
 	start(0);
 	start(1);
+	env_call(&env, loads[0].thread, limit_load, &loads[0]);
+	env_call(&env, loads[1].thread, limit_load, &loads[1]);
 	atomic_store(&told, false);
 	env_call(&env, loads[0].thread, reset_on_worker, &loads[0]);
 	hand_run(env.reactors[0]);
@@ -780,6 +796,113 @@ errors(void **state)
 	end();
 }
 
+/* ---- With system threads ---- */
+
+static void
+load_stop(void *arg)
+{
+	((struct load *)arg)->stop = true;
+}
+
+static void
+got_histogram(void *ctx, const struct bdev_histogram *h)
+{
+	atomic_store(&told, true);
+}
+
+static void
+got_stats(void *ctx, const struct bdev_stats *stats)
+{
+	atomic_store(&told, true);
+}
+
+static void
+ask_app(void *arg)
+{
+	unsigned i = *(unsigned *)arg;
+	struct bdev_histogram_options o = BDEV_HISTOGRAM_DEFAULTS;
+
+	atomic_store(&told, false);
+	EXPECT(bdev_set_qd_sampling_period(&s.bdev, i % 3 * 100) == 0);
+	switch (i % 4) {
+	case 0:
+		o.granularity = 1 + i % 7;
+		EXPECT(bdev_set_histogram(&s.bdev, &o, tell, NULL, NULL) == 0);
+		break;
+	case 1:
+	case 2:
+		EXPECT(bdev_get_histogram(&s.bdev, BDEV_OP_ANY, got_histogram, NULL, NULL) == 0);
+		break;
+	default:
+		EXPECT(bdev_get_stats(&s.bdev, got_stats, NULL) == 0);
+		EXPECT(bdev_set_qos_weight(&s.bdev, "", 5, NULL) == -EINVAL);
+	}
+}
+
+static void
+put_when_idle(void *arg)
+{
+	struct load *l = arg;
+
+	if (l->ch != NULL && bdev_channel_inflight(l->ch) == 0) {
+		put_load(l);
+		atomic_store(&told, true);
+	}
+}
+
+/* Everything changes under load, and every request is answered once. */
+static void
+on_system_threads(void **state)
+{
+	static const uint64_t rates[] = {100000, 2000, 1000000, 50};
+
+	real = true;
+	begin();
+	add_load(0, 0, 32, 8);
+	add_load(1, 1, 32, 8);
+	loads[0].write_percent = loads[1].write_percent = 50;
+	LIMITS(.rw_ios_per_sec = 100);
+	start(0);
+	start(1);
+	for (unsigned i = 0; i < 40; i++) {
+		if (i % 5 != 4) {
+			LIMITS(.rw_ios_per_sec = rates[i % 4], .r_mbytes_per_sec = i % 3 * 10);
+		} else {
+			LIMITS(.rw_mbytes_per_sec = 50 + i);
+		}
+		env_call(&env, env.app, ask_app, &i);
+		env_wait(&env, &told);
+		if (i % 8 == 7) {
+			atomic_store(&told, false);
+			env_call(&env, loads[0].thread, reset_on_worker, &loads[0]);
+			env_wait(&env, &told);
+		}
+	}
+	LIMITS(.rw_ios_per_sec = 200000);
+	for (unsigned i = 0; i < 2; i++) {
+		env_call(&env, loads[i].thread, load_stop, &loads[i]);
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		atomic_store(&told, false);
+		for (unsigned tries = 0; tries < 10000 && !atomic_load(&told); tries++) {
+			env_call(&env, loads[i].thread, put_when_idle, &loads[i]);
+		}
+		assert_true(atomic_load(&told));
+		assert_true(loads[i].completed > 0);
+		assert_int_equal(loads[i].submitted, loads[i].completed + loads[i].cancelled);
+		env_call(&env, env.app, close_load, &loads[i]);
+		for (unsigned r = 0; r < loads[i].depth; r++) {
+			free(loads[i].requests[r].io);
+		}
+	}
+	env_call(&env, env.app, remove_bdev, NULL);
+	env_wait(&env, &s.destructed);
+	scripted_bdev_release(&s);
+	env_stop(&env);
+	free(buf);
+	real = false;
+}
+
 int
 main(void)
 {
@@ -801,6 +924,7 @@ main(void)
 		cmocka_unit_test(channels_come_and_go),
 		cmocka_unit_test(far_above_is_as_without),
 		cmocka_unit_test(errors),
+		cmocka_unit_test(on_system_threads),
 	};
 	int failures = 0;
 

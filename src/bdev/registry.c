@@ -232,6 +232,7 @@ free_core(struct bdev_core *core)
 	CHECK(list_empty(&core->locks));
 	free(atomic_load(&core->ranges));
 	qos_release(core);
+	stats_release(core);
 	pthread_mutex_destroy(&core->closed_lock);
 	free(core);
 }
@@ -480,6 +481,12 @@ bdev_md_bytes(const struct bdev *bdev)
 	return bdev->md_bytes;
 }
 
+const struct bdev_hints *
+bdev_hints(const struct bdev *bdev)
+{
+	return &bdev->hints;
+}
+
 bool
 bdev_zoned(const struct bdev *bdev)
 {
@@ -503,8 +510,10 @@ bdev_supports(const struct bdev *bdev, enum bdev_op op)
 	case BDEV_SEEK_HOLE:
 	case BDEV_BLOCK_STATUS:
 		return true;
+	case BDEV_COPY: /* zones are written in order */
+		return !bdev->readonly && bdev->zone_blocks == 0 &&
+		       (bdev->ops_mask & (1u << op | 1u << BDEV_WRITE)) != 0;
 	case BDEV_WRITE_ZEROES:
-	case BDEV_COPY:
 	case BDEV_COMPARE_AND_WRITE:
 		return !bdev->readonly && (bdev->ops_mask & (1u << op | 1u << BDEV_WRITE)) != 0;
 	case BDEV_WRITE:

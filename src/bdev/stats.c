@@ -12,9 +12,91 @@
 
 #include "bdev/internal.h"
 
+/* ---- Errors ---- */
+
+static enum bdev_error
+error_of(int status)
+{
+	switch (status) {
+	case -ENOSPC:
+	case -EDQUOT:
+	case -EFBIG:
+		return BDEV_ERROR_NO_SPACE;
+	case -EINVAL:
+		return BDEV_ERROR_RANGE;
+	case -EROFS:
+	case -EPERM:
+		return BDEV_ERROR_READ_ONLY;
+	case -EOPNOTSUPP:
+		return BDEV_ERROR_NOT_SUPPORTED;
+	case -ENODEV:
+	case -ENXIO:
+	case -ESHUTDOWN:
+		return BDEV_ERROR_REMOVED;
+	case -ECANCELED:
+		return BDEV_ERROR_ABORTED;
+	case -EILSEQ:
+		return BDEV_ERROR_MISCOMPARE;
+	case -ETIMEDOUT:
+		return BDEV_ERROR_TIMED_OUT;
+	default:
+		return BDEV_ERROR_IO;
+	}
+}
+
+const char *
+bdev_error_name(enum bdev_error error)
+{
+	static const char *const names[BDEV_ERROR_COUNT] = {
+		[BDEV_ERROR_IO] = "io",
+		[BDEV_ERROR_NO_SPACE] = "no_space",
+		[BDEV_ERROR_RANGE] = "range",
+		[BDEV_ERROR_READ_ONLY] = "read_only",
+		[BDEV_ERROR_NOT_SUPPORTED] = "not_supported",
+		[BDEV_ERROR_REMOVED] = "removed",
+		[BDEV_ERROR_ABORTED] = "aborted",
+		[BDEV_ERROR_MISCOMPARE] = "miscompare",
+		[BDEV_ERROR_TIMED_OUT] = "timed_out",
+	};
+
+	return names[error];
+}
+
+__attribute__((noinline, cold)) void
+stats_count_error(struct core_channel *c, const struct bdev_io *io, int status)
+{
+	struct bdev_stats *stats = &c->stats;
+
+	stats->errors++;
+	if (stats->by_kind == NULL) {
+		stats->by_kind = calloc(1, sizeof(*stats->by_kind));
+	}
+	if (stats->by_kind != NULL && io->op < BDEV_OP_COUNT) {
+		stats->by_kind->count[io->op][error_of(status)]++;
+	}
+}
+
+static void
+add_errors(struct bdev_errors *to, const struct bdev_errors *from)
+{
+	for (int op = 0; op < BDEV_OP_COUNT; op++) {
+		for (int i = 0; i < BDEV_ERROR_COUNT; i++) {
+			to->count[op][i] += from->count[op][i];
+		}
+	}
+}
+
+/* ---- Sums ---- */
+
+#define HAS_BYTES \
+	(1u << BDEV_READ | 1u << BDEV_WRITE | 1u << BDEV_UNMAP | 1u << BDEV_WRITE_ZEROES | \
+	 1u << BDEV_COMPARE | 1u << BDEV_COMPARE_AND_WRITE | 1u << BDEV_COPY | \
+	 1u << BDEV_ZONE_APPEND)
+
 struct sum {
 	struct visit visit;
 	struct bdev_stats stats;
+	struct bdev_errors errors;
 	unsigned closed_channels;
 	void (*done)(void *ctx, const struct bdev_stats *stats);
 	void *ctx;
@@ -29,8 +111,9 @@ stats_init(struct bdev_stats *stats)
 	}
 }
 
-void
-stats_add(struct bdev_stats *to, const struct bdev_stats *from)
+/* All but by_kind. */
+static void
+add_counters(struct bdev_stats *to, const struct bdev_stats *from)
 {
 	for (int i = 0; i < BDEV_OP_COUNT; i++) {
 		to->op[i].ops += from->op[i].ops;
@@ -42,12 +125,50 @@ stats_add(struct bdev_stats *to, const struct bdev_stats *from)
 	to->errors += from->errors;
 }
 
+void
+stats_close_channel(struct core_channel *c, struct bdev_core *core)
+{
+	struct bdev_errors *errors = c->stats.by_kind;
+
+	pthread_mutex_lock(&core->closed_lock);
+	add_counters(&core->closed, &c->stats);
+	if (errors != NULL && core->closed.by_kind == NULL) {
+		core->closed.by_kind = errors;
+		errors = NULL;
+	} else if (errors != NULL) {
+		add_errors(core->closed.by_kind, errors);
+	}
+	histogram_close_channel(c, core);
+	stats_init(&c->stats);
+	atomic_fetch_add(&core->closed_channels, 1);
+	pthread_mutex_unlock(&core->closed_lock);
+	free(errors);
+}
+
+void
+stats_release(struct bdev_core *core)
+{
+	free(core->closed.by_kind);
+	histogram_release(core);
+	sampling_release(core);
+}
+
+static void
+sum_add(struct sum *sum, const struct bdev_stats *from)
+{
+	add_counters(&sum->stats, from);
+	if (from->by_kind != NULL) {
+		add_errors(&sum->errors, from->by_kind);
+		sum->stats.by_kind = &sum->errors;
+	}
+}
+
 static void
 sum_channel(struct bdev_core *core, struct bdev_channel *ch, void *ctx)
 {
 	struct sum *sum = ctx;
 
-	stats_add(&sum->stats, &core_channel(ch)->stats);
+	sum_add(sum, &core_channel(ch)->stats);
 }
 
 static void summed(struct bdev_core *core, void *ctx);
@@ -55,8 +176,10 @@ static void summed(struct bdev_core *core, void *ctx);
 static void
 begin(struct sum *sum, struct bdev_core *core)
 {
+	stats_init(&sum->stats);
+	memset(&sum->errors, 0, sizeof(sum->errors));
 	pthread_mutex_lock(&core->closed_lock);
-	sum->stats = core->closed;
+	sum_add(sum, &core->closed);
 	sum->closed_channels = atomic_load(&core->closed_channels);
 	pthread_mutex_unlock(&core->closed_lock);
 	visit_start(&sum->visit, core, sum_channel, summed, sum);
@@ -75,10 +198,11 @@ summed(struct bdev_core *core, void *ctx)
 		if (sum->stats.op[i].min_ns == UINT64_MAX) {
 			sum->stats.op[i].min_ns = 0;
 		}
+		/* Some have no length; what stood in num_blocks was the submitter's. */
+		if ((HAS_BYTES >> i & 1) == 0) {
+			sum->stats.op[i].bytes = 0;
+		}
 	}
-	/* These have no length; what stood in num_blocks was the submitter's. */
-	sum->stats.op[BDEV_FLUSH].bytes = 0;
-	sum->stats.op[BDEV_RESET].bytes = 0;
 	sum->done(sum->ctx, &sum->stats);
 	free(sum);
 }
@@ -103,7 +227,7 @@ bdev_get_stats(struct bdev *bdev, void (*done)(void *ctx, const struct bdev_stat
 
 struct walk {
 	struct visit visit;
-	void (*each)(void *ctx, const struct bdev_stats *stats);
+	void (*each)(void *ctx, const char *user, const struct bdev_stats *stats);
 	bool extremes_only;
 	void (*done)(void *ctx);
 	void *ctx;
@@ -123,14 +247,20 @@ show_channel(struct bdev_core *core, struct bdev_channel *ch, void *ctx)
 {
 	struct walk *walk = ctx;
 
-	walk->each(walk->ctx, &core_channel(ch)->stats);
+	walk->each(walk->ctx, core_channel(ch)->desc->user, &core_channel(ch)->stats);
 }
 
 static void
 reset_stats(struct bdev_stats *stats, bool extremes_only)
 {
 	if (!extremes_only) {
+		struct bdev_errors *errors = stats->by_kind;
+
 		stats_init(stats);
+		stats->by_kind = errors;
+		if (errors != NULL) {
+			memset(errors, 0, sizeof(*errors));
+		}
 		return;
 	}
 	for (int i = 0; i < BDEV_OP_COUNT; i++) {
@@ -173,7 +303,8 @@ walk_create(void (*done)(void *ctx), void *ctx)
 
 int
 bdev_for_each_channel_stats(struct bdev *bdev,
-			    void (*each)(void *ctx, const struct bdev_stats *stats),
+			    void (*each)(void *ctx, const char *user,
+					 const struct bdev_stats *stats),
 			    void (*done)(void *ctx), void *ctx)
 {
 	struct walk *walk = walk_create(done, ctx);

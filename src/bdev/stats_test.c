@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Statistics of each channel, and their way back to zero, closed channels included. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -29,12 +30,12 @@ finished(void *ctx)
 }
 
 static void
-each(void *ctx, const struct bdev_stats *stats)
+each(void *ctx, const char *user, const struct bdev_stats *stats)
 {
 	/* On the thread of the channel: the first worker reads, the second writes. */
 	unsigned worker = thread_self() == env.workers[1].thread;
 
-	EXPECT(thread_self() == env.workers[worker].thread);
+	EXPECT(thread_self() == env.workers[worker].thread && strcmp(user, "") == 0);
 	EXPECT(stats->op[worker == 0 ? BDEV_WRITE : BDEV_READ].ops == 0);
 	seen.count++;
 	seen.reads += stats->op[BDEV_READ].ops;
@@ -150,12 +151,73 @@ back_to_zero(void **state)
 	end();
 }
 
+static void
+got_errors(void *ctx, const struct bdev_stats *stats)
+{
+	struct bdev_errors *errors = ctx;
+
+	EXPECT(stats->by_kind != NULL);
+	*errors = *stats->by_kind;
+	atomic_store(&walked, true);
+}
+
+static void
+ask_errors(void *arg)
+{
+	EXPECT(bdev_get_stats(env.bdev, got_errors, arg) == 0);
+}
+
+static void
+get_errors(struct bdev_errors *errors)
+{
+	atomic_store(&walked, false);
+	env_call(&env, env.app, ask_errors, errors);
+	env_wait(&env, &walked);
+}
+
+static void
+errors_by_kind(void **state)
+{
+	struct bdev_errors errors;
+	struct bdev_stats stats;
+
+	begin();
+	env_stats(&env, &stats);
+	assert_null(stats.by_kind);
+	assert_int_equal(env_rw(&env.workers[0], BDEV_READ, 5000, 8, buf), -EINVAL);
+	s.fail_with = -EIO;
+	assert_int_equal(env_rw(&env.workers[0], BDEV_READ, 0, 8, buf), -EIO);
+	assert_int_equal(env_rw(&env.workers[1], BDEV_READ, 0, 8, buf), -EIO);
+	s.fail_with = -ENOSPC;
+	assert_int_equal(env_rw(&env.workers[1], BDEV_WRITE, 0, 8, buf), -ENOSPC);
+	s.fail_with = 0;
+	assert_int_equal(env_rw(&env.workers[1], BDEV_OP_COUNT, 0, 8, buf), -EOPNOTSUPP);
+	for (int i = 0; i < 2; i++) {
+		get_errors(&errors);
+		assert_int_equal(errors.count[BDEV_READ][BDEV_ERROR_RANGE], 1);
+		assert_int_equal(errors.count[BDEV_READ][BDEV_ERROR_IO], 2);
+		assert_int_equal(errors.count[BDEV_WRITE][BDEV_ERROR_NO_SPACE], 1);
+		assert_int_equal(errors.count[BDEV_WRITE][BDEV_ERROR_IO], 0);
+		/* The same when the channels are gone. */
+		env_close(&env);
+		assert_int_equal(env_open(&env, "S", true), 0);
+	}
+	env_stats(&env, &stats);
+	assert_int_equal(stats.errors, 5);
+	seen.extremes_only = false;
+	on_app(reset);
+	get_errors(&errors);
+	assert_int_equal(errors.count[BDEV_READ][BDEV_ERROR_IO], 0);
+	end();
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(each_channel),
 		cmocka_unit_test(back_to_zero),
+		cmocka_unit_test(errors_by_kind),
 	};
 	int failures = 0;
 

@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "bdev/bdev.h"
+#include "bdev/sampling.h"
 #include "methods/internal.h"
 #include "rpc/schema_gen.h"
 
@@ -112,10 +113,70 @@ set_latency(json_t *object, const char *name, const struct bdev_op_stats *op)
 			    json_integer(op->min_ns != UINT64_MAX ? (json_int_t)op->min_ns : 0));
 }
 
+/* Operations that SPDK does not count, those that there were. */
+static void
+set_others(json_t *object, const struct bdev_stats *stats)
+{
+	const unsigned shown = 1u << BDEV_READ | 1u << BDEV_WRITE | 1u << BDEV_UNMAP |
+			       1u << BDEV_COPY;
+	json_t *others = json_object();
+
+	for (unsigned i = 0; i < BDEV_OP_COUNT; i++) {
+		const struct bdev_op_stats *op = &stats->op[i];
+
+		if ((shown >> i & 1) == 0 && op->ops != 0) {
+			json_object_set_new(
+				others, bdev_op_name(i),
+				json_pack("{s:I, s:I, s:I, s:I, s:I}", "num_ops",
+					  (json_int_t)op->ops, "bytes", (json_int_t)op->bytes,
+					  "latency_ticks", (json_int_t)op->latency_ns,
+					  "max_latency_ticks", (json_int_t)op->max_ns,
+					  "min_latency_ticks",
+					  op->min_ns != UINT64_MAX ? (json_int_t)op->min_ns : 0));
+		}
+	}
+	json_object_set_new(object, "other_ops", others);
+}
+
+static void
+set_count(json_t *object, const char *key, uint64_t count)
+{
+	if (count != 0) {
+		json_object_set_new(object, key, json_integer((json_int_t)count));
+	}
+}
+
+/* io_error: SPDK's kinds; errors: ours, for each operation. */
+static void
+set_errors(json_t *object, const struct bdev_stats *stats)
+{
+	json_t *spdk = json_object(), *ours = json_object();
+	uint64_t aborted = 0, miscompared = 0;
+
+	for (unsigned op = 0; stats->by_kind != NULL && op < BDEV_OP_COUNT; op++) {
+		const uint64_t *counts = stats->by_kind->count[op];
+		json_t *kinds = json_object();
+
+		aborted += counts[BDEV_ERROR_ABORTED];
+		miscompared += counts[BDEV_ERROR_MISCOMPARE];
+		for (unsigned i = 0; i < BDEV_ERROR_COUNT; i++) {
+			set_count(kinds, bdev_error_name(i), counts[i]);
+		}
+		if (json_object_size(kinds) != 0) {
+			json_object_set(ours, bdev_op_name(op), kinds);
+		}
+		json_decref(kinds);
+	}
+	set_count(spdk, "aborted", aborted);
+	set_count(spdk, "miscompare", miscompared);
+	set_count(spdk, "failed", stats->errors - aborted - miscompared);
+	json_object_set_new(object, "io_error", spdk);
+	json_object_set_new(object, "errors", ours);
+}
+
 static void
 set_stats(json_t *object, const struct bdev_stats *stats)
 {
-	static const struct bdev_op_stats none;
 	const struct {
 		const char *name, *bytes;
 		const struct bdev_op_stats *op;
@@ -123,7 +184,7 @@ set_stats(json_t *object, const struct bdev_stats *stats)
 		{"read", "read", &stats->op[BDEV_READ]},
 		{"write", "written", &stats->op[BDEV_WRITE]},
 		{"unmap", "unmapped", &stats->op[BDEV_UNMAP]},
-		{"copy", "copied", &none},
+		{"copy", "copied", &stats->op[BDEV_COPY]},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
@@ -132,10 +193,25 @@ set_stats(json_t *object, const struct bdev_stats *stats)
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
 		set_latency(object, rows[i].name, rows[i].op);
 	}
-	json_object_set_new(object, "io_error",
-			    stats->errors == 0
-				    ? json_object()
-				    : json_pack("{s:I}", "failed", (json_int_t)stats->errors));
+	set_others(object, stats);
+	set_errors(object, stats);
+}
+
+static void
+set_queue_depth(json_t *object, const struct bdev *b)
+{
+	struct bdev_queue_depth qd;
+
+	bdev_get_queue_depth(b, &qd);
+	if (qd.period_us != 0) {
+		json_object_set_new(object, "queue_depth_polling_period",
+				    json_integer((json_int_t)qd.period_us));
+		json_object_set_new(object, "queue_depth",
+				    json_integer((json_int_t)qd.queue_depth));
+		json_object_set_new(object, "io_time", json_integer((json_int_t)qd.io_time_us));
+		json_object_set_new(object, "weighted_io_time",
+				    json_integer((json_int_t)qd.weighted_io_time_us));
+	}
 }
 
 /* ---- The way through the list ---- */
@@ -173,6 +249,9 @@ got_stats(void *ctx, const struct bdev_stats *stats)
 	/* SPDK shows the bdev's own name, also when it was asked for by an alias. */
 	json_object_set_new(object, "name", text_json(b != NULL ? bdev_name(b) : name));
 	set_stats(object, stats);
+	if (b != NULL) {
+		set_queue_depth(object, b);
+	}
 	json_array_append_new(job->stats, object);
 	reset_one(job);
 }
@@ -214,11 +293,12 @@ next_bdev(struct job *job)
 /* ---- Each channel by itself ---- */
 
 static void
-add_channel(void *ctx, const struct bdev_stats *stats)
+add_channel(void *ctx, const char *user, const struct bdev_stats *stats)
 {
 	struct job *job = ctx;
 	json_t *object = json_pack("{s:I}", "thread_id", (json_int_t)thread_id(thread_self()));
 
+	json_object_set_new(object, "user", text_json(user));
 	set_stats(object, stats);
 	json_array_append_new(job->stats, object);
 }
