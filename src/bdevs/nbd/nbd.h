@@ -19,7 +19,7 @@ struct nbd_bdev_options {
 	const char *port;   /* of host; NULL: 10809 */
 	const char *export; /* NULL: the server's default */
 	/* TLS is used, and nothing else accepted, when one of these is given or the URI says so. */
-	const char *tls_certificates; /* folder with ca-cert.pem, and client-cert.pem and client-key.pem if the server wants them */
+	const char *tls_certificates; /* folder with ca-cert.pem, perhaps client-cert.pem and client-key.pem */
 	const char *tls_psk_file;     /* of lines "username:hexadecimal key" */
 	const char *tls_username;     /* NULL: this process's */
 	unsigned connections; /* at most; 1 to 64. The server may allow one only */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Disks at the other end of a connection, which virtio and nbd have in common: made in the background, one lane of it for each
- * thread as far as there are lanes, made again when it is lost. Requests wait meanwhile, and those that the other end had
- * are sent once more.
+ * Disks at the other end of a connection, which virtio, nbd and others have in common: it is made in the background, with a lane
+ * for each thread as far as there are any, and made again when it is lost. Requests wait meanwhile, and those that the other
+ * end had are sent once more.
  *
  * Life and connection belong to the app thread, a lane to the thread that has it; connecting is done by a worker.
  */
@@ -59,7 +59,7 @@ struct remote_ops {
 
 	/* App thread. Fills a zeroed bdev but for ops, name and the sizes of contexts. */
 	int (*describe)(struct remote_disk *disk, const struct remote_link *link, struct bdev *bdev, struct err *err);
-	/* Whether what was connected to again is the disk that was lost: 0, or -errno with err. Its size is looked at already. */
+	/* Whether what was connected to again is the disk that was lost, its size aside: 0, or -errno with err. */
 	int (*compare)(struct remote_disk *disk, const struct remote_link *link, struct err *err);
 	uint64_t (*blocks)(const struct remote_link *link);
 	/* Watches for remote_lost() and remote_news() from the app thread, and ends that. May be NULL. */
