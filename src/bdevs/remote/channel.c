@@ -181,7 +181,7 @@ give_lane(struct remote_channel *c)
 	c->index = REMOTE_NO_LANE;
 }
 
-/* The connection that was made again has fewer lanes. */
+/* The connection that was made again has fewer lanes, or takes no more. */
 static void
 do_without_lane(struct remote_channel *c)
 {
@@ -231,30 +231,6 @@ change_link(struct remote_channel *c)
 	}
 }
 
-void
-remote_channel_sync(void *ctx, struct channel *ch)
-{
-	struct remote_channel *c = CONTAINER_OF(ch, struct remote_channel, channel);
-	struct remote_link *link;
-	int failed;
-
-	if (c->index == REMOTE_NO_LANE) {
-		return;
-	}
-	pthread_mutex_lock(&c->disk->lock);
-	link = c->disk->link;
-	pthread_mutex_unlock(&c->disk->lock);
-	if (link != c->link) {
-		change_link(c);
-	}
-	failed = atomic_load(&c->disk->failed);
-	if (!c->up && failed != 0) {
-		end_waiting(c, failed);
-	}
-}
-
-/* ---- Channels ---- */
-
 /* A lane for this thread; 0 is the app thread's and nobody else's. */
 static uint32_t
 choose_lane(struct remote_disk *disk)
@@ -276,6 +252,54 @@ choose_lane(struct remote_disk *disk)
 	pthread_mutex_unlock(&disk->lock);
 	return index;
 }
+
+void
+remote_refused(struct remote_channel *c)
+{
+	CHECK(c->index != 0 && c->index != REMOTE_NO_LANE);
+	c->refused = true;
+	leave_link(c);
+	do_without_lane(c);
+}
+
+void
+remote_lane_news(struct remote_channel *c)
+{
+	struct remote_disk *disk = c->disk;
+
+	if (!atomic_exchange(&disk->news, true)) {
+		thread_send(disk->app, &disk->news_msg, remote_disk_news);
+	}
+}
+
+void
+remote_channel_sync(void *ctx, struct channel *ch)
+{
+	struct remote_channel *c = CONTAINER_OF(ch, struct remote_channel, channel);
+	struct remote_link *link;
+	int failed;
+
+	pthread_mutex_lock(&c->disk->lock);
+	link = c->disk->link;
+	pthread_mutex_unlock(&c->disk->lock);
+	if (c->index == REMOTE_NO_LANE && !c->refused) {
+		/* There may be one now. */
+		c->index = choose_lane(c->disk);
+	}
+	c->refused &= link != NULL;
+	if (c->index == REMOTE_NO_LANE) {
+		return;
+	}
+	if (link != c->link) {
+		change_link(c);
+	}
+	failed = atomic_load(&c->disk->failed);
+	if (!c->up && failed != 0) {
+		end_waiting(c, failed);
+	}
+}
+
+/* ---- Channels ---- */
 
 static int
 channel_create(struct device *dev, struct channel *ch)

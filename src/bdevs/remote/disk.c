@@ -131,8 +131,8 @@ remote_lost(struct remote_disk *disk, const char *why)
 	disk->old = disk->link;
 	disk->link = NULL;
 	pthread_mutex_unlock(&disk->lock);
-	if (disk->options.reconnect_s == 0) {
-		atomic_store(&disk->failed, -EIO);
+	if (disk->options.reconnect_s == 0 || disk->deleting) {
+		atomic_store(&disk->failed, disk->deleting ? -ENODEV : -EIO);
 	} else if (timer_start(&disk->give_up, (uint64_t)disk->options.reconnect_s * (NS_PER_S / NS_PER_US), give_up) !=
 		   0) {
 		atomic_store(&disk->failed, -EIO);
@@ -239,6 +239,10 @@ remote_news(struct remote_disk *disk)
 	if (disk->state != REMOTE_UP) {
 		return; /* it will be looked at when it is connected to again */
 	}
+	if (disk->ops->look != NULL) {
+		disk->ops->look(disk);
+		return;
+	}
 	disk->changed = disk->busy;
 	if (disk->busy) {
 		return;
@@ -247,6 +251,26 @@ remote_news(struct remote_disk *disk)
 	if (give_job(disk, run_refresh, refreshed) != 0) {
 		LOG_ERROR(BDEV, disk->name, "the size may have changed, but: %s", err_text(&disk->job_err));
 	}
+}
+
+void
+remote_sized(struct remote_disk *disk)
+{
+	if (!disk->destructed && disk->state == REMOTE_UP) {
+		follow_size(disk, disk->link);
+	}
+}
+
+void
+remote_disk_news(struct msg *msg)
+{
+	struct remote_disk *disk = CONTAINER_OF(msg, struct remote_disk, news_msg);
+
+	atomic_store(&disk->news, false);
+	if (!disk->destructed) {
+		remote_news(disk);
+	}
+	try_free(disk);
 }
 
 /* ---- Connecting ---- */
@@ -462,7 +486,7 @@ try_free(struct remote_disk *disk)
 		channel_put(&disk->home->channel);
 		disk->home = NULL;
 	}
-	if (disk->busy || atomic_load(&disk->broken)) {
+	if (disk->busy || atomic_load(&disk->broken) || atomic_load(&disk->news)) {
 		return;
 	}
 	device_unregister(&disk->device);

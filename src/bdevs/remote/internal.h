@@ -15,5 +15,7 @@ void remote_channel_sync(void *ctx, struct channel *ch);
 
 /* Sent by the first lane that broke. */
 void remote_disk_broken(struct msg *msg);
+/* Sent by a lane that has news. */
+void remote_disk_news(struct msg *msg);
 
 #endif

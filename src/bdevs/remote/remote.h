@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Disks at the other end of a connection, which virtio, nbd and others have in common: it is made in the background, with a lane
- * for each thread as far as there are any, and made again when it is lost. Requests wait meanwhile, and those that the other
- * end had are sent once more.
+ * Disks at the other end of a connection, which virtio, nbd and iscsi have in common: made in the background, one lane of it for each
+ * thread as far as there are lanes, made again when it is lost. Requests wait meanwhile, and those that the other end had
+ * are sent once more.
  *
  * Life and connection belong to the app thread, a lane to the thread that has it; connecting is done by a worker.
  */
@@ -54,6 +54,8 @@ struct remote_ops {
 	int (*connect)(struct remote_disk *disk, struct remote_link **ret_link, struct err *err);
 	/* The same: looks at the size again, after remote_news(). May be NULL. */
 	int (*refresh)(struct remote_link *link, struct err *err);
+	/* App thread, in place of refresh: begins to look; remote_sized() follows, unless the connection is lost. */
+	void (*look)(struct remote_disk *disk);
 	/* App thread, nobody uses it. Never blocks. Accepts NULL. */
 	void (*disconnect)(struct remote_link *link);
 
@@ -94,6 +96,7 @@ struct remote_channel {
 	struct remote_link *link; /* NULL: no connection */
 	uint32_t index;           /* of its lane; REMOTE_NO_LANE: requests go to the app thread's channel */
 	bool up;                  /* the lane was started */
+	bool refused;             /* by this connection: it has no lane for this thread */
 	struct list waiting;      /* for a connection or a resource; oldest first */
 	struct list flying;       /* the other end has them; in the order they were sent */
 	_Alignas(CACHE_LINE_BYTES) uint8_t lane[];
@@ -125,6 +128,8 @@ struct remote_disk {
 	atomic_bool broken;           /* a lane is: broken_msg is under way */
 	const char *broken_why;       /* of the one that set broken */
 	struct msg broken_msg;
+	atomic_bool news; /* a lane has some: news_msg is under way */
+	struct msg news_msg;
 
 	/* The app thread's. */
 	struct remote_channel *home; /* what has no lane of its own comes here */
@@ -174,6 +179,8 @@ void remote_shutdown(const struct remote_ops *ops);
 void remote_lost(struct remote_disk *disk, const char *why);
 /* The size may have changed. */
 void remote_news(struct remote_disk *disk);
+/* After look(): ops->blocks() says what it is now. */
+void remote_sized(struct remote_disk *disk);
 
 /* ---- The lane's thread ---- */
 
@@ -185,9 +192,20 @@ remote_io(struct remote_request *req)
 
 /* req, which was flying, has ended. */
 void remote_done(struct remote_channel *c, struct remote_request *req, int status);
+/* req, which was flying, waits again: to be sent once more by remote_go_on(), before all that waits already. */
+static inline void
+remote_again(struct remote_channel *c, struct remote_request *req)
+{
+	list_remove(&req->link);
+	list_prepend(&c->waiting, &req->link);
+}
 /* After some calls of the above: sends what waits. */
 void remote_go_on(struct remote_channel *c);
 /* The lane is of no use any more; why: a constant text. */
 void remote_broken(struct remote_channel *c, const char *why);
+/* The other end takes no lane from this thread (not the app thread): requests go to the app thread's from now on. */
+void remote_refused(struct remote_channel *c);
+/* remote_news(), from a lane. */
+void remote_lane_news(struct remote_channel *c);
 
 #endif
