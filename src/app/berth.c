@@ -63,6 +63,13 @@ const struct ctl_command ctl_commands[] = {
 		 "  wait ID              until it has ended: exit code 0 when it was done, 1 when not\n"
 		 "  cancel ID            asks it to stop\n",
 	 .run = ctl_jobs},
+	{.name = "events",
+	 .arguments = "[TYPE ...]",
+	 .summary = "what happens, as it happens",
+	 .help = "  TYPE                 of `berth rpc notify_get_types`; all without one\n"
+		 "    --count N          ends after N of them\n"
+		 "With --json a line of JSON each.\n",
+	 .run = ctl_events},
 	{.name = "config",
 	 .arguments = "save [FILE] | load FILE",
 	 .summary = "the configuration of the running target, as SPDK's save_config writes it",
@@ -102,6 +109,10 @@ const struct ctl_command ctl_commands[] = {
 static const char global_help[] =
 	"\n"
 	"  -s, --socket PATH    JSON-RPC socket of berthd (default: $BERTH_SOCKET, else " CTL_SOCKET ")\n"
+	"  -s HOST:PORT         berthd over TCP\n"
+	"      --token-file FILE  whose first line it wants to see (default: $BERTH_TOKEN_FILE)\n"
+	"      --tls DIR        TLS: ca-cert.pem, and client-cert.pem with client-key.pem where it wants them\n"
+	"                       (default: $BERTH_TLS_DIR)\n"
 	"      --json           output for programs\n"
 	"      --timeout SECONDS  for each answer (default 60)\n"
 	"  -h, --help\n"
@@ -196,7 +207,9 @@ take_global_options(struct ctl *ctl, int *argc, char **argv)
 	int short_form = ctl_take_option(argc, argv, "-s", &ctl->socket);
 	int long_form = ctl_take_option(argc, argv, "--socket", &ctl->socket);
 
-	if (short_form < 0 || long_form < 0 || ctl_take_option(argc, argv, "--timeout", &timeout) < 0) {
+	if (short_form < 0 || long_form < 0 || ctl_take_option(argc, argv, "--timeout", &timeout) < 0 ||
+	    ctl_take_option(argc, argv, "--token-file", &ctl->token_file) < 0 ||
+	    ctl_take_option(argc, argv, "--tls", &ctl->tls_dir) < 0) {
 		return CTL_USAGE;
 	}
 	if (short_form + long_form > 1) {
@@ -261,12 +274,14 @@ run(struct ctl *ctl, int argc, char **argv)
 int
 main(int argc, char **argv)
 {
-	struct ctl ctl = {.socket = getenv("BERTH_SOCKET"), .timeout_s = CTL_TIMEOUT_S, .fd = -1};
+	struct ctl ctl = {.socket = getenv("BERTH_SOCKET"), .timeout_s = CTL_TIMEOUT_S, .stream = {.fd = -1}};
 	int rc;
 
 	if (ctl.socket == NULL || ctl.socket[0] == '\0') {
 		ctl.socket = CTL_SOCKET;
 	}
+	ctl.token_file = getenv("BERTH_TOKEN_FILE");
+	ctl.tls_dir = getenv("BERTH_TLS_DIR");
 	rc = run(&ctl, argc, argv);
 	ctl_disconnect(&ctl);
 	if (fflush(stdout) != 0 || ferror(stdout)) {

@@ -13,6 +13,7 @@
 
 #include "base/err.h"
 #include "rpc/schema.h"
+#include "sock/stream.h"
 
 #define CTL_SOCKET "/var/tmp/berth.sock"
 #define CTL_TIMEOUT_S 60
@@ -27,16 +28,18 @@ enum ctl_exit {
 };
 
 struct ctl {
-	const char *socket;
+	const char *socket; /* path, or HOST:PORT */
+	const char *token_file; /* of TCP; NULL: no token */
+	const char *tls_dir;    /* of TCP; NULL: no TLS */
 	bool json;
 	bool help;
 	unsigned timeout_s;
 	/* While an answer is awaited, every CTL_WAITING_MS; false: ctl_call gives up without a word. NULL: nobody asks. */
 	bool (*waiting)(void *ctx);
 	void *waiting_ctx;
-	int fd; /* -1: not connected yet */
+	struct stream stream; /* fd -1: not connected yet */
 	json_int_t last_id;
-	char *in; /* what came of the answer under way */
+	char *in; /* what came and was not taken yet */
 	size_t in_len, in_capacity;
 };
 
@@ -60,6 +63,8 @@ extern const struct ctl_command ctl_commands[]; /* ends with a NULL name */
  */
 int ctl_call(struct ctl *ctl, const char *context, const char *method, json_t *params, json_t **ret_result,
 	     json_t **ret_error);
+/* What the target sends next, an event after berth_subscribe; waits for it as long as it takes. New reference. */
+int ctl_receive(struct ctl *ctl, json_t **ret_message);
 void ctl_disconnect(struct ctl *ctl);
 /* Prints a refusal as ctl_call does, on standard output besides when --json asks for it. Returns CTL_REFUSED. */
 int ctl_refused(const struct ctl *ctl, const char *context, const json_t *error);
@@ -113,6 +118,7 @@ int ctl_disk(struct ctl *ctl, int argc, char **argv);
 int ctl_status(struct ctl *ctl, int argc, char **argv);
 int ctl_mode(struct ctl *ctl, int argc, char **argv);
 int ctl_jobs(struct ctl *ctl, int argc, char **argv);
+int ctl_events(struct ctl *ctl, int argc, char **argv);
 int ctl_config(struct ctl *ctl, int argc, char **argv);
 int ctl_perf(struct ctl *ctl, int argc, char **argv);
 int ctl_top(struct ctl *ctl, int argc, char **argv);

@@ -5,66 +5,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "app/ctl.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/secret.h"
 #include "rpc/scan.h"
+#include "sock/tcp.h"
 #include "sock/unix.h"
 
 #define ANSWER_MAX_BYTES (256u << 20)
+#define NO_DEADLINE UINT64_MAX
 #define RETRY_NS 20000000L
-
-/* ---- Connecting ---- */
-
-static int
-connect_once(struct ctl *ctl, struct err *err)
-{
-	int fd = unix_connect(ctl->socket, err);
-
-	if (fd >= 0) {
-		ctl->fd = fd;
-		return 0;
-	}
-	return fd;
-}
-
-static int
-connect_target(struct ctl *ctl, uint64_t deadline_ns)
-{
-	const struct timespec pause = {.tv_nsec = RETRY_NS};
-	struct err err = ERR_NONE;
-	int rc;
-
-	if (ctl->fd >= 0) {
-		return CTL_OK;
-	}
-	/* EAGAIN: the target is there, its queue of connections is full. */
-	while ((rc = connect_once(ctl, &err)) == -EAGAIN && clock_now_ns() < deadline_ns) {
-		nanosleep(&pause, NULL);
-	}
-	if (rc == 0) {
-		return CTL_OK;
-	}
-	fprintf(stderr, "berth: %s%s\n", err_text(&err),
-		rc == -ENOENT || rc == -ECONNREFUSED ? " (is berthd running? -s names another socket)" : "");
-	return CTL_UNREACHABLE;
-}
-
-void
-ctl_disconnect(struct ctl *ctl)
-{
-	if (ctl->fd >= 0) {
-		close(ctl->fd);
-		ctl->fd = -1;
-	}
-	free(ctl->in);
-	ctl->in = NULL;
-	ctl->in_len = ctl->in_capacity = 0;
-}
 
 /* ---- Bytes ---- */
 
@@ -75,15 +28,26 @@ broken(const struct ctl *ctl, const char *what)
 	return CTL_BROKEN;
 }
 
+/* For poll(2). */
+static int
+ms_until(uint64_t deadline_ns)
+{
+	uint64_t now = clock_now_ns();
+
+	if (deadline_ns == NO_DEADLINE) {
+		return -1;
+	}
+	return now >= deadline_ns ? 0 : (int)((deadline_ns - now) / NS_PER_MS + 1);
+}
+
 static int
 wait_for(const struct ctl *ctl, short events, uint64_t deadline_ns)
 {
-	struct pollfd p = {.fd = ctl->fd, .events = events};
+	struct pollfd p = {.fd = ctl->stream.fd, .events = events};
 
 	for (;;) {
-		uint64_t now = clock_now_ns();
-		int ms = now >= deadline_ns ? 0 : (int)((deadline_ns - now) / NS_PER_MS + 1);
-		int rc = poll(&p, 1, ctl->waiting != NULL ? MIN(ms, CTL_WAITING_MS) : ms);
+		int ms = ms_until(deadline_ns);
+		int rc = poll(&p, 1, ctl->waiting != NULL && (ms < 0 || ms > CTL_WAITING_MS) ? CTL_WAITING_MS : ms);
 
 		if (rc > 0) {
 			return CTL_OK;
@@ -101,22 +65,21 @@ wait_for(const struct ctl *ctl, short events, uint64_t deadline_ns)
 }
 
 static int
-send_all(const struct ctl *ctl, const char *data, size_t len, uint64_t deadline_ns)
+send_all(struct ctl *ctl, const char *data, size_t len, uint64_t deadline_ns)
 {
-	while (len > 0) {
-		ssize_t n = send(ctl->fd, data, len, MSG_NOSIGNAL);
+	while (len > 0 || stream_unsent(&ctl->stream)) {
+		struct iovec iov = {.iov_base = (char *)data, .iov_len = len};
+		ssize_t n = stream_sendv(&ctl->stream, &iov, len > 0);
+		int rc;
 
 		if (n >= 0) {
 			data += n;
 			len -= (size_t)n;
-		} else if (errno == EAGAIN) {
-			int rc = wait_for(ctl, POLLOUT, deadline_ns);
-
-			if (rc != CTL_OK) {
-				return rc;
-			}
-		} else if (errno != EINTR) {
-			return broken(ctl, strerror(errno));
+			continue;
+		}
+		rc = n == -EAGAIN ? wait_for(ctl, POLLOUT, deadline_ns) : broken(ctl, strerror((int)-n));
+		if (rc != CTL_OK) {
+			return rc;
 		}
 	}
 	return CTL_OK;
@@ -138,7 +101,7 @@ receive_some(struct ctl *ctl, uint64_t deadline_ns)
 			ctl->in = grown;
 			ctl->in_capacity = 2 * ctl->in_capacity + 65536;
 		}
-		n = recv(ctl->fd, ctl->in + ctl->in_len, ctl->in_capacity - ctl->in_len, 0);
+		n = stream_recv(&ctl->stream, ctl->in + ctl->in_len, ctl->in_capacity - ctl->in_len);
 		if (n > 0) {
 			ctl->in_len += (size_t)n;
 			return CTL_OK;
@@ -146,36 +109,191 @@ receive_some(struct ctl *ctl, uint64_t deadline_ns)
 		if (n == 0) {
 			return broken(ctl, "the target closed the connection before it answered");
 		}
-		if (errno == EAGAIN) {
+		if (n == -EAGAIN) {
 			int rc = wait_for(ctl, POLLIN, deadline_ns);
 
 			if (rc != CTL_OK) {
 				return rc;
 			}
-		} else if (errno != EINTR) {
-			return broken(ctl, strerror(errno));
+		} else {
+			return broken(ctl, strerror((int)-n));
 		}
 	}
 }
 
+/* One value; what came behind it is kept for the next. */
 static int
 receive_answer(struct ctl *ctl, uint64_t deadline_ns, json_t **ret_answer)
 {
 	struct rpc_scan scan = {0};
-	enum rpc_scan_result result;
-	int rc = CTL_OK;
+	enum rpc_scan_result result = rpc_scan(&scan, ctl->in, ctl->in_len);
 
-	ctl->in_len = 0;
-	do {
-		rc = receive_some(ctl, deadline_ns);
-		result = rc == CTL_OK ? rpc_scan(&scan, ctl->in, ctl->in_len) : RPC_SCAN_BAD;
-	} while (result == RPC_SCAN_MORE);
-	if (rc != CTL_OK) {
-		return rc;
+	while (result == RPC_SCAN_MORE) {
+		int rc = receive_some(ctl, deadline_ns);
+
+		if (rc != CTL_OK) {
+			return rc;
+		}
+		result = rpc_scan(&scan, ctl->in, ctl->in_len);
 	}
-	*ret_answer = result == RPC_SCAN_VALUE ?
-			      json_loadb(ctl->in + scan.start, scan.offset - scan.start, 0, NULL) : NULL;
+	if (result != RPC_SCAN_VALUE) {
+		return broken(ctl, "the answer is no JSON");
+	}
+	*ret_answer = json_loadb(ctl->in + scan.start, scan.offset - scan.start, 0, NULL);
+	ctl->in_len -= scan.offset;
+	memmove(ctl->in, ctl->in + scan.offset, ctl->in_len);
 	return *ret_answer != NULL ? CTL_OK : broken(ctl, "the answer is no JSON");
+}
+
+int
+ctl_receive(struct ctl *ctl, json_t **ret_message)
+{
+	return receive_answer(ctl, NO_DEADLINE, ret_message);
+}
+
+/* ---- Connecting ---- */
+
+/* Nothing is connected: why, for a person. */
+static int
+unreachable(const struct err *err, const char *hint)
+{
+	fprintf(stderr, "berth: %s%s\n", err_text(err), hint);
+	return CTL_UNREACHABLE;
+}
+
+static int
+connect_unix(struct ctl *ctl, uint64_t deadline_ns)
+{
+	const struct timespec pause = {.tv_nsec = RETRY_NS};
+	struct err err = ERR_NONE;
+	int fd;
+
+	/* EAGAIN: the target is there, its queue of connections is full. */
+	while ((fd = unix_connect(ctl->socket, &err)) == -EAGAIN && clock_now_ns() < deadline_ns) {
+		nanosleep(&pause, NULL);
+	}
+	if (fd < 0) {
+		return unreachable(&err, fd == -ENOENT || fd == -ECONNREFUSED ?
+						 " (is berthd running? -s names another socket)" : "");
+	}
+	stream_init(&ctl->stream, fd);
+	return CTL_OK;
+}
+
+static int
+connect_tcp(struct ctl *ctl, uint64_t deadline_ns)
+{
+	struct err err = ERR_NONE;
+	int fd = tcp_connect(ctl->socket, &err), rc;
+
+	if (fd < 0) {
+		return unreachable(&err, "");
+	}
+	stream_init(&ctl->stream, fd);
+	rc = tcp_connect_result(fd) == -EINPROGRESS ? wait_for(ctl, POLLOUT, deadline_ns) : CTL_OK;
+	if (rc == CTL_OK && tcp_connect_result(fd) != 0) {
+		err_set(&err, tcp_connect_result(fd), "%s: %s", ctl->socket, strerror(-tcp_connect_result(fd)));
+		rc = unreachable(&err, "");
+	}
+	return rc;
+}
+
+static int
+start_tls(struct ctl *ctl, uint64_t deadline_ns)
+{
+	const struct tls_options options = {.cert_dir = ctl->tls_dir, .verify_peer = true};
+	struct err err = ERR_NONE;
+	struct tls_credentials *credentials = tls_credentials_create(&options, &err);
+	size_t length = strcspn(ctl->socket, ":");
+	char host[256];
+	int rc = credentials != NULL ? 0 : err.code;
+
+	/* "[::1]:5260" has more colons, and a number that a certificate has as an address. */
+	if (ctl->socket[0] == '[') {
+		length = strcspn(ctl->socket, "]") - 1;
+	}
+	snprintf(host, sizeof(host), "%.*s", (int)length, ctl->socket + (ctl->socket[0] == '['));
+	if (rc == 0) {
+		rc = stream_start_tls(&ctl->stream, credentials, host, &err);
+	}
+	tls_credentials_put(credentials);
+	while (rc == 0 && (rc = stream_handshake(&ctl->stream, &err)) == -EAGAIN) {
+		rc = wait_for(ctl, tls_wants_write(ctl->stream.tls) ? POLLOUT : POLLIN, deadline_ns);
+		if (rc != CTL_OK) {
+			return rc;
+		}
+	}
+	return rc == 0 ? CTL_OK : unreachable(&err, "");
+}
+
+static int
+show_token(struct ctl *ctl, uint64_t deadline_ns)
+{
+	char *buf = secret_alloc(SECRET_TEXT_MAX + 1);
+	struct err err = ERR_NONE;
+	int length = buf != NULL ? secret_read_file(ctl->token_file, buf, &err) : err_set(&err, -ENOMEM, "out of memory");
+	json_t *request = NULL, *answer = NULL;
+	char *text = NULL;
+	int rc = CTL_BROKEN;
+
+	if (length < 0) {
+		secret_free(buf);
+		return unreachable(&err, "");
+	}
+	buf[length] = '\0';
+	request = json_pack("{s:s, s:i, s:s, s:{s:s%}}", "jsonrpc", "2.0", "id", 0, "method", "berth_authenticate", "params",
+			    "token", buf + strspn(buf, " \t"), strcspn(buf + strspn(buf, " \t"), " \t\r\n"));
+	text = json_dumps(request, JSON_COMPACT);
+	secret_free(buf);
+	if (text != NULL) {
+		rc = send_all(ctl, text, strlen(text), deadline_ns);
+		explicit_bzero(text, strlen(text));
+	}
+	if (rc == CTL_OK) {
+		rc = receive_answer(ctl, deadline_ns, &answer);
+	}
+	if (rc == CTL_OK && json_object_get(answer, "error") != NULL) {
+		rc = ctl_refused(ctl, ctl->socket, json_object_get(answer, "error"));
+	}
+	free(text);
+	json_decref(request);
+	json_decref(answer);
+	return rc;
+}
+
+static int
+connect_target(struct ctl *ctl, uint64_t deadline_ns)
+{
+	int rc;
+
+	if (ctl->stream.fd >= 0) {
+		return CTL_OK;
+	}
+	if (!rpc_is_address(ctl->socket)) {
+		return connect_unix(ctl, deadline_ns);
+	}
+	rc = connect_tcp(ctl, deadline_ns);
+	if (rc == CTL_OK && ctl->tls_dir != NULL) {
+		rc = start_tls(ctl, deadline_ns);
+	}
+	if (rc == CTL_OK && ctl->token_file != NULL) {
+		rc = show_token(ctl, deadline_ns);
+	}
+	if (rc != CTL_OK) {
+		ctl_disconnect(ctl);
+	}
+	return rc;
+}
+
+void
+ctl_disconnect(struct ctl *ctl)
+{
+	if (ctl->stream.fd >= 0) {
+		stream_close(&ctl->stream);
+	}
+	free(ctl->in);
+	ctl->in = NULL;
+	ctl->in_len = ctl->in_capacity = 0;
 }
 
 /* ---- Calls ---- */

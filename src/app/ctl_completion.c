@@ -121,6 +121,26 @@ config_words(int argc)
 	puts(argc == 0 ? "save\nload" : "<file>");
 }
 
+static void
+event_words(struct ctl *ctl)
+{
+	json_t *types = NULL, *error = NULL;
+	const json_t *type;
+	size_t i;
+
+	puts("--count\n--json");
+	ctl->timeout_s = 1;
+	if (ctl_call(ctl, "completion", "notify_get_types", NULL, &types, &error) == CTL_OK) {
+		json_array_foreach(types, i, type) {
+			if (json_is_string(type)) {
+				puts(json_string_value(type));
+			}
+		}
+	}
+	json_decref(types);
+	json_decref(error);
+}
+
 /* Jobs by their numbers. */
 static void
 job_words(struct ctl *ctl, int argc)
@@ -207,11 +227,12 @@ static const char *
 take_global_words(struct ctl *ctl, int *argc, char **argv)
 {
 	static const char *const flags[] = {"--json", "-h", "--help", "--version", "-V", NULL};
-	static const char *const values[] = {"-s", "--socket", "--timeout", NULL};
+	static const char *const values[] = {"-s", "--socket", "--timeout", "--token-file", "--tls", NULL};
 	int kept = 0;
 
 	for (int i = 0; i < *argc; i++) {
 		bool is_timeout = strcmp(argv[i], "--timeout") == 0;
+		bool is_socket = strcmp(argv[i], "-s") == 0 || strcmp(argv[i], "--socket") == 0;
 
 		if (is_one_of(argv[i], values)) {
 			i += i + 1 < *argc && strcmp(argv[i + 1], "=") == 0;
@@ -219,7 +240,7 @@ take_global_words(struct ctl *ctl, int *argc, char **argv)
 				return is_timeout ? "" : "<file>";
 			}
 			i++;
-			ctl->socket = is_timeout ? ctl->socket : argv[i];
+			ctl->socket = is_socket ? argv[i] : ctl->socket;
 		} else if (!is_one_of(argv[i], flags)) {
 			argv[kept++] = argv[i];
 		}
@@ -249,6 +270,8 @@ print_words(struct ctl *ctl, int argc, char **argv)
 		disk_action_words(ctl, argc - 1, argv + 1);
 	} else if (strcmp(argv[0], "config") == 0) {
 		config_words(argc - 1);
+	} else if (strcmp(argv[0], "events") == 0) {
+		event_words(ctl);
 	} else if (strcmp(argv[0], "jobs") == 0) {
 		job_words(ctl, argc - 1);
 	} else if (strcmp(argv[0], "top") == 0) {

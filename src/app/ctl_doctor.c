@@ -89,7 +89,7 @@ ask(struct ctl *ctl, const char *method)
 {
 	json_t *result = NULL, *error = NULL;
 
-	if (ctl->fd < 0 || ctl_call(ctl, "doctor", method, NULL, &result, &error) != CTL_OK) {
+	if (ctl->stream.fd < 0 || ctl_call(ctl, "doctor", method, NULL, &result, &error) != CTL_OK) {
 		result = NULL;
 	}
 	json_decref(error);
@@ -161,8 +161,8 @@ gather(struct doctor *d, struct ctl *ctl)
 	uint64_t start_ns;
 
 	d->kernel = ask_kernel();
-	if (ctl->fd >= 0) {
-		d->pid = peer_pid(ctl->fd);
+	if (ctl->stream.fd >= 0) {
+		d->pid = peer_pid(ctl->stream.fd);
 		gather_target(d, ctl);
 	}
 	take_sample(d, ctl, &d->before);
@@ -301,13 +301,14 @@ ctl_doctor(struct ctl *ctl, int argc, char **argv)
 	if (rc != CTL_OK) {
 		return rc;
 	}
-	ctl->fd = unix_connect(ctl->socket, &err);
+	/* The host that is looked at is this one, and so is its berthd. */
+	ctl->stream.fd = unix_connect(ctl->socket, &err);
 	gather(&d, ctl);
 	d.subject = "berthd";
 	if (d.status == NULL) {
 		doctor_add(&d, DOCTOR_NOTE, "-s names another socket",
 			   "no berthd to ask, only the host was looked at: %s",
-			   ctl->fd < 0 ? err_text(&err) : "what listens there is none");
+			   ctl->stream.fd < 0 ? err_text(&err) : "what listens there is none");
 	}
 	doctor_run(&d);
 	if (ctl->json) {

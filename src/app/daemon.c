@@ -76,6 +76,7 @@ static struct {
 	bool waiting; /* for framework_start_init */
 	struct methods_options methods_options;
 	struct rpc_server *rpc;
+	struct rpc_server *rpc_tcp;
 } d;
 
 /* ---- Signals ---- */
@@ -167,12 +168,17 @@ claim_socket(struct steps *s)
 	char pid[32];
 	int fd, rc;
 
+	if (d.options->rpc_socket == NULL) {
+		return 0;
+	}
 	if (asprintf(&d.lock_path, "%s.lock", d.options->rpc_socket) < 0) {
+		d.lock_path = NULL;
 		return -ENOMEM;
 	}
 	rc = lock_file(&s->err);
 	if (rc != 0) {
 		free(d.lock_path);
+		d.lock_path = NULL;
 		return rc;
 	}
 	snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
@@ -185,6 +191,7 @@ claim_socket(struct steps *s)
 		close(fd);
 		close(d.lock_fd);
 		free(d.lock_path);
+		d.lock_path = NULL;
 		return err_set(&s->err, -EADDRINUSE, "another program answers at %s",
 			       d.options->rpc_socket);
 	}
@@ -194,10 +201,29 @@ claim_socket(struct steps *s)
 static int
 release_socket(struct steps *s)
 {
-	unlink(d.lock_path);
-	close(d.lock_fd);
-	free(d.lock_path);
+	if (d.lock_path != NULL) {
+		unlink(d.lock_path);
+		close(d.lock_fd);
+		free(d.lock_path);
+	}
 	return 0;
+}
+
+/* Another process that has the address, and files that are not what they should be, are found before anything is touched. */
+static int
+check_address(struct steps *s)
+{
+	struct rpc_server_options options = d.options->rpc;
+
+	options.path = d.options->rpc_address;
+	return options.path != NULL ? rpc_server_check(&options, &s->err) : 0;
+}
+
+/* Where RPC is to be had, for people. */
+static const char *
+rpc_place(void)
+{
+	return d.options->rpc_socket != NULL ? d.options->rpc_socket : d.options->rpc_address;
 }
 
 /* ---- Directories, worker, state, configuration ---- */
@@ -418,7 +444,7 @@ static int
 start_methods(struct steps *s)
 {
 	d.methods_options = (struct methods_options){
-		.rpc_socket = d.options->rpc_socket,
+		.rpc_socket = rpc_place(),
 		.socket_dir = d.socket_dir,
 		.state_dir = d.state_dir,
 		.mode = d.options->mode,
@@ -506,7 +532,7 @@ wait_for_start(struct steps *s)
 	if (!d.options->wait_for_rpc) {
 		return 0;
 	}
-	LOG_NOTICE(APP, "", "waits for framework_start_init at %s", d.options->rpc_socket);
+	LOG_NOTICE(APP, "", "waits for framework_start_init at %s", rpc_place());
 	d.waiting = true;
 	return STEPS_WAIT;
 }
@@ -543,15 +569,37 @@ settle_state(struct steps *s)
 /* ---- RPC ---- */
 
 static int
+serve_at(const char *path, struct rpc_server **ret_server, struct err *err)
+{
+	struct rpc_server_options options = d.options->rpc;
+
+	if (path == NULL) {
+		return 0;
+	}
+	options.path = path;
+	options.record = d.state != NULL ? state_record : NULL;
+	options.ctx = d.state;
+	return rpc_server_start(&options, ret_server, err);
+}
+
+static int
 serve(struct steps *s)
 {
-	struct rpc_server_options options = {
-		.path = d.options->rpc_socket,
-		.record = d.state != NULL ? state_record : NULL,
-		.ctx = d.state,
-	};
+	char address[RPC_ADDRESS_BYTES];
+	int rc = serve_at(d.options->rpc_socket, &d.rpc, &s->err);
 
-	return rpc_server_start(&options, &d.rpc, &s->err);
+	if (rc == 0) {
+		rc = serve_at(d.options->rpc_address, &d.rpc_tcp, &s->err);
+	}
+	if (rc != 0) {
+		rpc_server_stop(d.rpc);
+		d.rpc = NULL;
+	} else if (d.rpc_tcp != NULL) {
+		LOG_NOTICE(APP, "", "RPC over TCP at %s, %s", rpc_server_address(d.rpc_tcp, address),
+			   d.options->rpc.tls_dir != NULL ? "in TLS"
+							  : "in plain text: for this machine, or a network of its own");
+	}
+	return rc;
 }
 
 static int
@@ -572,10 +620,9 @@ stop_serving(struct steps *s)
 	/* Calls still under way end without an answer: they are not to be remembered either. */
 	rpc_set_record(NULL, NULL);
 	methods_ready(-ECANCELED);
-	if (d.rpc != NULL) {
-		rpc_server_stop(d.rpc);
-		d.rpc = NULL;
-	}
+	rpc_server_stop(d.rpc_tcp);
+	rpc_server_stop(d.rpc);
+	d.rpc = d.rpc_tcp = NULL;
 	return 0;
 }
 
@@ -588,7 +635,7 @@ get_ready(struct steps *s)
 		   descriptors_max(), descriptors_kept(), (descriptors_max() - descriptors_kept()) / 4);
 	LOG_NOTICE(APP, "", "berthd " BERTH_VERSION " is ready: %u reactor%s, %s; RPC at %s",
 		   d.reactor_count, d.reactor_count == 1 ? "" : "s",
-		   reactor_mode_name(d.options->mode), d.options->rpc_socket);
+		   reactor_mode_name(d.options->mode), rpc_place());
 	sd_notify(0, "READY=1");
 	return 0;
 }
@@ -603,6 +650,7 @@ say_stopping(struct steps *s)
 static const struct step start_steps[] = {
 	{"signals", watch_signals, unwatch_signals},
 	{"RPC socket", claim_socket, release_socket},
+	{"RPC address", check_address, NULL},
 	{"worker", start_worker, stop_worker},
 	{"state directory", open_state, close_state},
 	{"socket directory", make_socket_dir, forget_socket_dir},

@@ -9,11 +9,13 @@
 #include <ctype.h>
 #include <errno.h>
 #include <grp.h>
+#include <pwd.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/check.h"
+#include "sock/tcp.h"
 
 const char daemon_help[] =
 	"usage: berthd [options]\n"
@@ -23,6 +25,13 @@ const char daemon_help[] =
 	"  -c, --config FILE      JSON configuration, as `berth config save` and SPDK's "
 	"save_config write it\n"
 	"  -r, --rpc-socket PATH  JSON-RPC socket (default " DAEMON_RPC_SOCKET ")\n"
+	"  -r HOST:PORT           JSON-RPC over TCP, in its place or, with two of them, besides\n"
+	"      --rpc-user USER,...  may call over the socket, besides root and this user\n"
+	"      --rpc-group GROUP  its members may, too\n"
+	"      --rpc-mode MODE    permissions of the socket: 0600, or what the two above need\n"
+	"      --rpc-token-file FILE  over TCP clients show its first line\n"
+	"      --rpc-tls DIR      TLS over TCP: ca-cert.pem, server-cert.pem, server-key.pem; without a\n"
+	"                         token clients show a certificate\n"
 	"  -m, --cpumask MASK     one reactor on each of these CPUs, pinned: 0x3, [0,2-3]\n"
 	"                         (default: one for each CPU this process may run on, not pinned)\n"
 	"  -S, --socket-dir DIR   sockets of controllers; made if missing\n"
@@ -53,7 +62,112 @@ set_config(struct daemon_options *o, const char *value, struct err *err)
 static int
 set_rpc_socket(struct daemon_options *o, const char *value, struct err *err)
 {
-	o->rpc_socket = value;
+	if (!rpc_is_address(value)) {
+		o->rpc_socket = value;
+		return 0;
+	}
+	o->rpc_address = value;
+	return tcp_check_address(value, err);
+}
+
+/* 0 or -EINVAL: no number of an owner. */
+static int
+parse_id(const char *text, uint32_t *ret_id)
+{
+	unsigned long number;
+	char *end;
+
+	errno = 0;
+	number = strtoul(text, &end, 10);
+	if (!isdigit((unsigned char)text[0]) || *end != '\0' || errno != 0 || number >= UINT32_MAX) {
+		return -EINVAL;
+	}
+	*ret_id = (uint32_t)number;
+	return 0;
+}
+
+static int
+parse_group(const char *text, gid_t *ret_group, struct err *err)
+{
+	const struct group *group = getgrnam(text);
+
+	if (group != NULL) {
+		*ret_group = group->gr_gid;
+		return 0;
+	}
+	return parse_id(text, ret_group) == 0 ? 0 : err_set(err, -EINVAL, "there is no group '%.64s'", text);
+}
+
+static int
+add_rpc_user(struct daemon_options *o, const char *name, struct err *err)
+{
+	const struct passwd *user = getpwnam(name);
+	struct rpc_peers *peers = &o->rpc.peers;
+	uid_t uid;
+
+	if (user != NULL) {
+		uid = user->pw_uid;
+	} else if (parse_id(name, &uid) != 0) {
+		return err_set(err, -EINVAL, "there is no user '%.64s'", name);
+	}
+	if (peers->uid_count == RPC_PEERS_MAX) {
+		return err_set(err, -EINVAL, "these are more than %d users", RPC_PEERS_MAX);
+	}
+	peers->uids[peers->uid_count++] = uid;
+	return 0;
+}
+
+static int
+set_rpc_user(struct daemon_options *o, const char *value, struct err *err)
+{
+	int rc = 0;
+
+	while (rc == 0 && *value != '\0') {
+		size_t len = strcspn(value, ",");
+		char name[64];
+
+		if (len >= sizeof(name)) {
+			return err_set(err, -EINVAL, "there is no user '%.64s'", value);
+		}
+		memcpy(name, value, len);
+		name[len] = '\0';
+		rc = add_rpc_user(o, name, err);
+		value += len + (value[len] == ',');
+	}
+	return rc;
+}
+
+static int
+set_rpc_group(struct daemon_options *o, const char *value, struct err *err)
+{
+	o->rpc.has_group = true;
+	return parse_group(value, &o->rpc.group, err);
+}
+
+static int
+set_rpc_mode(struct daemon_options *o, const char *value, struct err *err)
+{
+	char *end;
+	unsigned long mode = strtoul(value, &end, 8);
+
+	if (value[0] < '0' || value[0] > '7' || *end != '\0' || mode > 0777 || (mode & 0600) != 0600) {
+		return err_set(err, -EINVAL, "'%.64s' is not a mode such as 0660 that lets the owner read and write", value);
+	}
+	o->rpc.mode = (mode_t)mode;
+	return 0;
+}
+
+static int
+set_rpc_token_file(struct daemon_options *o, const char *value, struct err *err)
+{
+	o->rpc.token_file = value;
+	return 0;
+}
+
+static int
+set_rpc_tls(struct daemon_options *o, const char *value, struct err *err)
+{
+	o->rpc.tls_dir = value;
 	return 0;
 }
 
@@ -115,21 +229,8 @@ set_socket_dir(struct daemon_options *o, const char *value, struct err *err)
 static int
 set_socket_group(struct daemon_options *o, const char *value, struct err *err)
 {
-	const struct group *group = getgrnam(value);
-	unsigned long number;
-	char *end;
-
 	o->has_socket_group = true;
-	if (group != NULL) {
-		o->socket_group = group->gr_gid;
-		return 0;
-	}
-	number = strtoul(value, &end, 10);
-	if (!isdigit((unsigned char)value[0]) || *end != '\0' || number >= UINT32_MAX) {
-		return err_set(err, -EINVAL, "there is no group '%.64s'", value);
-	}
-	o->socket_group = (gid_t)number;
-	return 0;
+	return parse_group(value, &o->socket_group, err);
 }
 
 static int
@@ -173,6 +274,11 @@ set_help(struct daemon_options *o, const char *value, struct err *err)
 static const struct option options[] = {
 	{'c', "config", true, set_config},
 	{'r', "rpc-socket", true, set_rpc_socket},
+	{0, "rpc-user", true, set_rpc_user},
+	{0, "rpc-group", true, set_rpc_group},
+	{0, "rpc-mode", true, set_rpc_mode},
+	{0, "rpc-token-file", true, set_rpc_token_file},
+	{0, "rpc-tls", true, set_rpc_tls},
 	{'m', "cpumask", true, set_cpumask},
 	{'S', "socket-dir", true, set_socket_dir},
 	{0, "socket-group", true, set_socket_group},
@@ -255,18 +361,47 @@ take(struct daemon_options *o, int argc, char *const argv[], int *i, struct err 
 	return rc;
 }
 
+/* What is said of a way in that is not there is a mistake. */
+static int
+check_rpc(const struct daemon_options *o, struct err *err)
+{
+	bool of_tcp = o->rpc.token_file != NULL || o->rpc.tls_dir != NULL;
+	bool of_unix = o->rpc.has_group || o->rpc.peers.uid_count > 0 || o->rpc.mode != 0;
+
+	if (o->rpc_address != NULL && !of_tcp) {
+		return err_set(err, -EINVAL,
+			       "-r %.64s: a TCP address needs authentication: a token (--rpc-token-file) or TLS with "
+			       "certificates of the clients (--rpc-tls)",
+			       o->rpc_address);
+	}
+	if (o->rpc_address == NULL && of_tcp) {
+		return err_set(err, -EINVAL, "--rpc-token-file and --rpc-tls are for a TCP address (-r HOST:PORT)");
+	}
+	if (o->rpc_address != NULL && o->rpc_socket == NULL && of_unix) {
+		return err_set(err, -EINVAL, "--rpc-user, --rpc-group and --rpc-mode are for a unix socket (-r PATH)");
+	}
+	return 0;
+}
+
 int
 daemon_options_parse(int argc, char *const argv[], struct daemon_options *ret_options,
 		     struct err *err)
 {
-	struct daemon_options o = {.rpc_socket = DAEMON_RPC_SOCKET, .mode = REACTOR_ADAPTIVE};
+	struct daemon_options o = {.mode = REACTOR_ADAPTIVE};
+	int rc;
 
 	for (int i = 1; i < argc; i++) {
-		int rc = take(&o, argc, argv, &i, err);
-
+		rc = take(&o, argc, argv, &i, err);
 		if (rc != 0) {
 			return rc;
 		}
+	}
+	rc = o.action == DAEMON_RUN ? check_rpc(&o, err) : 0;
+	if (rc != 0) {
+		return rc;
+	}
+	if (o.rpc_socket == NULL && o.rpc_address == NULL) {
+		o.rpc_socket = DAEMON_RPC_SOCKET;
 	}
 	if (!o.pinned) {
 		default_cpus(&o);

@@ -9,6 +9,7 @@
 #include "base/cpumask.h"
 #include "base/err.h"
 #include "event/reactor.h"
+#include "rpc/rpc.h"
 
 #define DAEMON_RPC_SOCKET "/var/tmp/berth.sock"
 #define DAEMON_SOCKET_DIR "/var/tmp"
@@ -23,7 +24,10 @@ enum daemon_action { DAEMON_RUN, DAEMON_SHOW_HELP, DAEMON_SHOW_VERSION };
 struct daemon_options {
 	enum daemon_action action;
 	const char *config_file; /* NULL: none */
-	const char *rpc_socket;
+	const char *rpc_socket;  /* NULL: none, only rpc_address */
+	const char *rpc_address; /* HOST:PORT of TCP; NULL: none */
+	/* Who may call; path is not filled in. */
+	struct rpc_server_options rpc;
 	const char *socket_dir; /* NULL: not given */
 	gid_t socket_group;
 	bool has_socket_group;

@@ -46,6 +46,54 @@ test_defaults(void **state)
 }
 
 static void
+test_rpc(void **state)
+{
+	struct err err = ERR_NONE;
+	struct daemon_options o;
+
+	assert_int_equal(parse(&o, &err, (const char *const[]){"-r", "127.0.0.1:5260", "--rpc-token-file", "t", NULL}), 0);
+	assert_null(o.rpc_socket);
+	assert_string_equal(o.rpc_address, "127.0.0.1:5260");
+	assert_string_equal(o.rpc.token_file, "t");
+	assert_int_equal(parse(&o, &err, (const char *const[]){"-r", "[::1]:5260", "-r", "a.sock", "--rpc-tls", "d", "--rpc-user",
+							       "root,4711", "--rpc-group", "12", "--rpc-mode", "0660", NULL}),
+			 0);
+	assert_string_equal(o.rpc_socket, "a.sock");
+	assert_string_equal(o.rpc_address, "[::1]:5260");
+	assert_string_equal(o.rpc.tls_dir, "d");
+	assert_true(o.rpc.peers.uid_count == 2 && o.rpc.peers.uids[0] == 0 && o.rpc.peers.uids[1] == 4711);
+	assert_true(o.rpc.has_group && o.rpc.group == 12 && o.rpc.mode == 0660);
+}
+
+static void
+test_rpc_mistakes(void **state)
+{
+	static const struct {
+		const char *args[7];
+		const char *text;
+	} cases[] = {
+		{{"-r", "127.0.0.1:5260"}, "needs authentication"},
+		{{"-r", "127.0.0.1:99999", "--rpc-tls", "d"}, "99999"},
+		{{"--rpc-token-file", "t"}, "for a TCP address"},
+		{{"-r", "a.sock", "--rpc-tls", "d"}, "for a TCP address"},
+		{{"-r", "127.0.0.1:5260", "--rpc-tls", "d", "--rpc-group", "0"}, "for a unix socket"},
+		{{"--rpc-user", "nobody-of-that-name"}, "no user"},
+		{{"--rpc-user", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17"}, "more than 16"},
+		{{"--rpc-group", "nobody-of-that-name"}, "no group"},
+		{{"--rpc-mode", "0060"}, "0660"},
+		{{"--rpc-mode", "rw"}, "0660"},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct err err = ERR_NONE;
+		struct daemon_options o;
+
+		assert_int_equal(parse(&o, &err, cases[i].args), -EINVAL);
+		assert_non_null(strstr(err.text, cases[i].text));
+	}
+}
+
+static void
 test_all(void **state)
 {
 	unsigned cpu = (unsigned)sched_getcpu();
@@ -118,7 +166,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_defaults),
-		cmocka_unit_test(test_all),
+		cmocka_unit_test(test_all), cmocka_unit_test(test_rpc), cmocka_unit_test(test_rpc_mistakes),
 		cmocka_unit_test(test_bad),
 	};
 

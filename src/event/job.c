@@ -7,7 +7,8 @@
  *     list, when it has ended JOB_KEPT_S ago.
  *  4. job_progress() touches `done` only, atomically: its thread needs no message, and no lock.
  *
- * Fields of the notices: name (the object), job (its id), kind, unit, done, total, state; of job_ended also error where there is one.
+ * Fields of the notices: name (the object), job (its id), kind, unit, done, total, state; of job_ended also error where there
+ * is one.
  */
 #include "event/job.h"
 

@@ -182,7 +182,11 @@ status(struct rpc_request *req, const void *params)
 	json_object_set_new(result, "state",
 			    json_string(rpc_get_state() == RPC_STARTUP ? "startup" : "runtime"));
 	json_object_set_new(result, "mode", json_string(common_mode()));
-	set_path(result, "rpc_socket", methods->rpc_socket);
+	if (rpc_is_address(methods->rpc_socket)) {
+		json_object_set_new(result, "rpc_socket", text_json(methods->rpc_socket));
+	} else {
+		set_path(result, "rpc_socket", methods->rpc_socket);
+	}
 	set_path(result, "socket_dir", methods->socket_dir);
 	json_object_set_new(result, "state_dir",
 			    methods->state_dir != NULL ? text_json(methods->state_dir)

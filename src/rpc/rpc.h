@@ -131,6 +131,8 @@ struct rpc_server_options {
 	void *ctx;
 };
 
+/* Of TCP: whether such a server could start now (its address, its files). Of unix sockets says nothing. */
+int rpc_server_check(const struct rpc_server_options *options, struct err *err);
 int rpc_server_start(const struct rpc_server_options *options, struct rpc_server **ret_server, struct err *err);
 /* Whether it is an address of TCP, rather than a path. */
 bool rpc_is_address(const char *path);

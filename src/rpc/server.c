@@ -257,7 +257,7 @@ listen_unix(struct rpc_server *s, const struct rpc_server_options *o, struct err
 
 /* Nobody is served over TCP without having shown who it is. */
 static int
-listen_tcp(struct rpc_server *s, const struct rpc_server_options *o, struct err *err)
+read_credentials(struct rpc_server *s, const struct rpc_server_options *o, struct err *err)
 {
 	struct tls_options tls = {.server = true, .cert_dir = o->tls_dir, .verify_peer = o->token_file == NULL};
 	struct rpc_token *token;
@@ -282,7 +282,20 @@ listen_tcp(struct rpc_server *s, const struct rpc_server_options *o, struct err 
 			return err->code;
 		}
 	}
+	return 0;
+}
+
+static int
+listen_tcp(struct rpc_server *s, const struct rpc_server_options *o, struct err *err)
+{
+	int rc = read_credentials(s, o, err);
+
+	if (rc != 0) {
+		return rc;
+	}
+	descriptors_borrow();
 	s->fd = tcp_listen(s->path, err);
+	descriptors_return();
 	return s->fd < 0 ? s->fd : 0;
 }
 
@@ -307,25 +320,52 @@ rpc_is_address(const char *path)
 	       strspn(colon + 1, "0123456789") == strlen(colon + 1);
 }
 
-int
-rpc_server_start(const struct rpc_server_options *options, struct rpc_server **ret_server, struct err *err)
+static struct rpc_server *
+create(const char *path, struct err *err)
 {
 	struct rpc_server *s = calloc(1, sizeof(*s));
-	char *path = strdup(options->path);
-	int rc;
+	char *copy = strdup(path);
 
-	if (s == NULL || path == NULL) {
+	if (s == NULL || copy == NULL) {
 		free(s);
-		free(path);
-		return err_set(err, -ENOMEM, "%s: out of memory", options->path);
+		free(copy);
+		err_set(err, -ENOMEM, "%s: out of memory", path);
+		return NULL;
 	}
 	s->fd = -1;
-	s->path = path;
-	s->tcp = rpc_is_address(path);
+	s->path = copy;
+	s->tcp = rpc_is_address(copy);
 	s->accepting = true;
 	s->conn_options.closed = conn_closed;
 	s->conn_options.ctx = s;
 	list_init(&s->conns);
+	return s;
+}
+
+int
+rpc_server_check(const struct rpc_server_options *options, struct err *err)
+{
+	struct rpc_server *s = create(options->path, err);
+	int rc = s != NULL ? 0 : err->code;
+
+	if (rc == 0 && s->tcp) {
+		rc = listen_tcp(s, options, err);
+	}
+	if (s != NULL) {
+		server_free(s);
+	}
+	return rc;
+}
+
+int
+rpc_server_start(const struct rpc_server_options *options, struct rpc_server **ret_server, struct err *err)
+{
+	struct rpc_server *s = create(options->path, err);
+	int rc;
+
+	if (s == NULL) {
+		return err->code;
+	}
 	rc = listen_on(s, options, err);
 	if (rc != 0) {
 		server_free(s);
