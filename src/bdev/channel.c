@@ -45,7 +45,7 @@ channel_refresh(struct core_channel *c)
 	if (c->pub.readonly) {
 		mask &= ~(1u << BDEV_WRITE);
 	}
-	if (c->pub.bdev->needs_stable_data) {
+	if (c->pub.bdev->needs_stable_data || c->pub.bdev->zone_blocks != 0) {
 		mask &= ~(1u << BDEV_WRITE);
 	}
 	if (c->pub.bdev->md_bytes != 0) {

@@ -323,6 +323,11 @@ int md_part_issue(struct core_channel *c, struct part *part);
 /* A part has come back: looks at what was read, changes its status. */
 void md_part_done(struct core_channel *c, struct part *part);
 
+/* ---- zone.c ---- */
+
+/* Of a zoned bdev: 0 or -EINVAL. */
+int zone_check(const struct bdev_channel *ch, const struct bdev_io *io);
+
 /* ---- reset.c ---- */
 
 void reset_submit(struct core_channel *c, struct bdev_io *io);

@@ -214,7 +214,10 @@ check_request(const struct core_channel *c, const struct bdev_io *io)
 	if (io->op == BDEV_FLUSH) {
 		return 0;
 	}
-	return in_range(ch, io) && operands_fit(io) ? 0 : -EINVAL;
+	if (!in_range(ch, io) || !operands_fit(io)) {
+		return -EINVAL;
+	}
+	return ch->bdev->zone_blocks != 0 ? zone_check(ch, io) : 0;
 }
 
 /* True when there is nothing to do: no blocks, or a flush of what has no cache. */

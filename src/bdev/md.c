@@ -61,6 +61,19 @@ md_check(struct bdev *bdev, struct err *err)
 	return rc;
 }
 
+void
+bdev_md(const struct bdev *bdev, struct bdev_md *ret_md)
+{
+	*ret_md = (struct bdev_md){
+		.bytes = bdev->md_bytes,
+		.interleave = bdev->md_interleave,
+		.dif_head = bdev->dif_head_of_md,
+		.dif_type = bdev->dif_type,
+		.dif_pi_format = bdev->dif_pi_format,
+		.dif_check_flags = bdev->dif_check_flags,
+	};
+}
+
 int
 md_channel_init(struct core_channel *c)
 {

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/dif.h"
 #include "base/list.h"
 #include "methods/internal.h"
 #include "rpc/schema_gen.h"
@@ -133,11 +134,69 @@ aliases(const struct bdev *b)
 	return array;
 }
 
-/* Hints that no module of ours gives yet are zero, as SPDK prints them. */
-static const char *const hints[] = {
-	"preferred_write_alignment", "preferred_write_granularity", "optimal_write_size",
-	"preferred_unmap_alignment", "preferred_unmap_granularity",
-};
+static void
+set_hints(json_t *object, const struct bdev_hints *h)
+{
+	json_object_set_new(object, "preferred_write_alignment",
+			    json_integer(h->preferred_write_alignment));
+	json_object_set_new(object, "preferred_write_granularity",
+			    json_integer(h->preferred_write_granularity));
+	json_object_set_new(object, "optimal_write_size", json_integer(h->optimal_write_size));
+	json_object_set_new(object, "preferred_unmap_alignment",
+			    json_integer(h->preferred_unmap_alignment));
+	json_object_set_new(object, "preferred_unmap_granularity",
+			    json_integer(h->preferred_unmap_granularity));
+}
+
+static void
+set_md(json_t *object, const struct bdev *b)
+{
+	struct bdev_md md;
+
+	bdev_md(b, &md);
+	if (md.bytes == 0) {
+		return;
+	}
+	json_object_set_new(object, "md_size", json_integer(md.bytes));
+	json_object_set_new(object, "md_interleave", json_boolean(md.interleave));
+	json_object_set_new(object, "dif_type", json_integer(md.dif_type));
+	if (md.dif_type != 0) {
+		json_object_set_new(object, "dif_is_head_of_md", json_boolean(md.dif_head));
+		json_object_set_new(object, "enabled_dif_check_types",
+				    json_pack("{s:b, s:b, s:b}", "reftag",
+					      (md.dif_check_flags & DIF_CHECK_REF) != 0, "apptag",
+					      (md.dif_check_flags & DIF_CHECK_APP) != 0, "guard",
+					      (md.dif_check_flags & DIF_CHECK_GUARD) != 0));
+		json_object_set_new(object, "dif_pi_format", json_integer(md.dif_pi_format));
+	}
+}
+
+static void
+set_zones(json_t *object, const struct bdev *b)
+{
+	struct bdev_zones z;
+
+	bdev_zones(b, &z);
+	json_object_set_new(object, "zoned", json_boolean(z.zone_blocks != 0));
+	if (z.zone_blocks != 0) {
+		json_object_set_new(object, "zone_size", json_integer((json_int_t)z.zone_blocks));
+		json_object_set_new(object, "max_open_zones", json_integer(z.max_open));
+		json_object_set_new(object, "max_active_zones", json_integer(z.max_active));
+		json_object_set_new(object, "optimal_open_zones", json_integer(z.optimal_open));
+	}
+}
+
+/* As it was asked for; -1: memory of any node. */
+static json_t *
+numa_id(const struct bdev *b, const struct bdev_kind *kind)
+{
+	json_t *params = kind->params(b);
+	const json_t *id = json_object_get(params, "numa_id");
+	json_t *copy = json_integer(id != NULL ? json_integer_value(id) : -1);
+
+	json_decref(params);
+	return copy;
+}
 
 static json_t *
 bdev_json(const void *ctx, const char *name)
@@ -159,19 +218,18 @@ bdev_json(const void *ctx, const char *name)
 	json_object_set_new(object, "product_name", json_string(bdev_product_name(b)));
 	json_object_set_new(object, "block_size", json_integer(bdev_block_size(b)));
 	json_object_set_new(object, "num_blocks", json_integer((json_int_t)bdev_num_blocks(b)));
-	for (size_t i = 0; i < ARRAY_SIZE(hints); i++) {
-		json_object_set_new(object, hints[i], json_integer(0));
-	}
+	set_hints(object, bdev_hints(b));
 	json_object_set_new(object, "uuid", uuid_json(uuid));
 	if (kind != NULL && kind->shows_numa_id) {
-		json_object_set_new(object, "numa_id", json_integer(-1));
+		json_object_set_new(object, "numa_id", numa_id(b, kind));
 	}
+	set_md(object, b);
 	json_object_set_new(object, "assigned_rate_limits",
 			    json_pack("{s:i, s:i, s:i, s:i}", "rw_ios_per_sec", 0,
 				      "rw_mbytes_per_sec", 0, "r_mbytes_per_sec", 0,
 				      "w_mbytes_per_sec", 0));
 	json_object_set_new(object, "claimed", json_boolean(bdev_claimed(b)));
-	json_object_set_new(object, "zoned", json_boolean(bdev_zoned(b)));
+	set_zones(object, b);
 	json_object_set_new(object, "supported_io_types", supported_io_types(b));
 	if (kind != NULL && kind->driver_specific != NULL) {
 		kind->driver_specific(b, specific);

@@ -21,14 +21,22 @@ static json_t *
 params_json(const struct bdev *bdev)
 {
 	struct malloc_bdev_options o;
+	json_t *params;
 
 	CHECK(bdev_malloc_get_options(bdev, &o));
-	return json_pack("{s:o, s:I, s:I, s:I, s:o, s:I, s:i, s:i, s:b, s:i, s:i}", "name",
-			 text_json(o.name), "num_blocks", (json_int_t)o.num_blocks, "block_size",
-			 (json_int_t)o.block_size, "physical_block_size",
-			 (json_int_t)o.physical_block_size, "uuid", uuid_json(o.uuid),
-			 "optimal_io_boundary", (json_int_t)o.optimal_io_boundary, "md_size", 0,
-			 "dif_type", 0, "dif_is_head_of_md", 0, "dif_pi_format", 0, "numa_id", -1);
+	params = json_pack("{s:o, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:b, s:I, s:I}", "name",
+			   text_json(o.name), "num_blocks", (json_int_t)o.num_blocks, "block_size",
+			   (json_int_t)o.block_size, "physical_block_size",
+			   (json_int_t)o.physical_block_size, "uuid", uuid_json(o.uuid),
+			   "optimal_io_boundary", (json_int_t)o.optimal_io_boundary, "md_size",
+			   (json_int_t)o.md_size, "dif_type", (json_int_t)o.dif_type,
+			   "dif_is_head_of_md", o.dif_is_head_of_md, "dif_pi_format",
+			   (json_int_t)o.dif_pi_format, "numa_id",
+			   o.on_numa_node ? (json_int_t)o.numa_node : (json_int_t)-1);
+	if (o.md_interleave) { /* SPDK forgets it */
+		json_object_set_new(params, "md_interleave", json_true());
+	}
+	return params;
 }
 
 const struct bdev_kind bdev_malloc_kind = {
@@ -75,6 +83,13 @@ create(struct rpc_request *req, const void *params)
 		.block_size = p->block_size,
 		.physical_block_size = p->physical_block_size,
 		.optimal_io_boundary = p->optimal_io_boundary,
+		.md_size = p->md_size,
+		.md_interleave = p->md_interleave,
+		.dif_type = p->dif_type,
+		.dif_is_head_of_md = p->dif_is_head_of_md,
+		.dif_pi_format = p->dif_pi_format,
+		.on_numa_node = p->numa_id >= 0,
+		.numa_node = p->numa_id >= 0 ? (uint32_t)p->numa_id : 0,
 	};
 	struct err err = ERR_NONE;
 	struct bdev *bdev;

@@ -25,16 +25,23 @@ params_json(const struct bdev *bdev)
 	json_t *params;
 
 	CHECK(bdev_null_get_options(bdev, &o));
-	params = json_pack("{s:o, s:I, s:I, s:I, s:i, s:i, s:b, s:i, s:o}", "name",
+	params = json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:o}", "name",
 			   text_json(o.name), "num_blocks", (json_int_t)o.num_blocks, "block_size",
 			   (json_int_t)o.block_size, "physical_block_size",
-			   (json_int_t)o.physical_block_size, "md_size", 0, "dif_type", 0,
-			   "dif_is_head_of_md", 0, "dif_pi_format", 0, "uuid", uuid_json(o.uuid));
-	json_object_set_new(params, "preferred_write_granularity", json_integer(0));
-	json_object_set_new(params, "preferred_write_alignment", json_integer(0));
-	json_object_set_new(params, "optimal_write_size", json_integer(0));
-	json_object_set_new(params, "preferred_unmap_granularity", json_integer(0));
-	json_object_set_new(params, "preferred_unmap_alignment", json_integer(0));
+			   (json_int_t)o.physical_block_size, "md_size", (json_int_t)o.md_size,
+			   "dif_type", (json_int_t)o.dif_type, "dif_is_head_of_md",
+			   o.dif_is_head_of_md, "dif_pi_format", (json_int_t)o.dif_pi_format, "uuid",
+			   uuid_json(o.uuid));
+	json_object_set_new(params, "preferred_write_granularity",
+			    json_integer(o.hints.preferred_write_granularity));
+	json_object_set_new(params, "preferred_write_alignment",
+			    json_integer(o.hints.preferred_write_alignment));
+	json_object_set_new(params, "optimal_write_size",
+			    json_integer(o.hints.optimal_write_size));
+	json_object_set_new(params, "preferred_unmap_granularity",
+			    json_integer(o.hints.preferred_unmap_granularity));
+	json_object_set_new(params, "preferred_unmap_alignment",
+			    json_integer(o.hints.preferred_unmap_alignment));
 	return params;
 }
 
@@ -53,6 +60,17 @@ create(struct rpc_request *req, const void *params)
 		.num_blocks = p->num_blocks,
 		.block_size = p->block_size,
 		.physical_block_size = p->physical_block_size,
+		.md_size = p->md_size,
+		.dif_type = p->dif_type,
+		.dif_is_head_of_md = p->dif_is_head_of_md,
+		.dif_pi_format = p->dif_pi_format,
+		.hints = {
+			.preferred_write_alignment = p->preferred_write_alignment,
+			.preferred_write_granularity = p->preferred_write_granularity,
+			.optimal_write_size = p->optimal_write_size,
+			.preferred_unmap_alignment = p->preferred_unmap_alignment,
+			.preferred_unmap_granularity = p->preferred_unmap_granularity,
+		},
 	};
 	struct err err = ERR_NONE;
 	struct bdev *bdev;

@@ -5,8 +5,8 @@
  * lines of the next are on their way from memory, which is half of the time of 4 KiB.
  *
  * Invariants
- *  1. The queue is linked through io->defer.next, and `drain` is deferred exactly while the queue is
- *     not empty and not being drained.
+ *  1. The queue is linked through io->defer.next. `drain` is deferred, or waits for the end of the
+ *     turn, exactly while the queue is not empty and not being drained.
  *  2. After the last request of the queue is completed the channel is not touched: it may be gone.
  *  3. A chunk whose bit in `written` is 0 reads as zeroes. A write sets the bit after it has
  *     written, what forgets clears it before: whatever two threads do at once, a chunk with data
@@ -375,20 +375,25 @@ append(struct malloc_channel *mc, struct bdev_io *io)
 static inline void
 fetch_ahead(const struct bdev_channel *ch, const struct malloc_disk *disk, const struct bdev_io *io)
 {
-	const uint8_t *p = data_at(ch, disk, io->lba);
+	const uint8_t *p;
 
+	if (io->op > BDEV_WRITE) {
+		return;
+	}
+	p = data_at(ch, disk, io->lba);
 	if (io->op == BDEV_READ) {
 		for (unsigned i = 0; i < LINES_AHEAD; i++) {
 			__builtin_prefetch(p + i * CACHE_LINE_BYTES, 0);
 		}
-	} else if (io->op == BDEV_WRITE) {
+	} else {
 		for (unsigned i = 0; i < LINES_AHEAD; i++) {
 			__builtin_prefetch(p + i * CACHE_LINE_BYTES, 1);
 		}
 	}
 }
 
-/* What comes meanwhile waits for the next time. */
+/* What comes meanwhile waits for the end of the turn: who submits again when a request completes
+ * starves nobody. */
 static void
 drain(struct defer *d)
 {
@@ -410,7 +415,7 @@ drain(struct defer *d)
 			io = NULL;
 		}
 		if (n == 1 && mc->first != NULL) {
-			thread_defer(&mc->drain, drain);
+			thread_batch(&mc->drain, drain);
 		}
 		if (io != NULL) {
 			bdev_io_complete_now(io, status);

@@ -91,6 +91,9 @@ make_disk(const struct malloc_bdev_options *options)
 	bdev->dif_head_of_md = options->dif_is_head_of_md;
 	bdev->dif_pi_format = (uint8_t)MIN(options->dif_pi_format, (uint32_t)UINT8_MAX);
 	bdev->dif_check_flags = DIF_CHECK_DEFAULT(options->dif_type);
+	/* What does not go together is left to bdev_register(), which says so. */
+	dif_init(&disk->dif, bdev->block_size, bdev->md_bytes, bdev->dif_type, bdev->dif_pi_format,
+		 bdev->dif_head_of_md, 0, NULL);
 	bdev->channel_ctx_bytes = malloc_channel_bytes;
 	bdev->ops_mask = 1u << BDEV_READ | 1u << BDEV_WRITE | 1u << BDEV_FLUSH | 1u << BDEV_UNMAP |
 			 1u << BDEV_WRITE_ZEROES | 1u << BDEV_COMPARE | 1u << BDEV_COPY |
@@ -149,10 +152,6 @@ bdev_malloc_create(const struct malloc_bdev_options *options, struct bdev **ret,
 	if (rc != 0) {
 		destruct(bdev);
 		return rc;
-	}
-	if (bdev->dif_type != 0) {
-		CHECK(dif_init(&disk->dif, bdev->block_size, bdev->md_bytes, bdev->dif_type,
-			       bdev->dif_pi_format, bdev->dif_head_of_md, 0, NULL) == 0);
 	}
 	if (ret != NULL) {
 		*ret = bdev;

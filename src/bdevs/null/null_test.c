@@ -12,12 +12,16 @@
 #include "testkit/bdev_battery.h"
 
 static uint32_t block_size;
+static struct null_bdev_options md; /* its metadata */
 
 static int
 create(const struct battery *b, struct err *err)
 {
-	struct null_bdev_options options = {
-		.name = b->name, .num_blocks = (16u << 20) / block_size, .block_size = block_size};
+	struct null_bdev_options options = md;
+
+	options.name = b->name;
+	options.num_blocks = (4u << 20) / block_size;
+	options.block_size = block_size;
 
 	return bdev_null_create(&options, NULL, err);
 }
@@ -52,6 +56,21 @@ passes_battery(void **state)
 }
 
 static void
+passes_battery_with_metadata(void **state)
+{
+	block_size = 512;
+	md = (struct null_bdev_options){.md_size = 8, .dif_type = 1};
+	bdev_battery_run(&battery, REACTOR_ADAPTIVE, true);
+	block_size = 4096;
+	md = (struct null_bdev_options){
+		.md_size = 64, .dif_type = 3, .dif_pi_format = 2, .dif_is_head_of_md = true};
+	bdev_battery_run(&battery, REACTOR_INTERRUPT, false);
+	md = (struct null_bdev_options){.md_size = 16};
+	bdev_battery_run(&battery, REACTOR_POLL, false);
+	md = (struct null_bdev_options){0};
+}
+
+static void
 wrong_options(void *arg)
 {
 	static const struct null_bdev_options bad[] = {
@@ -62,6 +81,13 @@ wrong_options(void *arg)
 		{.name = "n", .num_blocks = UINT64_MAX / 512, .block_size = 512},
 		{.name = "n", .num_blocks = 8, .block_size = 4096, .physical_block_size = 512},
 		{.name = "", .num_blocks = 8, .block_size = 512},
+		{.name = "n", .num_blocks = 8, .block_size = 512, .md_size = 9},
+		{.name = "n", .num_blocks = 8, .block_size = 512, .dif_type = 1},
+		{.name = "n", .num_blocks = 8, .block_size = 512, .md_size = 8, .dif_type = 257},
+		{.name = "n", .num_blocks = 8, .block_size = 512, .md_size = 16, .dif_type = 1,
+		 .dif_pi_format = 1},
+		{.name = "n", .num_blocks = 8, .block_size = 512, .md_size = 16, .dif_type = 1,
+		 .dif_pi_format = 256},
 	};
 	struct err err;
 
@@ -90,6 +116,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(passes_battery),
+		cmocka_unit_test(passes_battery_with_metadata),
 		cmocka_unit_test(refuses_wrong_options),
 	};
 
