@@ -312,12 +312,12 @@ powercut_log_write(struct powercut_log *log, uint64_t lba, uint64_t blocks, cons
 
 void
 powercut_log_read(const struct powercut_log *log, uint64_t lba, uint64_t blocks,
-		  const struct iovec *iov, int iovcnt)
+		  const struct iovec *iov, int iovcnt, size_t offset)
 {
 	for (struct node *node = seek(log, lba, NULL); node != NULL && node->lba - lba < blocks;
 	     node = node->next[0]) {
 		struct version *v = newest(node, UINT64_MAX);
-		size_t at = (node->lba - lba) * log->block_bytes;
+		size_t at = offset + (node->lba - lba) * log->block_bytes;
 
 		if (v->zero) {
 			iov_fill(iov, iovcnt, at, 0, log->block_bytes);

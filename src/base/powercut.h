@@ -8,7 +8,7 @@
  *
  *	log = powercut_log_create(512, 1 << 20);
  *	powercut_log_write(log, lba, blocks, iov, iovcnt);   instead of writing
- *	powercut_log_read(log, lba, blocks, iov, iovcnt);    after reading from the store
+ *	powercut_log_read(log, lba, blocks, iov, iovcnt, 0); after reading from the store
  *	flush: powercut_log_run() and _copy(), write that to the store, powercut_log_drop()
  *	cut: the same with powercut_log_survive(), on what the store has there, and _drop() of all
  */
@@ -64,9 +64,9 @@ uint64_t powercut_log_last_seq(const struct powercut_log *log);
 bool powercut_log_empty(const struct powercut_log *log);
 size_t powercut_log_bytes(const struct powercut_log *log);
 
-/* Puts the newest of what it has of these blocks over what the list has. */
+/* Puts the newest of what it has of these blocks over what the list has, from byte offset on. */
 void powercut_log_read(const struct powercut_log *log, uint64_t lba, uint64_t blocks,
-		       const struct iovec *iov, int iovcnt);
+		       const struct iovec *iov, int iovcnt, size_t offset);
 
 /*
  * The first blocks from `from` up to `end` that were written by write seq or one before: at most max that follow one

@@ -146,7 +146,7 @@ expect_now(const struct model *m)
 	for (uint64_t i = 0; i < BLOCKS; i++) {
 		memset(buf + i * BLOCK, m->disk[i], BLOCK);
 	}
-	powercut_log_read(m->log, 0, BLOCKS, &iov, 1);
+	powercut_log_read(m->log, 0, BLOCKS, &iov, 1, 0);
 	for (uint64_t i = 0; i < BLOCKS; i++) {
 		assert_int_equal(buf[i * BLOCK], m->now[i]);
 		assert_int_equal(buf[i * BLOCK + BLOCK - 1], m->now[i]);

@@ -216,7 +216,8 @@ corrupts(void **state)
 /* ---- Pending ---- */
 
 static struct env_io ios[8];
-static struct iovec iov = {buf, 4096};
+static uint8_t own_buf[ENV_WORKERS][4096];
+static struct iovec iov[ENV_WORKERS] = {{own_buf[0], 4096}, {own_buf[1], 4096}};
 
 static void
 submit_pending(unsigned count)
@@ -224,8 +225,10 @@ submit_pending(unsigned count)
 	EXPECT(inject(1u << ERROR_READ,
 		      (struct error_injection){.type = ERROR_PENDING, .num = count}) == 0);
 	for (unsigned i = 0; i < count; i++) {
-		ios[i] = (struct env_io){
-			.op = BDEV_READ, .num_blocks = 8, .iov = &iov, .iovcnt = 1};
+		ios[i] = (struct env_io){.op = BDEV_READ,
+					 .num_blocks = 8,
+					 .iov = &iov[i % ENV_WORKERS],
+					 .iovcnt = 1};
 		env_submit(&env.workers[i % ENV_WORKERS], &ios[i]);
 	}
 	EXPECT(rw(BDEV_READ) == 0);
@@ -341,7 +344,7 @@ only_when_deep(void **state)
 	atomic_store(&over.base.hold, true);
 	for (unsigned i = 0; i < 4; i++) {
 		ios[i] = (struct env_io){
-			.op = BDEV_READ, .num_blocks = 8, .iov = &iov, .iovcnt = 1};
+			.op = BDEV_READ, .num_blocks = 8, .iov = &iov[0], .iovcnt = 1};
 		env_submit(&env.workers[0], &ios[i]);
 	}
 	EXPECT(env_finish(&ios[3]) == -EIO);

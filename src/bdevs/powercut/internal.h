@@ -10,7 +10,7 @@
 
 #define RUN_BYTES ((size_t)256 * 1024)
 
-enum job_kind {
+enum powercut_job_kind {
 	JOB_FLUSH, /* all to the base, and flush it */
 	JOB_ROOM,  /* all to the base; then the write is remembered */
 	JOB_PASS,  /* io itself to the base */
@@ -22,25 +22,24 @@ enum job_kind {
  * Something that changes the base, one after another; also what each request has in its room, before the request to the
  * base. What it needs of the base it does with child.
  */
-struct job {
+struct powercut_job {
 	struct list link; /* of those that wait */
 	struct msg msg;
 	struct powercut *p;
 	struct thread *thread; /* where it runs */
 	struct bdev_channel *base;
 	struct bdev_io *child;
-	void (*done)(struct job *job, int status);
-	enum job_kind kind;
+	void (*done)(struct powercut_job *job, int status);
+	enum powercut_job_kind kind;
 	uint64_t seq; /* writes up to this one */
-	uint64_t at;  /* blocks before this one are done */
+	uint64_t at;  /* blocks before this one are done; of a read: so many */
 	uint64_t run_lba;
 	uint64_t run_blocks;
-	uint64_t drops; /* of a read: what it was when the base was asked */
 	uint8_t *buf;
 	struct iovec iov;
 };
 
-#define OWN sizeof(struct job)
+#define OWN sizeof(struct powercut_job)
 
 struct powercut {
 	struct stack stack;
@@ -55,8 +54,7 @@ struct powercut {
 	uint64_t cut_after;
 	uint64_t writes;
 	uint64_t cuts;
-	uint64_t drops; /* how often the log has forgotten something */
-	struct job *running;
+	struct powercut_job *running;
 	struct list jobs;
 
 	/* App thread. */
@@ -71,12 +69,12 @@ struct powercut {
 /* ---- job.c ---- */
 
 /* Runs job, now or when those before it have ended; job->done on this thread. */
-void job_start(struct powercut *p, struct job *job, enum job_kind kind, struct bdev_channel *base,
-	       void (*done)(struct job *job, int status));
+void powercut_job_start(struct powercut *p, struct powercut_job *job, enum powercut_job_kind kind, struct bdev_channel *base,
+	       void (*done)(struct powercut_job *job, int status));
 
 /* The request that job is of. */
 static inline struct bdev_io *
-job_io(struct job *job)
+job_io(struct powercut_job *job)
 {
 	return CONTAINER_OF((void *)job, struct bdev_io, ctx);
 }
@@ -84,6 +82,6 @@ job_io(struct job *job)
 /* ---- powercut.c ---- */
 
 /* Counts a write, with the lock; true: the power is off now, before it is answered. */
-bool count_write(struct powercut *p);
+bool powercut_count_write(struct powercut *p);
 
 #endif

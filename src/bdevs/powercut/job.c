@@ -6,8 +6,8 @@
  * Invariants
  *  1. One job at a time for a bdev, in the order in which they came: so an old version of a block never overtakes a new
  *     one on its way to the base.
- *  2. The log forgets a version when the base has it, or a newer one. Readers that asked the base before that ask again:
- *     drops tells them.
+ *  2. The log forgets a version when the base has it, or a newer one. So whoever reads a block finds it in the log, or
+ *     on the base.
  *  3. A job that finds the power off does no more; the one of the cut writes what survives, and nobody writes anything
  *     until it has ended.
  *     What the base was doing meanwhile has happened: another write that survived.
@@ -18,34 +18,34 @@
 
 #include "bdevs/powercut/internal.h"
 
-static struct job *
+static struct powercut_job *
 job_of(struct bdev_io *child)
 {
 	size_t own = (OWN + CACHE_LINE_BYTES - 1) & ~(size_t)(CACHE_LINE_BYTES - 1);
 
-	return (struct job *)(void *)((uint8_t *)child - own);
+	return (struct powercut_job *)(void *)((uint8_t *)child - own);
 }
 
-static void run(struct job *job);
+static void run(struct powercut_job *job);
 
 static void
 run_sent(struct msg *msg)
 {
-	run(CONTAINER_OF(msg, struct job, msg));
+	run(CONTAINER_OF(msg, struct powercut_job, msg));
 }
 
 /* The next one's turn, and the answer. */
 static void
-end(struct job *job, int status)
+end(struct powercut_job *job, int status)
 {
 	struct powercut *p = job->p;
-	struct job *next = NULL;
+	struct powercut_job *next = NULL;
 
 	free(job->buf);
 	job->buf = NULL;
 	pthread_mutex_lock(&p->lock);
 	if (!list_empty(&p->jobs)) {
-		next = LIST_FIRST(&p->jobs, struct job, link);
+		next = LIST_FIRST(&p->jobs, struct powercut_job, link);
 		list_remove(&next->link);
 	}
 	p->running = next;
@@ -57,8 +57,8 @@ end(struct job *job, int status)
 }
 
 void
-job_start(struct powercut *p, struct job *job, enum job_kind kind, struct bdev_channel *base,
-	  void (*done)(struct job *job, int status))
+powercut_job_start(struct powercut *p, struct powercut_job *job, enum powercut_job_kind kind, struct bdev_channel *base,
+	  void (*done)(struct powercut_job *job, int status))
 {
 	bool first;
 
@@ -84,16 +84,9 @@ job_start(struct powercut *p, struct job *job, enum job_kind kind, struct bdev_c
 
 /* ---- The end of a job ---- */
 
-static void
-forget(struct powercut *p, uint64_t seq, uint64_t lba, uint64_t blocks)
-{
-	powercut_log_drop(p->log, seq, lba, blocks);
-	p->drops++;
-}
-
 /* The write for which room was made. */
 static int
-remember(struct job *job)
+remember(struct powercut_job *job)
 {
 	const struct bdev_io *io = job_io(job);
 	struct powercut *p = job->p;
@@ -101,11 +94,11 @@ remember(struct job *job)
 	if (powercut_log_write(p->log, io->lba, io->num_blocks, io->iov, io->iovcnt) == 0) {
 		return -ENOMEM; /* others were quicker: it is tried again */
 	}
-	return count_write(p) ? -EIO : 0;
+	return powercut_count_write(p) ? -EIO : 0;
 }
 
 static void
-finish(struct job *job)
+finish(struct powercut_job *job)
 {
 	struct powercut *p = job->p;
 	bool off;
@@ -114,9 +107,9 @@ finish(struct job *job)
 	pthread_mutex_lock(&p->lock);
 	off = p->cut && job->kind != JOB_CUT;
 	if (job->kind == JOB_PASS) {
-		forget(p, job->seq, job_io(job)->lba, job_io(job)->num_blocks);
+		powercut_log_drop(p->log, job->seq, job_io(job)->lba, job_io(job)->num_blocks);
 	} else if (!off) {
-		forget(p, job->seq, 0, UINT64_MAX);
+		powercut_log_drop(p->log, job->seq, 0, UINT64_MAX);
 	}
 	if (off) {
 		rc = -EIO;
@@ -130,7 +123,7 @@ finish(struct job *job)
 static void
 last_done(struct bdev_io *child, int status)
 {
-	struct job *job = job_of(child);
+	struct powercut_job *job = job_of(child);
 
 	if (status != 0) {
 		end(job, status);
@@ -141,7 +134,7 @@ last_done(struct bdev_io *child, int status)
 
 /* Everything is written; what is left for the base to do. */
 static void
-last(struct job *job)
+last(struct powercut_job *job)
 {
 	struct bdev_io *child = job->child;
 
@@ -165,12 +158,12 @@ last(struct job *job)
 
 /* ---- Runs ---- */
 
-static void next_run(struct job *job);
+static void next_run(struct powercut_job *job);
 
 static void
 run_written(struct bdev_io *child, int status)
 {
-	struct job *job = job_of(child);
+	struct powercut_job *job = job_of(child);
 
 	if (status != 0) {
 		end(job, status);
@@ -181,7 +174,7 @@ run_written(struct bdev_io *child, int status)
 }
 
 static void
-write_run(struct job *job)
+write_run(struct powercut_job *job)
 {
 	bdev_io_init(job->child, BDEV_WRITE, job->run_lba, job->run_blocks, &job->iov, 1,
 		     run_written);
@@ -191,7 +184,7 @@ write_run(struct job *job)
 static void
 run_read(struct bdev_io *child, int status)
 {
-	struct job *job = job_of(child);
+	struct powercut_job *job = job_of(child);
 	struct powercut *p = job->p;
 
 	if (status != 0) {
@@ -205,7 +198,7 @@ run_read(struct bdev_io *child, int status)
 }
 
 static void
-next_run(struct job *job)
+next_run(struct powercut_job *job)
 {
 	struct powercut *p = job->p;
 	uint32_t block_size = p->stack.bdev.block_size;
@@ -240,7 +233,7 @@ next_run(struct job *job)
 static bool
 count_passed(struct powercut *p, const struct bdev_io *io)
 {
-	if (!count_write(p)) {
+	if (!powercut_count_write(p)) {
 		return false;
 	}
 	powercut_log_write(p->log, io->lba, io->num_blocks, io->op == BDEV_WRITE ? io->iov : NULL,
@@ -249,7 +242,7 @@ count_passed(struct powercut *p, const struct bdev_io *io)
 }
 
 static void
-run(struct job *job)
+run(struct powercut_job *job)
 {
 	struct powercut *p = job->p;
 	bool off;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A base behind a volatile cache, and the power cut. Writes go to a log in memory and are done; reads ask the base and
- * put what the log has over it; flushes, writes with FUA and a full log are jobs (job.c).
+ * A base behind a volatile cache, and the power cut. Writes go to a log in memory and are done; reads find each block there or
+ * on the base; flushes, writes with FUA and a full log are jobs (job.c).
  *
  *         write number cut_after, or asked               job done
  *   ON ------------------------------------> CUT ----------------------> CUT, settled
@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/iov.h"
 #include "base/log.h"
 #include "bdevs/powercut/internal.h"
 
@@ -32,22 +33,22 @@ powercut_of(struct stack *s)
 	return CONTAINER_OF(s, struct powercut, stack);
 }
 
-/* ---- Requests ---- */
+/* ---- Writing ---- */
 
 static void
-request_done(struct job *job, int status)
+request_done(struct powercut_job *job, int status)
 {
 	bdev_io_complete(job_io(job), status);
 }
 
 static void
-start_job(struct bdev_channel *ch, struct bdev_io *io, enum job_kind kind)
+start_job(struct bdev_channel *ch, struct bdev_io *io, enum powercut_job_kind kind)
 {
 	struct stack_channel *sc = ch->module_ctx;
-	struct job *job = bdev_io_ctx(io);
+	struct powercut_job *job = bdev_io_ctx(io);
 
 	job->child = stack_child(io, OWN);
-	job_start(ch->bdev->ctx, job, kind, sc->base, request_done);
+	powercut_job_start(ch->bdev->ctx, job, kind, sc->base, request_done);
 }
 
 static void
@@ -62,7 +63,7 @@ cut_now(struct powercut *p)
 static void cut_on_app(struct msg *msg);
 
 bool
-count_write(struct powercut *p)
+powercut_count_write(struct powercut *p)
 {
 	p->writes++;
 	if (p->writes != p->cut_after) {
@@ -85,7 +86,7 @@ write_cached(struct bdev_channel *ch, struct bdev_io *io)
 	off = p->cut;
 	if (!off) {
 		full = powercut_log_write(p->log, io->lba, io->num_blocks, iov, io->iovcnt) == 0;
-		off = !full && count_write(p);
+		off = !full && powercut_count_write(p);
 	}
 	pthread_mutex_unlock(&p->lock);
 	if (full) {
@@ -95,44 +96,97 @@ write_cached(struct bdev_channel *ch, struct bdev_io *io)
 	}
 }
 
-static void ask_base(struct bdev_io *io);
+/* ---- Reading: pieces in turn from the log and from the base ---- */
+
+static void read_on(struct bdev_io *io);
 
 static void
-was_read(struct bdev_io *child, int status)
+end_read(struct bdev_io *io, int status)
+{
+	struct powercut *p = io->ch->bdev->ctx;
+
+	pthread_mutex_lock(&p->lock);
+	status = p->cut ? -EIO : status;
+	pthread_mutex_unlock(&p->lock);
+	bdev_io_complete(io, status);
+}
+
+static void
+whole_read(struct bdev_io *child, int status)
+{
+	end_read(stack_parent(child, OWN), status);
+}
+
+static void
+gap_read(struct bdev_io *child, int status)
 {
 	struct bdev_io *io = stack_parent(child, OWN);
-	struct powercut *p = io->ch->bdev->ctx;
-	struct job *job = bdev_io_ctx(io);
-	bool again;
+	struct powercut_job *job = bdev_io_ctx(io);
+	size_t at_bytes = job->at << io->ch->block_size_shift;
 
-	pthread_mutex_lock(&p->lock);
-	again = job->drops != p->drops && status == 0 && !p->cut;
-	if (p->cut) {
-		status = -EIO;
-	} else if (status == 0 && !again) {
-		powercut_log_read(p->log, io->lba, io->num_blocks, io->iov, io->iovcnt);
+	if (status == 0) {
+		iov_from_buf(io->iov, io->iovcnt, at_bytes, job->buf, job->iov.iov_len);
 	}
-	pthread_mutex_unlock(&p->lock);
-	if (again) {
-		ask_base(io);
+	free(job->buf);
+	job->at += child->num_blocks;
+	if (status != 0) {
+		end_read(io, status);
 	} else {
-		stack_finish(io, child, status);
+		read_on(io);
 	}
+}
+
+/* What the log does not have, up to what it has again. */
+static void
+read_gap(struct bdev_io *io, uint64_t blocks)
+{
+	struct stack_channel *sc = io->ch->module_ctx;
+	struct bdev_io *child = stack_child(io, OWN);
+	struct powercut_job *job = bdev_io_ctx(io);
+
+	if (blocks == io->num_blocks) {
+		stack_child_init(child, io, 0, whole_read);
+	} else {
+		job->iov.iov_len = blocks << io->ch->block_size_shift;
+		job->buf = aligned_alloc(BDEV_BUFFER_ALIGN_MAX,
+					 (job->iov.iov_len + BDEV_BUFFER_ALIGN_MAX - 1) &
+						 ~(size_t)(BDEV_BUFFER_ALIGN_MAX - 1));
+		if (job->buf == NULL) {
+			end_read(io, -ENOMEM);
+			return;
+		}
+		job->iov.iov_base = job->buf;
+		bdev_io_init(child, BDEV_READ, io->lba + job->at, blocks, &job->iov, 1, gap_read);
+	}
+	bdev_submit(sc->base, child);
 }
 
 static void
-ask_base(struct bdev_io *io)
+read_on(struct bdev_io *io)
 {
-	struct stack_channel *sc = io->ch->module_ctx;
 	struct powercut *p = io->ch->bdev->ctx;
-	struct bdev_io *child = stack_child(io, OWN);
+	struct powercut_job *job = bdev_io_ctx(io);
+	uint64_t end = io->lba + io->num_blocks, lba, n;
 
-	pthread_mutex_lock(&p->lock);
-	((struct job *)bdev_io_ctx(io))->drops = p->drops;
-	pthread_mutex_unlock(&p->lock);
-	stack_child_init(child, io, 0, was_read);
-	bdev_submit(sc->base, child);
+	while (job->at < io->num_blocks) {
+		pthread_mutex_lock(&p->lock);
+		n = powercut_log_run(p->log, UINT64_MAX, io->lba + job->at, end, io->num_blocks, &lba);
+		lba = n == 0 ? end : lba;
+		if (lba == io->lba + job->at) {
+			powercut_log_read(p->log, lba, n, io->iov, io->iovcnt,
+					  job->at << io->ch->block_size_shift);
+		}
+		pthread_mutex_unlock(&p->lock);
+		if (lba != io->lba + job->at) {
+			read_gap(io, lba - io->lba - job->at);
+			return;
+		}
+		job->at += n;
+	}
+	end_read(io, 0);
 }
+
+/* ---- Requests ---- */
 
 static void
 passed(struct bdev_io *child, int status)
@@ -147,7 +201,8 @@ submit(struct bdev_channel *ch, struct bdev_io *io)
 
 	switch (io->op) {
 	case BDEV_READ:
-		ask_base(io);
+		((struct powercut_job *)bdev_io_ctx(io))->at = 0;
+		read_on(io);
 		break;
 	case BDEV_FLUSH:
 		start_job(ch, io, JOB_FLUSH);
@@ -172,7 +227,7 @@ submit(struct bdev_channel *ch, struct bdev_io *io)
 static void go_on_ending(struct powercut *p);
 
 static void
-end_work(struct powercut *p, struct job *job, int status)
+end_work(struct powercut *p, struct powercut_job *job, int status)
 {
 	bdev_channel_put(job->base);
 	free(job);
@@ -185,11 +240,11 @@ end_work(struct powercut *p, struct job *job, int status)
 
 /* 0, or what kept it from being done. */
 static int
-start_work(struct powercut *p, enum job_kind kind, void (*done)(struct job *job, int status))
+start_work(struct powercut *p, enum powercut_job_kind kind, void (*done)(struct powercut_job *job, int status))
 {
 	size_t own = (OWN + CACHE_LINE_BYTES - 1) & ~(size_t)(CACHE_LINE_BYTES - 1);
 	struct bdev_channel *base;
-	struct job *job;
+	struct powercut_job *job;
 	int rc = 0;
 
 	base = stack_base_channel(&p->stack, &rc);
@@ -203,7 +258,7 @@ start_work(struct powercut *p, enum job_kind kind, void (*done)(struct job *job,
 	}
 	job->child = (struct bdev_io *)(void *)((uint8_t *)job + own);
 	p->busy = true;
-	job_start(p, job, kind, base, done);
+	powercut_job_start(p, job, kind, base, done);
 	return 0;
 }
 
@@ -233,7 +288,6 @@ settle(struct powercut *p, int status)
 {
 	pthread_mutex_lock(&p->lock);
 	powercut_log_drop(p->log, UINT64_MAX, 0, UINT64_MAX);
-	p->drops++;
 	p->settled = true;
 	pthread_mutex_unlock(&p->lock);
 	p->cut_status = status;
@@ -241,7 +295,7 @@ settle(struct powercut *p, int status)
 }
 
 static void
-survivors_written(struct job *job, int status)
+survivors_written(struct powercut_job *job, int status)
 {
 	struct powercut *p = job->p;
 
@@ -275,7 +329,7 @@ cut_on_app(struct msg *msg)
 /* ---- Life ---- */
 
 static void
-drained(struct job *job, int status)
+drained(struct powercut_job *job, int status)
 {
 	struct powercut *p = job->p;
 
