@@ -50,9 +50,16 @@ MAKE = [
     ("vhost_create_blk_controller", {"ctrlr": "vm1", "dev_name": "Pass0"}),
     ("vhost_controller_set_coalescing", {"ctrlr": "vm1", "delay_base_us": 50, "iops_threshold": 20000}),
     ("berth_disk_create", {"name": "disk0", "size": 8 * MIB}),
+    ("berth_nbd_server_create", {"name": "unix", "path": "$DIR/nbd.sock", "max_connections": 7}),
+    ("berth_nbd_export_create", {"bdev_name": "Malloc0", "name": "export0", "description": "a disk", "server": "unix",
+                                 "readonly": True}),
+    ("nbd_start_disk", {"bdev_name": "Malloc0", "nbd_device": "/dev/nbd0"}),
 ]
 
 END = [
+    ("nbd_stop_disk", {"nbd_device": "/dev/nbd0"}),
+    ("berth_nbd_export_delete", {"name": "export0"}),
+    ("berth_nbd_server_delete", {"name": "unix"}),
     ("berth_disk_delete", {"name": "disk0"}),
     ("vhost_delete_controller", {"ctrlr": "vm1"}),
     ("vhost_delete_controller", {"ctrlr": "vm0"}),
@@ -74,4 +81,6 @@ END = [
 NEEDS = {
     "bdev_uring_create": harness.has_uring,
     "bdev_uring_delete": harness.has_uring,
+    "nbd_start_disk": lambda: os.path.exists("/dev/nbd0"),
+    "nbd_stop_disk": lambda: os.path.exists("/dev/nbd0"),
 }

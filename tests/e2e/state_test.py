@@ -32,9 +32,9 @@ def snapshot(d, disks=True):
         if disks:
             state["disks"] = rpc.call("berth_disk_list")
         have = set(rpc.call("rpc_get_methods"))
-        for method, key in (("nbd_get_disks", "nbd"), ("berth_export_list", "exports")):
+        for method in ("nbd_get_disks", "berth_nbd_get_servers", "berth_nbd_get_exports"):
             if method in have:
-                state[key] = rpc.call(method)
+                state[method] = rpc.call(method)
     # What is in the order in which it came may come in another.
     for name, calls in state.items():
         if calls and isinstance(calls[0], dict) and "method" in calls[0]:
