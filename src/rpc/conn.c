@@ -64,6 +64,7 @@ enum gate {
 	GATE_HANDSHAKE, /* TLS is being agreed on */
 	GATE_TOKEN,     /* the token is awaited */
 	GATE_REFUSED,   /* hears so when the timer rings, and then ends */
+	GATE_UNWELCOME, /* the same, or as soon as it says anything: who closes before a client has spoken is not heard */
 };
 
 struct conn {
@@ -342,14 +343,22 @@ read_in(struct conn *c)
 /* ---- Admission ---- */
 
 static void
+say_refusal(struct conn *c)
+{
+	if (c->refusal != NULL) {
+		put_out(c, c->refusal, strlen(c->refusal));
+	}
+	c->refusal = NULL;
+	c->last = true;
+}
+
+static void
 time_is_up(struct timer *t)
 {
 	struct conn *c = CONTAINER_OF(t, struct conn, timer);
 
-	if (c->gate == GATE_REFUSED && c->refusal != NULL) {
-		put_out(c, c->refusal, strlen(c->refusal));
-		c->refusal = NULL;
-		c->last = true;
+	if (c->gate == GATE_REFUSED || c->gate == GATE_UNWELCOME) {
+		say_refusal(c);
 	} else {
 		c->failed = true;
 	}
@@ -358,9 +367,9 @@ time_is_up(struct timer *t)
 
 /* Takes text; NULL: without a word. */
 static void
-refuse(struct conn *c, char *text)
+refuse(struct conn *c, enum gate gate, char *text)
 {
-	c->gate = GATE_REFUSED;
+	c->gate = gate;
 	c->refusal = text;
 	if (timer_start(&c->timer, RPC_REFUSAL_US, time_is_up) != 0) {
 		c->failed = true;
@@ -409,7 +418,7 @@ look_at_token(struct conn *c, bool whole)
 		}
 	} else {
 		LOG_INFO(RPC, "", "a client was refused: it has not shown the token");
-		refuse(c, answer);
+		refuse(c, GATE_REFUSED, answer);
 	}
 }
 
@@ -445,10 +454,13 @@ work_at_gate(struct conn *c)
 	while (c->gate == GATE_TOKEN && !c->failed && wants_bytes && read_in(c)) {
 		wants_bytes = await_token(c);
 	}
+	if (c->gate == GATE_UNWELCOME && !c->last && read_in(c)) {
+		say_refusal(c);
+	}
 	if (c->gate != GATE_OPEN && c->eof) {
 		c->failed = true;
 	}
-	return c->gate == GATE_HANDSHAKE || c->gate == GATE_TOKEN;
+	return c->gate != GATE_OPEN && c->gate != GATE_REFUSED;
 }
 
 /* ---- Events ---- */
@@ -566,6 +578,17 @@ lingers(struct conn *c)
 	return !c->eof && !c->last && c->out.bytes == 0 && now < c->linger_ns;
 }
 
+/* Not all was started: time was up, sending made room for the answers to what was read already, or the descriptor says
+ * nothing of what has been decrypted. */
+static bool
+has_more(struct conn *c, bool wants_bytes)
+{
+	if (wants_bytes) {
+		return stream_pending(&c->stream) || lingers(c);
+	}
+	return c->gate == GATE_OPEN && may_start(c);
+}
+
 static void
 work(struct conn *c)
 {
@@ -592,9 +615,7 @@ work(struct conn *c)
 	}
 	if (c->stream.fd >= 0 && !is_over(c)) {
 		set_events(c, wants_bytes);
-		/* Not all was started: time was up, sending made room for the answers to what was read already, or
-		 * the descriptor says nothing of what has been decrypted. */
-		if (wants_bytes ? lingers(c) || stream_pending(&c->stream) : may_start(c)) {
+		if (has_more(c, wants_bytes)) {
 			kick_later(c);
 		}
 		return;
@@ -664,9 +685,7 @@ start_gate(struct conn *c, const char *refusal, struct err *err)
 		return 0;
 	}
 	if (refusal != NULL) {
-		c->gate = GATE_REFUSED;
-		give_up(c, -EACCES, refusal);
-		kick(c);
+		refuse(c, GATE_UNWELCOME, rpc_exchange_error_text(-EACCES, refusal));
 		return 0;
 	}
 	c->gate = GATE_TOKEN;
