@@ -23,6 +23,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "bdev/qos.h"
 
 /* Parts have the UUIDs that SPDK gives them. */
 #define PART_NAME_SPACE "976b899e-3e1e-4d71-ab69-c2b08e9df8b8"
@@ -141,6 +142,7 @@ open_base(const struct stack *s, const struct bdev *bdev, struct stack_base **re
 		free(base);
 		return rc;
 	}
+	bdev_desc_set_user(base->desc, s->name);
 	base->bdev = bdev_desc_bdev(base->desc);
 	base->ops = s->ops;
 	list_init(&base->users);

@@ -225,10 +225,7 @@ bdev_json(const void *ctx, const char *name)
 		json_object_set_new(object, "numa_id", numa_id(b, kind));
 	}
 	set_md(object, b);
-	json_object_set_new(object, "assigned_rate_limits",
-			    json_pack("{s:i, s:i, s:i, s:i}", "rw_ios_per_sec", 0,
-				      "rw_mbytes_per_sec", 0, "r_mbytes_per_sec", 0,
-				      "w_mbytes_per_sec", 0));
+	json_object_set_new(object, "assigned_rate_limits", qos_limits_json(b));
 	json_object_set_new(object, "claimed", json_boolean(bdev_claimed(b)));
 	set_zones(object, b);
 	json_object_set_new(object, "supported_io_types", supported_io_types(b));

@@ -48,6 +48,8 @@ extern const struct rpc_method notify_methods[];
 extern const struct rpc_method job_methods[];
 extern const struct rpc_method bdev_methods[];
 extern const struct rpc_method iostat_methods[];
+extern const struct rpc_method qos_methods[];
+extern const struct rpc_method histogram_methods[];
 extern const struct rpc_method bdev_null_methods[];
 extern const struct rpc_method bdev_malloc_methods[];
 extern const struct rpc_method bdev_aio_methods[];
@@ -115,6 +117,11 @@ extern const struct bdev_kind bdev_error_kind;
  * NULL: none of ours. */
 const struct bdev_kind *bdev_kind_find(const struct bdev *bdev, json_t **ret_params);
 
+/* assigned_rate_limits. */
+json_t *qos_limits_json(const struct bdev *b);
+/* The parameters of bdev_enable_histogram that make the bdev keep what it keeps. */
+json_t *histogram_params(const struct bdev *b);
+
 /* Answers a create: the recorded parameters are those that make the very same bdev, the result
  * is its name. */
 void bdev_created(struct rpc_request *req, const struct bdev *bdev);
@@ -138,6 +145,7 @@ void scheduler_config(json_t *calls, bool for_state);
 void bdev_options_config(json_t *calls, bool for_state);
 void bdev_config(json_t *calls, bool for_state);
 void bdev_examine_config(json_t *calls, bool for_state);
+void qos_config(json_t *calls, bool for_state);
 void vhost_config(json_t *calls, bool for_state);
 void disk_config(json_t *calls, bool for_state);
 void nbd_config(json_t *calls, bool for_state);

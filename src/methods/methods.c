@@ -21,6 +21,8 @@ methods_init(const struct methods_options *options)
 	static const struct rpc_method *const tables[] = {
 		process_methods,     framework_methods, thread_methods,     log_methods,
 		notify_methods,      bdev_methods,      iostat_methods,     bdev_null_methods,
+		qos_methods,
+		histogram_methods,
 		bdev_malloc_methods, bdev_aio_methods,  bdev_uring_methods, vhost_methods,
 		disk_methods,        scheduler_methods, job_methods,
 		bdev_passthru_methods,
@@ -156,6 +158,7 @@ static const struct {
 	{"bdev", bdev_config},
 	{"bdev", bdev_examine_config},
 	{NULL, disk_config},
+	{"bdev", qos_config},
 	{"vhost_blk", vhost_config},
 	{"nbd", nbd_config},
 };

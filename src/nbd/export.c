@@ -16,6 +16,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "bdev/qos.h"
 #include "nbd/control.h"
 
 #define PREFERRED_MIN 4096u
@@ -188,6 +189,7 @@ nbd_export_make(const struct nbd_export_options *options, struct err *err)
 		release(e);
 		return NULL;
 	}
+	bdev_desc_set_user(e->desc, options->name);
 	return e;
 }
 

@@ -23,6 +23,7 @@
 #include <sys/un.h>
 
 #include "base/log.h"
+#include "bdev/qos.h"
 #include "vhost/placement.h"
 #include "vhost/rebalance.h"
 #include "vhost/session.h"
@@ -364,6 +365,7 @@ start_controller(struct vhost_controller *ctrlr, const struct vhost_blk_options 
 	if (rc != 0) {
 		return rc;
 	}
+	bdev_desc_set_user(ctrlr->desc, ctrlr->name);
 	return listener_start(&ctrlr->listener, ctrlr->socket_path, SOCKET_MODE, g.shared ? &g.socket_group : NULL, ctrlr->name,
 			      accepted, err);
 }
