@@ -466,6 +466,9 @@ options_that_cannot_be_are_refused(void **state)
 	options.core_busy = 101;
 	assert_int_equal(set(), -EINVAL);
 	scheduler_get(&options);
+	options.core_limit = options.core_busy + 1;
+	assert_int_equal(set(), -EINVAL);
+	scheduler_get(&options);
 	options.scheduling_core = 17;
 	assert_int_equal(set(), -EINVAL);
 	scheduler_get(&options);

@@ -157,7 +157,9 @@ def test_scheduler_by_rpc(t):
                           ({"name": "static", "core_busy": 5}, "dynamic"), ({"name": "dynamic", "mappings": "1:0"}, "static"),
                           ({"name": "static", "mappings": "1"}, "no thread:core"), ({"name": "static", "mappings": "99:0"}, "thread 99"),
                           ({"name": "static", "mappings": "1:0,"}, "no list"), ({"name": "static", "mappings": "2:900"}, "no reactor"),
-                          ({"name": "static", "mappings": ""}, "no thread:core"), ({"name": "dynamic", "core_busy": 101}, "core_busy")):
+                          ({"name": "static", "mappings": ""}, "no thread:core"), ({"name": "dynamic", "core_busy": 101}, "core_busy"),
+                          ({"name": "dynamic", "core_limit": 96}, "core_limit 96 is above core_busy 95"),
+                          ({"name": "dynamic", "core_busy": 10}, "core_limit 70 is above core_busy 10")):
         contains(d.error("framework_set_scheduler", -32602, params)["message"], words)
     contains(d.error("thread_set_cpumask", -32602, {"id": 77, "cpumask": "1"})["message"], "no thread 77")
     contains(d.error("thread_set_cpumask", -32602, {"id": 1, "cpumask": f"[{cpus[1]}]"})["message"], "app_thread stays")
@@ -195,8 +197,9 @@ def test_threads_spread_over_cores(t):
         equal(reactors(rpc)[name], cpus[0])
         time.sleep(0.5)
         equal(reactors(rpc)[name], cpus[0], "static")
-        rpc.call("framework_set_scheduler", name="dynamic", period=100000, core_busy=10)
-        until(lambda: reactors(rpc)[name] == cpus[1], "the thread moves to the reactor that has time", 4)
+        rpc.call("scheduler_set_options", scheduling_core=cpus[1])
+        rpc.call("framework_set_scheduler", name="dynamic", period=100000, load_limit=100, core_limit=100, core_busy=100)
+        until(lambda: reactors(rpc)[name] == cpus[1], "the thread moves to the scheduling core", 4)
     finish(t, client)
 
 
