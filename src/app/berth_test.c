@@ -402,7 +402,7 @@ test_help(void **state)
 	assert_run("help", 0, "completion");
 	assert_run("help disk", 0, "usage: berth disk create NAME SIZE\n       berth disk list [NAME]\n");
 	assert_run("disk --help", 0, "--keep-file");
-	assert_run("rpc bdev_null_create --help", 0, "md_size (number)\n      Metadata of a block. Only 0.");
+	assert_run("rpc bdev_null_create --help", 0, "dif_type (number)\n      Protection information");
 	assert_run("help construct_null_bdev", 0, "usage: berth rpc bdev_null_create name=... num_blocks=...");
 	assert_run("rpc --list", 0, "vhost_create_blk_controller");
 	assert_run("--version", 0, "berth ");
