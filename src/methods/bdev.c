@@ -24,6 +24,7 @@ static const struct bdev_kind *const kinds[] = {
 	&bdev_aio_kind,
 	&bdev_uring_kind,
 	&bdev_passthru_kind,
+	&bdev_zone_block_kind,
 	&bdev_powercut_kind,
 	&bdev_split_kind,
 	&bdev_delay_kind,

@@ -26,6 +26,7 @@ methods_init(const struct methods_options *options)
 		bdev_malloc_methods, bdev_aio_methods,  bdev_uring_methods, vhost_methods,
 		disk_methods,        scheduler_methods, job_methods,
 		bdev_passthru_methods,
+		bdev_zone_block_methods,
 		bdev_powercut_methods,
 		bdev_split_methods,
 		nbd_methods,
