@@ -3,6 +3,7 @@
 #include "methods/methods.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,10 +11,22 @@
 #include "base/clock.h"
 #include "base/cpumask.h"
 #include "base/path.h"
+#include "bdevs/nbd/nbd.h"
+#include "bdevs/virtio/virtio.h"
 #include "methods/internal.h"
 
 const struct methods_options *methods;
 uint64_t methods_start_ns;
+
+/* What JSON values hold may be secrets (keys of crypto bdevs): none is left in memory that others get. */
+static void
+free_and_wipe(void *ptr)
+{
+	if (ptr != NULL) {
+		explicit_bzero(ptr, malloc_usable_size(ptr));
+	}
+	free(ptr);
+}
 
 void
 methods_init(const struct methods_options *options)
@@ -26,7 +39,8 @@ methods_init(const struct methods_options *options)
 		bdev_malloc_methods, bdev_aio_methods,  bdev_uring_methods, vhost_methods,
 		disk_methods,        scheduler_methods, job_methods,
 		bdev_passthru_methods,
-		bdev_zone_block_methods,
+		bdev_crypto_methods,
+		bdev_virtio_methods,
 		bdev_powercut_methods,
 		bdev_split_methods,
 		nbd_methods,
@@ -36,9 +50,13 @@ methods_init(const struct methods_options *options)
 
 	CHECK(methods == NULL);
 	methods = options;
+	json_set_alloc_funcs(malloc, free_and_wipe);
 	methods_start_ns = clock_now_ns();
 	for (size_t i = 0; i < ARRAY_SIZE(tables); i++) {
 		rpc_register(tables[i]);
+	}
+	if (bdev_nbd_supported()) {
+		rpc_register(bdev_nbd_methods);
 	}
 	notify_start();
 }
@@ -47,6 +65,8 @@ void
 methods_shutdown(void)
 {
 	bdev_waiters_end();
+	bdev_virtio_shutdown();
+	bdev_nbd_shutdown();
 	notify_stop();
 }
 
@@ -140,7 +160,8 @@ delete_refused(struct rpc_request *req, int rc, const struct err *err, const cha
 
 const struct methods_subsystem methods_subsystems[] = {
 	{"scheduler", ""},
-	{"bdev", ""},
+	{"accel", ""},
+	{"bdev", "accel"},
 	{"vhost_blk", "bdev"},
 	{"nbd", "bdev"},
 	{NULL, NULL},
@@ -155,6 +176,7 @@ static const struct {
 	void (*add)(json_t *calls, bool for_state);
 } parts[] = {
 	{"scheduler", scheduler_config},
+	{"accel", accel_config},
 	{"bdev", bdev_options_config},
 	{"bdev", bdev_config},
 	{"bdev", bdev_examine_config},

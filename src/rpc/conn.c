@@ -111,30 +111,39 @@ buffer_used(const struct buffer *b)
 	return b->end - b->start;
 }
 
+/* What came may have been secrets: no copy of it stays. */
+static void
+buffer_free(struct buffer *b)
+{
+	if (b->data != NULL) {
+		explicit_bzero(b->data, b->end);
+		free(b->data);
+	}
+	*b = (struct buffer){0};
+}
+
 /* Room for len more bytes at the end. */
 static int
 buffer_reserve(struct buffer *b, size_t len)
 {
-	size_t capacity = MAX(b->capacity, (size_t)4096);
+	size_t capacity = MAX(b->capacity, (size_t)4096), used = buffer_used(b);
 	char *data;
 
 	if (b->capacity - b->end >= len) {
 		return 0;
 	}
-	if (b->start > 0) {
-		memmove(b->data, b->data + b->start, buffer_used(b));
-		b->end -= b->start;
-		b->start = 0;
-	}
-	while (capacity - b->end < len) {
+	while (capacity - used < len) {
 		capacity *= 2;
 	}
-	data = realloc(b->data, capacity);
+	data = malloc(capacity);
 	if (data == NULL) {
 		return -ENOMEM;
 	}
-	b->data = data;
-	b->capacity = capacity;
+	if (used > 0) {
+		memcpy(data, b->data + b->start, used);
+	}
+	buffer_free(b);
+	*b = (struct buffer){.data = data, .end = used, .capacity = capacity};
 	return 0;
 }
 
@@ -143,8 +152,7 @@ static void
 buffer_trim(struct buffer *b)
 {
 	if (buffer_used(b) == 0) {
-		free(b->data);
-		*b = (struct buffer){0};
+		buffer_free(b);
 	}
 }
 
@@ -171,7 +179,7 @@ conn_free(struct conn *c)
 {
 	rpc_out_release(&c->out);
 	free(c->refusal);
-	free(c->in.data);
+	buffer_free(&c->in);
 	c->magic = 0;
 	free(c);
 }

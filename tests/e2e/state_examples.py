@@ -25,6 +25,13 @@ def grow_aio(daemon):
     return {"name": "Aio0"}
 
 
+def put_key(daemon):
+    path = daemon.path("key0")
+    with open(path, "w", opener=lambda p, flags: os.open(p, flags, 0o600)) as f:
+        f.write("00112233445566778899aabbccddeeff" + "f0e1d2c3b4a5968778695a4b3c2d1e0f")
+    return {"name": "key0", "cipher": "AES_XTS", "key_file": path}
+
+
 MAKE = [
     ("framework_set_scheduler", {"name": "dynamic", "period": 500000, "load_limit": 30}),
     ("scheduler_set_options", {"isolated_core_mask": "0x0"}),
@@ -53,6 +60,12 @@ MAKE = [
     ("bdev_powercut_create", {"name": "Cut0", "base_bdev_name": "Null1p2", "mode": "ordered", "seed": 3, "sector_size": 512}),
     ("bdev_error_create", {"base_name": "Malloc0", "uuid": UUID % 3}),
     ("bdev_passthru_create", {"name": "PassLate", "base_bdev_name": "ComesLater"}),
+    ("accel_crypto_key_create", put_key),
+    ("bdev_crypto_create", {"name": "Crypto0", "base_bdev_name": "Null1p0", "key_name": "key0"}),
+    ("bdev_crypto_create", {"name": "CryptoLate", "base_bdev_name": "ComesLater", "key_name": "ComesLater", "wait": True}),
+    ("bdev_virtio_attach_controller", {"name": "VirtioLate", "trtype": "user", "traddr": "$DIR/nobody", "dev_type": "blk",
+                                       "vq_count": 3, "vq_size": 64, "reconnect_timeout_sec": 5, "wait": True}),
+    ("bdev_nbd_create", {"name": "NbdLate", "socket": "$DIR/nobody", "export": "x", "connections": 2, "wait": True}),
     ("vhost_create_blk_controller", {"ctrlr": "vm0", "dev_name": "Null0", "readonly": True}),
     ("vhost_create_blk_controller", {"ctrlr": "vm1", "dev_name": "Pass0"}),
     ("vhost_controller_set_coalescing", {"ctrlr": "vm1", "delay_base_us": 50, "iops_threshold": 20000}),
@@ -70,6 +83,11 @@ END = [
     ("berth_disk_delete", {"name": "disk0"}),
     ("vhost_delete_controller", {"ctrlr": "vm1"}),
     ("vhost_delete_controller", {"ctrlr": "vm0"}),
+    ("bdev_nbd_delete", {"name": "NbdLate"}),
+    ("bdev_virtio_detach_controller", {"name": "VirtioLate"}),
+    ("bdev_crypto_delete", {"name": "CryptoLate"}),
+    ("bdev_crypto_delete", {"name": "Crypto0"}),
+    ("accel_crypto_key_destroy", {"key_name": "key0"}),
     ("bdev_passthru_delete", {"name": "PassLate"}),
     ("bdev_powercut_delete", {"name": "Cut0"}),
     ("bdev_error_delete", {"name": "EE_Malloc0"}),

@@ -184,9 +184,10 @@ nbd_link_free(struct nbd_link *link)
 }
 
 static int
-connect_more(const struct nbd_bdev_options *o, uint64_t deadline_ns, struct nbd_link *link, struct err *err)
+connect_more(const struct nbd_bdev_options *o, unsigned most, uint64_t deadline_ns, struct nbd_link *link,
+	     struct err *err)
 {
-	unsigned want = link->export.multi_conn ? o->connections : 1;
+	unsigned want = link->export.multi_conn ? most : 1;
 	int rc = 0;
 
 	link->remote.lanes = 1;
@@ -205,7 +206,7 @@ connect_more(const struct nbd_bdev_options *o, uint64_t deadline_ns, struct nbd_
 }
 
 int
-nbd_link_make(const struct nbd_bdev_options *o, struct nbd_link **ret_link, struct err *err)
+nbd_link_make(const struct nbd_bdev_options *o, unsigned most, struct nbd_link **ret_link, struct err *err)
 {
 	uint64_t deadline_ns = clock_now_ns() + o->connect_ms * NS_PER_MS;
 	struct nbd_link *link = calloc(1, sizeof(*link));
@@ -219,7 +220,7 @@ nbd_link_make(const struct nbd_bdev_options *o, struct nbd_link **ret_link, stru
 		rc = look(link->handles[0], &link->export, err);
 	}
 	if (rc == 0) {
-		rc = connect_more(o, deadline_ns, link, err);
+		rc = connect_more(o, most, deadline_ns, link, err);
 	}
 	if (rc != 0) {
 		err_prefix(err, "%s: ", o->uri != NULL ? o->uri : o->socket != NULL ? o->socket : o->host);

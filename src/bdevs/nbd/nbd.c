@@ -32,7 +32,7 @@ static int
 make_link(struct remote_disk *remote, struct remote_link **ret_link, struct err *err)
 {
 	struct nbd_link *link;
-	int rc = nbd_link_make(&disk_of(remote)->options, &link, err);
+	int rc = nbd_link_make(&disk_of(remote)->options, remote->options.lanes, &link, err);
 
 	if (rc == 0) {
 		*ret_link = &link->remote;
@@ -145,6 +145,12 @@ options_copy(struct nbd_bdev_options *to, const struct nbd_bdev_options *from)
 	return good;
 }
 
+static unsigned
+lanes_of(const struct nbd_bdev_options *o)
+{
+	return o->connections != 0 ? o->connections : MIN(o->connections_default, (unsigned)REMOTE_LANES_MAX);
+}
+
 static int
 check_options(const struct nbd_bdev_options *o, struct err *err)
 {
@@ -162,8 +168,8 @@ check_options(const struct nbd_bdev_options *o, struct err *err)
 	if (o->tls_username != NULL && o->tls_psk_file == NULL) {
 		return err_set(err, -EINVAL, "bdev '%s': tls_username belongs to tls_psk_file", o->name);
 	}
-	if (o->connections == 0 || o->connections > REMOTE_LANES_MAX) {
-		return err_set(err, -EINVAL, "bdev '%s': %u connections are not 1 to %d", o->name, o->connections,
+	if (lanes_of(o) == 0 || lanes_of(o) > REMOTE_LANES_MAX) {
+		return err_set(err, -EINVAL, "bdev '%s': %u connections are not 1 to %d", o->name, lanes_of(o),
 			       REMOTE_LANES_MAX);
 	}
 	return 0;
@@ -206,7 +212,7 @@ bdev_nbd_attach(const struct nbd_bdev_options *o, void (*done)(void *ctx, struct
 		void *ctx, struct err *err)
 {
 	struct remote_options remote = {.name = o->name,
-					.lanes = o->connections,
+					.lanes = lanes_of(o),
 					.reconnect_s = o->reconnect_s,
 					.connect_ms = o->connect_ms,
 					.wait = o->wait};

@@ -22,7 +22,8 @@ struct nbd_bdev_options {
 	const char *tls_certificates; /* folder with ca-cert.pem, perhaps client-cert.pem and client-key.pem */
 	const char *tls_psk_file;     /* of lines "username:hexadecimal key" */
 	const char *tls_username;     /* NULL: this process's */
-	unsigned connections; /* at most; 1 to 64. The server may allow one only */
+	unsigned connections; /* at most, the server may allow one only; 0: connections_default */
+	unsigned connections_default; /* one for each thread is best; the first is the app thread's */
 	unsigned reconnect_s; /* so long requests wait for a server that is gone; then they end with -EIO */
 	unsigned connect_ms;  /* longest time for a connection to be made, 0: 5 s */
 	bool wait;            /* a server that is not there yet is awaited */

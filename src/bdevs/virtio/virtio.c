@@ -18,6 +18,7 @@
 struct virtio_disk {
 	struct remote_disk remote;
 	char *path;
+	unsigned vq_count; /* as asked for */
 	unsigned vq_size;
 	struct watch hangup;
 	struct watch news;
@@ -278,14 +279,19 @@ static const struct remote_ops virtio_ops = {
 	.send = virtio_send,
 };
 
+static unsigned
+lanes_of(const struct virtio_bdev_options *o)
+{
+	return o->vq_count != 0 ? o->vq_count : MIN(o->vq_default, (unsigned)REMOTE_LANES_MAX);
+}
+
 static int
 check_options(const struct virtio_bdev_options *o, struct err *err)
 {
-	unsigned size = o->vq_size;
+	unsigned size = o->vq_size, count = lanes_of(o);
 
-	if (o->vq_count == 0 || o->vq_count > REMOTE_LANES_MAX) {
-		return err_set(err, -EINVAL, "bdev '%s': %u queues are not 1 to %d", o->name, o->vq_count,
-			       REMOTE_LANES_MAX);
+	if (count == 0 || count > REMOTE_LANES_MAX) {
+		return err_set(err, -EINVAL, "bdev '%s': %u queues are not 1 to %d", o->name, count, REMOTE_LANES_MAX);
 	}
 	if (size != 0 && (size < 4 || size > 32768 || (size & (size - 1)) != 0)) {
 		return err_set(err, -EINVAL, "bdev '%s': queue size %u is not a power of two from 4 to 32768", o->name, size);
@@ -298,7 +304,7 @@ bdev_virtio_attach(const struct virtio_bdev_options *o,
 		   void (*done)(void *ctx, struct bdev *bdev, const struct err *err), void *ctx, struct err *err)
 {
 	struct remote_options remote = {.name = o->name,
-					.lanes = o->vq_count,
+					.lanes = lanes_of(o),
 					.reconnect_s = o->reconnect_s,
 					.connect_ms = o->connect_ms,
 					.wait = o->wait};
@@ -313,6 +319,7 @@ bdev_virtio_attach(const struct virtio_bdev_options *o,
 		free(disk);
 		return err_set(err, -ENOMEM, "bdev '%s': out of memory", o->name);
 	}
+	disk->vq_count = o->vq_count;
 	disk->vq_size = o->vq_size != 0 ? o->vq_size : VIRTIO_QUEUE_SIZE_DEFAULT;
 	rc = remote_attach(&disk->remote, &virtio_ops, &remote, done, ctx, err);
 	if (rc != 0) {
@@ -341,7 +348,7 @@ options_of(struct remote_disk *remote)
 	return (struct virtio_bdev_options){
 		.name = remote->name,
 		.path = disk->path,
-		.vq_count = remote->options.lanes,
+		.vq_count = disk->vq_count,
 		.vq_size = disk->vq_size,
 		.reconnect_s = remote->options.reconnect_s,
 		.connect_ms = remote->options.connect_ms,

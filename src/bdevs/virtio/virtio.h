@@ -14,7 +14,8 @@
 struct virtio_bdev_options {
 	const char *name;
 	const char *path;      /* of the target's socket */
-	unsigned vq_count;     /* queues at most; the target may have fewer. At least 1 */
+	unsigned vq_count;     /* queues at most, the target may have fewer; 0: vq_default */
+	unsigned vq_default;   /* one for each thread is best; the first is the app thread's */
 	unsigned vq_size;      /* 0: VIRTIO_QUEUE_SIZE_DEFAULT; a power of two from 4 to 32768 */
 	unsigned reconnect_s;  /* so long requests wait for a target that is gone; then they end with -EIO */
 	unsigned connect_ms;   /* longest wait for a step of connecting, 0: 5 s */
