@@ -41,6 +41,7 @@ methods_init(const struct methods_options *options)
 		bdev_passthru_methods,
 		bdev_crypto_methods,
 		bdev_virtio_methods,
+		bdev_zone_block_methods,
 		bdev_powercut_methods,
 		bdev_split_methods,
 		nbd_methods,
