@@ -137,6 +137,7 @@ struct channel_qos {
 	struct list lanes[QOS_LANES];
 	uint32_t next_seq;
 	struct timer timer; /* runs while there is something on a lane */
+	uint64_t due_ns;    /* when it should run */
 };
 
 struct core_channel {

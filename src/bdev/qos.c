@@ -33,6 +33,10 @@
 #define KEEP_NS 1000000
 /* Those that wait are woken when there is at least so much for them. */
 #define GATHER_NS 100000
+/* A thread that the host did not run for so long, and something waited: it may catch up. */
+#define GRACE_NS_MIN 1000000
+#define GRACE_NS_MAX 200000000
+#define RELAXED memory_order_relaxed
 #define FAIR_START NS_PER_S
 
 /* Costs and credits have so many bits after the point: one byte at 10 GB/s is a tenth of 1 ns. */
@@ -55,6 +59,7 @@ struct qos {
 	_Atomic uint64_t cost[QOS_BUCKETS]; /* of one request, one byte; 0: no limit */
 	_Atomic uint64_t save_ns;
 	_Atomic uint32_t generation;
+	_Atomic uint64_t grace_until, grace_ns;
 
 	/* App thread. */
 	struct bdev_qos_limits limits;
@@ -159,18 +164,40 @@ pay(struct core_channel *c, const struct bdev_io *io, unsigned buckets)
 	return true;
 }
 
+/* What a thread was too late for is there for as long again. */
+static uint64_t
+may_save(const struct channel_qos *q, uint64_t now)
+{
+	const struct qos *qos = q->shared;
+
+	return q->save_ns + (LIKELY(now >= atomic_load_explicit(&qos->grace_until, RELAXED))
+				     ? 0
+				     : atomic_load_explicit(&qos->grace_ns, RELAXED));
+}
+
+static void
+came_late(const struct channel_qos *q, uint64_t now)
+{
+	uint64_t late = MIN(now - q->due_ns, (uint64_t)GRACE_NS_MAX);
+
+	if (q->shared != NULL && late > GRACE_NS_MIN) {
+		atomic_store_explicit(&q->shared->grace_ns, late, RELAXED);
+		atomic_store_explicit(&q->shared->grace_until, now + late, RELAXED);
+	}
+}
+
 /* Draws what io lacks. 0, or how long to wait. */
 static uint64_t
 draw(struct core_channel *c, const struct bdev_io *io, unsigned buckets, uint64_t now)
 {
 	struct channel_qos *q = &c->qos;
+	uint64_t wait, save = may_save(q, now);
 	int64_t left = INT64_MAX;
-	uint64_t wait;
 
 	give_back(c);
 	for (unsigned i = 0; i < QOS_BUCKETS; i++) {
 		if ((buckets >> i & 1) != 0) {
-			left = MIN(left, bucket_left(&q->shared->buckets[i], now, q->save_ns));
+			left = MIN(left, bucket_left(&q->shared->buckets[i], now, save));
 		}
 	}
 	wait = fair_wait(&q->shared->fair[lane_of(q, io->op)],
@@ -185,7 +212,7 @@ draw(struct core_channel *c, const struct bdev_io *io, unsigned buckets, uint64_
 		if ((buckets >> i & 1) == 0) {
 			continue;
 		}
-		got = bucket_take(&q->shared->buckets[i], now, q->save_ns, need, QUANTUM_NS);
+		got = bucket_take(&q->shared->buckets[i], now, save, need, QUANTUM_NS);
 		q->credit[i] += (int64_t)(got << POINT);
 	}
 	q->drawn_ns = now;
@@ -241,6 +268,7 @@ static void try_again(struct timer *timer);
 static void
 wait_for(struct core_channel *c, uint64_t ns)
 {
+	c->qos.due_ns = reactor_now_ns() + ns;
 	CHECK(timer_start(&c->qos.timer, ns / NS_PER_US + 1, try_again) == 0);
 }
 
@@ -309,7 +337,13 @@ run(struct core_channel *c)
 static void
 try_again(struct timer *timer)
 {
-	run(CONTAINER_OF(timer, struct core_channel, qos.timer));
+	struct core_channel *c = CONTAINER_OF(timer, struct core_channel, qos.timer);
+	uint64_t now = reactor_now_ns();
+
+	if (now > c->qos.due_ns) {
+		came_late(&c->qos, now);
+	}
+	run(c);
 }
 
 bool

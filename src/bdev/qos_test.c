@@ -405,6 +405,26 @@ what_is_not_used_is_the_burst(void **state)
 	end();
 }
 
+/* A host that is busy with something else for a while costs nobody requests. */
+static void
+late_threads_catch_up(void **state)
+{
+	uint64_t before;
+
+	begin();
+	add_load(0, 0, 32, 1);
+	LIMITS(.rw_ios_per_sec = 20000);
+	start(0);
+	advance_ms(100);
+	before = loads[0].completed;
+	for (int i = 0; i < 10; i++) {
+		clock_set_fake_ns(clock_now_ns() + 40 * NS_PER_MS);
+		advance_ms(60);
+	}
+	ASSERT_RATE(loads[0].completed - before, 20000, 1);
+	end();
+}
+
 /* ---- Shares ---- */
 
 static void
@@ -912,6 +932,7 @@ main(void)
 		cmocka_unit_test(reads_and_writes_apart),
 		cmocka_unit_test(several_limits),
 		cmocka_unit_test(what_is_not_used_is_the_burst),
+		cmocka_unit_test(late_threads_catch_up),
 		cmocka_unit_test(users_share_by_weight),
 		cmocka_unit_test(a_share_is_the_descriptors),
 		cmocka_unit_test(what_is_left_is_the_others),
