@@ -66,7 +66,7 @@ void
 nbd_export_offer(const struct nbd_export *e, struct nbd_offer *ret)
 {
 	const struct bdev *bdev = bdev_of(e);
-	uint32_t block = bdev_block_size(bdev);
+	uint32_t block = bdev_block_size(bdev), physical = MAX(block, bdev_physical_block_size(bdev));
 
 	*ret = (struct nbd_offer){
 		.name = e->options.name,
@@ -74,7 +74,7 @@ nbd_export_offer(const struct nbd_export *e, struct nbd_offer *ret)
 		.size_bytes = nbd_export_bytes(e),
 		.flags = nbd_export_flags(e),
 		.block_min = block,
-		.block_preferred = MAX(MAX(block, bdev_physical_block_size(bdev)), PREFERRED_MIN),
+		.block_preferred = MAX(physical, PREFERRED_MIN),
 		.payload_max = NBD_PAYLOAD_MAX,
 	};
 }

@@ -266,10 +266,11 @@ make(const struct nbd_server_options *o)
 	s->fd = -1;
 	list_init(&s->fresh);
 	list_init(&s->conns);
-	s->options = *o;
+	s->options.tls = o->tls;
+	s->options.tls_verify_peer = o->tls_verify_peer;
 	s->options.max_connections = o->max_connections != 0 ? o->max_connections : NBD_CONNECTIONS_DEFAULT;
-	if (!(copy(o->name, &s->options.name) & copy_path(o, &s->options.unix_path) & copy(o->tcp, &s->options.tcp) &
-	      copy(o->tls_certs, &s->options.tls_certs) & copy(o->tls_psk, &s->options.tls_psk))) {
+	if (!copy(o->name, &s->options.name) || !copy_path(o, &s->options.unix_path) || !copy(o->tcp, &s->options.tcp) ||
+	    !copy(o->tls_certs, &s->options.tls_certs) || !copy(o->tls_psk, &s->options.tls_psk)) {
 		release(s);
 		return NULL;
 	}

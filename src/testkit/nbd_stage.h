@@ -28,7 +28,7 @@ struct nbd_stage {
 	struct thread *threads[ENV_WORKERS];
 	struct worker *worker;
 	char dir[32];
-	char path[64];
+	char path[96];
 	bool removed; /* the bdev */
 	_Atomic(struct bdev_channel *) channels[NBD_STAGE_CHANNELS];
 };
