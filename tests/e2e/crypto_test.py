@@ -3,10 +3,9 @@
 """Crypto bdevs as users have them: what is on the disk, keys that are nowhere else, restarts."""
 import json
 import os
-import signal
 
 import harness
-from harness import check, contains, equal, until
+from harness import check, contains, equal
 
 MIB = 1 << 20
 KEY = "00112233445566778899aabbccddeeff"

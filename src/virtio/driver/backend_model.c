@@ -36,6 +36,7 @@ model_init_sized(struct model *m, size_t disk_bytes)
 			    1ull << VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
 		.max_queues = MODEL_QUEUES,
 		.config = {.capacity = disk_bytes / 512, .blk_size = 512},
+		.config_bytes = 60,
 		.writes_status = true,
 		.fd = -1,
 		.backend_fd = -1,
@@ -154,6 +155,10 @@ act(struct model *m, struct vhost_user_msg *msg, int *fd)
 		return true;
 	case VHOST_USER_GET_CONFIG:
 		memset(msg->config.data, 0, sizeof(msg->config.data));
+		if (msg->config.size > m->config_bytes) {
+			msg->config.size = 0;
+			return true;
+		}
 		memcpy(msg->config.data, &m->config, sizeof(m->config));
 		return true;
 	case VHOST_USER_GET_VRING_BASE:

@@ -51,6 +51,7 @@ struct model {
 	uint64_t driver_features;
 	uint64_t driver_protocol;
 	struct virtio_blk_config config;
+	unsigned config_bytes; /* it has so many; asked for more it gives none */
 	struct model_queue queues[MODEL_QUEUES];
 	uint8_t *disk; /* of disk_bytes */
 	uint8_t status;     /* given to every request */

@@ -23,6 +23,10 @@
 #define QUEUE_SIZE_DEFAULT 128
 #define QUEUE_SIZE_MAX 32768
 #define SEGMENTS_MAX 1022
+/* Of the configuration: up to the limits of write zeroes, which is what we know; up to num_queues. */
+#define CONFIG_BYTES 60
+#define CONFIG_OLD_BYTES offsetof(struct virtio_blk_config, max_discard_sectors)
+_Static_assert(CONFIG_BYTES <= sizeof(struct virtio_blk_config), "the header knows them");
 
 /* ---- Descriptors of a slot ---- */
 
@@ -440,7 +444,10 @@ driver_blk_abandon(struct driver_blk *blk)
 int
 driver_blk_refresh(struct driver_blk *blk, struct err *err)
 {
-	return driver_vhost_get_config(blk->dev, &blk->config, sizeof(blk->config), err);
+	int rc = driver_vhost_get_config(blk->dev, &blk->config, CONFIG_BYTES, err);
+
+	/* Nothing is what a back end gives that has less. */
+	return rc != -EPROTO ? rc : driver_vhost_get_config(blk->dev, &blk->config, CONFIG_OLD_BYTES, err);
 }
 
 uint64_t

@@ -502,6 +502,23 @@ device_has_too_little(void **state)
 	assert_int_equal(try_open(&(struct driver_blk_options){0}), -EOPNOTSUPP);
 }
 
+/* QEMU's back end of 7.2 has 60 bytes of configuration, older ones fewer; more is answered with none. */
+static void
+short_configurations(void **state)
+{
+	static const unsigned bytes[] = {60, 36};
+
+	for (size_t i = 0; i < ARRAY_SIZE(bytes); i++) {
+		model.config_bytes = bytes[i];
+		model.config.capacity = 96;
+		open_with(&(struct driver_blk_options){0});
+		assert_int_equal(driver_blk_sectors(blk), 96);
+		again();
+	}
+	model.config_bytes = 35;
+	assert_int_equal(try_open(&(struct driver_blk_options){0}), -EPROTO);
+}
+
 static void
 wrong_options(void **state)
 {
@@ -553,6 +570,7 @@ main(void)
 		TEST(set_up_that_fails),
 		TEST(nobody_there),
 		TEST(device_has_too_little),
+		TEST(short_configurations),
 		TEST(wrong_options),
 		TEST(back_end_dies),
 	};
