@@ -105,7 +105,7 @@ static void delete (struct rpc_request *req, const void *params)
 	int rc = bdev_aio_delete(p->name, delete_done, req, &err);
 
 	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_aio_", "name", p->name);
+		delete_refused(req, rc, &err, "bdev_aio_", p->name);
 	}
 }
 

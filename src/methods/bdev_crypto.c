@@ -297,7 +297,7 @@ static void delete (struct rpc_request *req, const void *params)
 	int rc = bdev_crypto_delete(p->name, delete_done, req, &err);
 
 	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_crypto_", "name", p->name);
+		delete_refused(req, rc, &err, "bdev_crypto_", p->name);
 	}
 }
 

@@ -160,7 +160,7 @@ static void delete (struct rpc_request *req, const void *params)
 	int rc = bdev_nbd_detach(p->name, delete_done, req, &err);
 
 	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_nbd_", "name", p->name);
+		delete_refused(req, rc, &err, "bdev_nbd_", p->name);
 	}
 }
 

@@ -101,7 +101,7 @@ static void delete (struct rpc_request *req, const void *params)
 	int rc = bdev_split_delete(p->base_bdev, delete_done, req, &err);
 
 	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_split_", "base_bdev", p->base_bdev);
+		delete_refused(req, rc, &err, "bdev_split_", p->base_bdev);
 	}
 }
 

@@ -136,7 +136,7 @@ detach(struct rpc_request *req, const void *params)
 	int rc = bdev_virtio_detach(p->name, delete_done, req, &err);
 
 	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_virtio_", "name", p->name);
+		delete_refused(req, rc, &err, "bdev_virtio_", p->name);
 	}
 }
 

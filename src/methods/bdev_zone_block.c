@@ -106,7 +106,7 @@ static void delete (struct rpc_request *req, const void *params)
 	int rc = bdev_zone_block_delete(p->name, delete_done, req, &err);
 
 	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_zone_block_", "name", p->name);
+		delete_refused(req, rc, &err, "bdev_zone_block_", p->name);
 	}
 }
 

@@ -86,7 +86,7 @@ void delete_done(void *ctx, int status);
 /* A module's delete was refused with rc: true when the state directory knew it and has forgotten
  * it, else the error. */
 void delete_refused(struct rpc_request *req, int rc, const struct err *err, const char *family,
-		    const char *key, const char *name);
+		    const char *name);
 
 /* Whether a file's block size is 0 (detect it) or possible; else the request has been answered:
  * before the file is touched. */

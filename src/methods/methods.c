@@ -147,7 +147,7 @@ delete_done(void *ctx, int status)
 
 void
 delete_refused(struct rpc_request *req, int rc, const struct err *err, const char *family,
-	       const char *key, const char *name)
+	       const char *name)
 {
 	if (rc == -ENODEV && methods->forget != NULL &&
 	    methods->forget(methods->ctx, family, name)) {

@@ -119,7 +119,7 @@ server_delete(struct rpc_request *req, const void *params)
 	int rc = nbd_server_delete(p->name, delete_done, req, &err);
 
 	if (rc != 0) {
-		delete_refused(req, rc, &err, SERVER_FAMILY, "name", p->name);
+		delete_refused(req, rc, &err, SERVER_FAMILY, p->name);
 	}
 }
 
@@ -224,7 +224,7 @@ export_delete(struct rpc_request *req, const void *params)
 	int rc = nbd_export_delete(p->name, delete_done, req, &err);
 
 	if (rc != 0) {
-		delete_refused(req, rc, &err, EXPORT_FAMILY, "name", p->name);
+		delete_refused(req, rc, &err, EXPORT_FAMILY, p->name);
 	}
 }
 
@@ -315,7 +315,7 @@ stop_disk(struct rpc_request *req, const void *params)
 	int rc = nbd_disk_stop(p->nbd_device, delete_done, req, &err);
 
 	if (rc != 0) {
-		delete_refused(req, rc, &err, DISK_FAMILY, "nbd_device", p->nbd_device);
+		delete_refused(req, rc, &err, DISK_FAMILY, p->nbd_device);
 	}
 }
 
