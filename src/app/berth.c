@@ -41,6 +41,24 @@ const struct ctl_command ctl_commands[] = {
 		 "      --text           text on a terminal, too\n"
 		 "Live, h shows the keys and what the columns mean.\n",
 	 .run = ctl_top},
+	{.name = "iostat",
+	 .arguments = "[BDEV ...]",
+	 .summary = "what block devices do: rates, latencies, queue depths",
+	 .help = "  BDEV                 by name, alias or UUID; all without one\n"
+		 "    --interval SECONDS between two reports, of which each is about the time since the one before (1);\n"
+		 "                       goes on until it is interrupted\n"
+		 "    --count N          ends after N reports\n"
+		 "R US and W US: average latency in microseconds. QUEUE: requests under way, on average. %UTIL: of the time\n"
+		 "that there was any, where `berth rpc bdev_set_qd_sampling_period` has it looked at.\n",
+	 .run = ctl_iostat},
+	{.name = "histogram",
+	 .arguments = "BDEV",
+	 .summary = "how long a block device's requests take, as a picture",
+	 .help = "    --time SECONDS     of the requests of so long from now on; else of all since\n"
+		 "                       `berth rpc bdev_enable_histogram`\n"
+		 "    --op NAME          of this operation: read, write, flush, ...\n"
+		 "Bars are logarithmic: one request is seen beside a million.\n",
+	 .run = ctl_histogram},
 	{.name = "doctor",
 	 .arguments = "[options]",
 	 .summary = "what is well with this host and its berthd, what is not, and what to do",

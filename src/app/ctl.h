@@ -91,7 +91,7 @@ void ctl_print_json(const json_t *json);
 /* "1 GiB", "1.5 GiB", "100 B" */
 const char *ctl_bytes(uint64_t bytes, char text[static 32]);
 
-#define CTL_COLUMNS_MAX 8
+#define CTL_COLUMNS_MAX 12
 struct ctl_table {
 	unsigned columns;
 	uint32_t right; /* a bit for each column of numbers */
@@ -122,6 +122,8 @@ int ctl_events(struct ctl *ctl, int argc, char **argv);
 int ctl_config(struct ctl *ctl, int argc, char **argv);
 int ctl_perf(struct ctl *ctl, int argc, char **argv);
 int ctl_top(struct ctl *ctl, int argc, char **argv);
+int ctl_iostat(struct ctl *ctl, int argc, char **argv);
+int ctl_histogram(struct ctl *ctl, int argc, char **argv);
 int ctl_doctor(struct ctl *ctl, int argc, char **argv);
 int ctl_completion(struct ctl *ctl, int argc, char **argv);
 

@@ -202,6 +202,48 @@ top_words(int argc, char **argv)
 	}
 }
 
+/* Names of bdevs from the running target. */
+static void
+bdev_words(struct ctl *ctl)
+{
+	json_t *bdevs = NULL, *error = NULL;
+	const json_t *bdev;
+	size_t i;
+
+	ctl->timeout_s = 1;
+	if (ctl_call(ctl, "completion", "bdev_get_bdevs", NULL, &bdevs, &error) == CTL_OK) {
+		json_array_foreach(bdevs, i, bdev) {
+			const char *name = json_string_value(json_object_get(bdev, "name"));
+
+			if (name != NULL) {
+				puts(name);
+			}
+		}
+	}
+	json_decref(bdevs);
+	json_decref(error);
+}
+
+static void
+iostat_words(struct ctl *ctl, const char *last)
+{
+	if (strcmp(last, "--interval") != 0 && strcmp(last, "--count") != 0) {
+		puts("--interval\n--count\n--json");
+		bdev_words(ctl);
+	}
+}
+
+static void
+histogram_words(struct ctl *ctl, const char *last)
+{
+	if (strcmp(last, "--op") == 0) {
+		puts("read\nwrite\nflush\nunmap\nwrite_zeroes\ncompare\ncompare_and_write\ncopy");
+	} else if (strcmp(last, "--time") != 0) {
+		puts("--time\n--op\n--json");
+		bdev_words(ctl);
+	}
+}
+
 static void
 doctor_words(const char *last)
 {
@@ -280,6 +322,10 @@ print_words(struct ctl *ctl, int argc, char **argv)
 		core_words(ctl);
 	} else if (strcmp(argv[0], "mode") == 0) {
 		puts("poll\ninterrupt\nadaptive\n--core");
+	} else if (strcmp(argv[0], "iostat") == 0) {
+		iostat_words(ctl, argv[argc - 1]);
+	} else if (strcmp(argv[0], "histogram") == 0) {
+		histogram_words(ctl, argv[argc - 1]);
 	} else if (strcmp(argv[0], "doctor") == 0) {
 		doctor_words(argv[argc - 1]);
 	} else if (strcmp(argv[0], "help") == 0 && argc == 1) {
