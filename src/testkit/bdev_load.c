@@ -164,7 +164,9 @@ succeeded(struct load *l, const struct load_slot *s)
 static void
 failed(struct load *l, const struct load_slot *s, int status)
 {
-	EXPECT_SAY((status == -ECANCELED && l->cancel_ok) || (status == -ENODEV && l->removal_ok),
+	EXPECT_SAY((status == -ECANCELED && l->cancel_ok) ||
+			   (status == -ENODEV && l->removal_ok) ||
+			   (status == -EIO && l->io_error_ok),
 		   "%s: %s ended with %d", bdev_name(l->bdev), bdev_op_name(s->op), status);
 	l->removed = l->removed || status == -ENODEV;
 	l->sent.errors++;

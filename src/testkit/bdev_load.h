@@ -25,6 +25,7 @@ struct load {
 	bool no_data;    /* reads are not compared */
 	bool cancel_ok;  /* requests may end with -ECANCELED */
 	bool removal_ok; /* -ENODEV ends the load */
+	bool io_error_ok; /* requests may end with -EIO */
 	uint64_t seed;
 
 	atomic_bool stop; /* set from anywhere */

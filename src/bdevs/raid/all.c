@@ -67,13 +67,14 @@ raid_all_release(struct raid_channel *rc)
 }
 
 static void
-missed(struct raid_channel *rc, struct raid_io *x, unsigned slot, enum raid_role role)
+missed(struct raid_channel *rc, struct raid_io *x, unsigned slot, enum raid_role role, int status)
 {
 	if (role >= ROLE_JOINING) {
 		slot_set_add(&x->failed, slot);
 	} else if (rc->slots[slot].role != ROLE_NONE) {
-		raid_base_report(rc->raid, slot); /* a target: nobody relies on it */
+		raid_base_report(rc->raid, slot, status); /* a target: nobody relies on it */
 	}
+	x->status = x->status == 0 ? status : x->status;
 }
 
 static void
@@ -102,7 +103,7 @@ write_done_everywhere(struct raid_channel *rc, struct raid_io *x)
 	list_append(&rc->held, &x->link);
 	for (unsigned i = 0; i < rc->raid->num_bases; i++) {
 		if (slot_set_has(&x->failed, i)) {
-			raid_base_report(rc->raid, i);
+			raid_base_report(rc->raid, i, x->status);
 		}
 	}
 }
@@ -121,8 +122,7 @@ write_done(struct bdev_io *child, int status)
 		x->good += c->role >= ROLE_JOINING && now >= ROLE_JOINING;
 	} else {
 		/* A target that has become a member meanwhile counts as one. */
-		missed(rc, x, c->slot, c->role == ROLE_NONE ? ROLE_NONE : now);
-		x->status = x->status == 0 ? status : x->status;
+		missed(rc, x, c->slot, now, status);
 	}
 	if (--x->pending == 0) {
 		write_done_everywhere(rc, x);
@@ -148,8 +148,7 @@ raid_all_submit(struct raid_channel *rc, struct bdev_io *io)
 			continue;
 		}
 		if (s->ch == NULL) {
-			missed(rc, x, i, s->role);
-			x->status = -EIO;
+			missed(rc, x, i, s->role, -ENODEV);
 			continue;
 		}
 		raid_child_init(c, io, io->lba + s->offset, io->num_blocks, write_done);

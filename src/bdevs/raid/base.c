@@ -67,7 +67,7 @@ answer_added(struct raid_base *b, int status, const struct err *err)
 static void
 await_again(struct raid_base *b)
 {
-	struct bdev *bdev = b->name == NULL || b->raid->from_disk ? NULL : bdev_find(b->name);
+	struct bdev *bdev = b->name == NULL ? NULL : bdev_find(b->name);
 
 	if (bdev == NULL || raid_base_open(b, bdev, false, NULL) != 0) {
 		raid_base_await(b);
@@ -89,10 +89,16 @@ closed(struct msg *msg)
 	b->bdev = NULL;
 	b->closing = false;
 	b->configured = false;
+	raid->stuck = false;
 	b->target = false;
 	b->out = OUT_NO;
 	if (raid->lives || was_target || out == OUT_REMOVED) {
 		raid_base_forget(b);
+	} else if (raid->from_disk) { /* it is known by its UUID */
+		free(b->name);
+		b->name = NULL;
+	} else if (!raid->deleting && out == OUT_FAILED) {
+		raid_base_await(b); /* until it comes anew */
 	} else if (!raid->deleting) {
 		await_again(b);
 	}
@@ -129,6 +135,7 @@ raid_base_close(struct raid_base *b)
 		return;
 	}
 	b->closing = true;
+	b->configured = false;
 	pthread_mutex_lock(&b->raid->lock);
 	b->open = false;
 	pthread_mutex_unlock(&b->raid->lock);
@@ -159,20 +166,24 @@ fail_reported(struct msg *msg)
 {
 	struct raid_base *b = CONTAINER_OF(msg, struct raid_base, fail_msg);
 
+	int status = atomic_load(&b->failing);
+
 	if (b->out == OUT_NO && b->role != ROLE_NONE) {
-		LOG_ERROR(BDEV, b->raid->name, "base %u, '%s', fails", b->slot, b->name);
-		raid_base_leave(b, OUT_FAILED);
+		LOG_ERROR(BDEV, b->raid->name, "base %u, '%s', fails: %s", b->slot, b->name,
+			  strerror(-status));
+		raid_base_leave(b, status == -ENODEV ? OUT_MISSING : OUT_FAILED);
 	}
 	raid_base_unref(b);
 }
 
 void
-raid_base_report(struct raid *raid, unsigned slot)
+raid_base_report(struct raid *raid, unsigned slot, int status)
 {
 	struct raid_base *b = &raid->bases[slot];
 
 	pthread_mutex_lock(&raid->lock);
-	if (b->role != ROLE_NONE && b->open && !atomic_exchange(&b->failing, true)) {
+	if (b->role != ROLE_NONE && b->open && atomic_load(&b->failing) == 0) {
+		atomic_store(&b->failing, status);
 		atomic_fetch_add(&b->refs, 1); /* for as long as the message is on its way */
 		thread_send(raid->app, &b->fail_msg, fail_reported);
 	}
@@ -364,7 +375,7 @@ open_and_claim(struct raid_base *b, struct bdev *bdev, struct err *err)
 	b->desc = desc;
 	b->bdev = bdev;
 	atomic_store(&b->refs, 1);
-	atomic_store(&b->failing, false);
+	atomic_store(&b->failing, 0);
 	return 0;
 }
 
@@ -397,6 +408,7 @@ raid_base_open(struct raid_base *b, struct bdev *bdev, bool existing, struct err
 		return rc;
 	}
 	b->configured = existing;
+	b->raid->stuck = false;
 	b->target = existing && b->raid->lives;
 	return 0;
 }
@@ -501,12 +513,61 @@ find_base(const struct bdev *bdev, const char *name)
 	return NULL;
 }
 
+/* A member that an array waits for, by its UUID. */
+static struct raid_base *
+find_awaited(const char *text)
+{
+	struct raid *raid;
+	uuid_t uuid;
+
+	if (uuid_parse(text, uuid) != 0) {
+		return NULL;
+	}
+	LIST_FOREACH (raid, &raid_all, link) {
+		for (unsigned i = 0; i < raid->num_bases && raid->state == RAID_CONFIGURING; i++) {
+			const struct raid_sb_base *e = raid_sb_entry(raid, i);
+
+			if (e != NULL && e->state == RAID_SB_CONFIGURED &&
+			    raid->bases[i].desc == NULL && uuid_compare(e->uuid, uuid) == 0) {
+				return &raid->bases[i];
+			}
+		}
+	}
+	return NULL;
+}
+
+static int
+give_up(struct raid_base *b, struct err *err)
+{
+	struct raid *raid = b->raid;
+	struct raid_sb_base *e = raid_sb_entry(raid, b->slot);
+
+	if (raid_count_expected(raid) <= raid->min_working || raid->busy) {
+		return err_set(err, -EBUSY, "RAID '%s' cannot start without base %u", raid->name,
+			       b->slot);
+	}
+	LOG_WARNING(BDEV, raid->name, "base %u is given up", b->slot);
+	e->state = RAID_SB_MISSING;
+	e->stays_out = true;
+	uuid_clear(b->uuid);
+	raid_proceed(raid);
+	return 0;
+}
+
 int
 raid_remove_base(const char *base, void (*done)(void *ctx, int status), void *ctx,
 		 struct err *err)
 {
 	struct raid_base *b = find_base(bdev_find(base), base);
 
+	if (b == NULL && (b = find_awaited(base)) != NULL) {
+		int rc = give_up(b, err);
+
+		if (rc == 0) {
+			done(ctx, 0);
+		}
+		return rc;
+	}
 	if (b == NULL || b->raid->deleting || b->closing || b->out != OUT_NO ||
 	    b->raid->state == RAID_OFFLINE) {
 		return err_set(err, -ENODEV, "'%s' is not a base bdev of any RAID", base);

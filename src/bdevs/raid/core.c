@@ -222,6 +222,7 @@ static void
 start_failed(struct raid *raid, int status)
 {
 	raid->starting = false;
+	raid->stuck = true;
 	LOG_ERROR(BDEV, raid->name, "cannot start: %s", err_text(&raid->err));
 	if (raid->created != NULL) {
 		raid_delete_it(raid);
@@ -337,7 +338,7 @@ bring_up(struct raid *raid)
 		b->role = b->configured ? ROLE_MEMBER : ROLE_NONE;
 		b->open = b->configured;
 		pthread_mutex_unlock(&raid->lock);
-		atomic_store(&b->failing, false);
+		atomic_store(&b->failing, 0);
 		b->stays_away = false;
 	}
 	raid_intent_start(raid);
@@ -657,7 +658,13 @@ start_without(struct timer *timer)
 static void
 be_patient(struct raid *raid)
 {
+	/*
+	 * Whether those that are there have the newest superblock is sure only where no more than one
+	 * base can have been left behind. Of mirrors any number can; and so somebody has to say that
+	 * the others are lost: raid_remove_base().
+	 */
 	if (raid->sb != NULL && raid_settings.patience_sec != 0 &&
+	    raid->min_working + 1 == raid->num_bases && raid->num_bases > 2 &&
 	    raid_count_configured(raid) >= raid->min_working &&
 	    !heap_linked(&raid->patience.node)) {
 		CHECK(timer_start(&raid->patience, raid_settings.patience_sec * UINT64_C(1000000),
@@ -681,7 +688,7 @@ assemble(struct raid *raid)
 		return;
 	}
 	if (raid_count_configured(raid) == expected && expected >= raid->min_working &&
-	    all_settled(raid)) {
+	    all_settled(raid) && !raid->stuck) {
 		start(raid);
 		return;
 	}

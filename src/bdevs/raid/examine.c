@@ -9,8 +9,8 @@
  * is listed as missing or failed, and was not taken out on request, is taken back when the array is
  * online, and rebuilt.
  *
- * A superblock that is torn (power was cut while it was being written) says nothing; its base
- * counts as what the others say of it.
+ * A superblock that is torn (power was cut while it was being written) is replaced by its copy, which
+ * was written before it; not by an older one. A base with neither is nobody's.
  * Context: the app thread.
  */
 #include <errno.h>
@@ -25,6 +25,9 @@ struct look {
 	struct bdev_channel *ch;
 	struct iovec iov;
 	struct bdev_io *io;
+	bool torn; /* the superblock is; this is the copy */
+	uuid_t torn_uuid;
+	uint64_t torn_seq;
 };
 
 /* ---- Into its place ---- */
@@ -108,6 +111,26 @@ raid_readd(struct raid *raid)
 
 /* ---- What a superblock says ---- */
 
+/* Those it waits for are shown. */
+static void
+expect_bases(struct raid *raid)
+{
+	for (unsigned i = 0; i < raid->num_bases; i++) {
+		const struct raid_sb_base *e = raid_sb_entry(raid, i);
+		struct raid_base *b = &raid->bases[i];
+
+		if (b->desc != NULL) {
+			continue;
+		}
+		uuid_clear(b->uuid);
+		b->data_offset = e->data_offset;
+		b->data_size = e->data_size;
+		if (e->state == RAID_SB_CONFIGURED) {
+			uuid_copy(b->uuid, e->uuid);
+		}
+	}
+}
+
 static void
 adopt(struct raid *raid, const struct raid_sb *sb)
 {
@@ -122,6 +145,7 @@ adopt(struct raid *raid, const struct raid_sb *sb)
 			raid_base_close(b);
 		}
 	}
+	expect_bases(raid);
 }
 
 static struct raid *
@@ -142,6 +166,7 @@ make_array(const struct raid_sb *sb, struct err *err)
 	}
 	raid->sb = copy;
 	raid->from_disk = true;
+	expect_bases(raid);
 	return raid;
 }
 
@@ -190,21 +215,6 @@ found(struct bdev *bdev, const struct raid_sb *sb)
 	}
 }
 
-/* Its superblock is torn: an array may know it. */
-static void
-torn(struct bdev *bdev)
-{
-	struct raid *raid, *next;
-
-	LIST_FOREACH_SAFE (raid, next, &raid_all, link) {
-		if (raid->sb != NULL && entry_of(raid->sb, bdev) != NULL) {
-			LOG_WARNING(BDEV, raid->name, "the superblock of '%s' is torn", bdev_name(bdev));
-			take(raid, bdev);
-			return;
-		}
-	}
-}
-
 /* ---- Reading ---- */
 
 static void
@@ -218,22 +228,50 @@ end_look(struct look *look)
 	bdev_examine_done();
 }
 
+static void looked(struct bdev_io *io, int status);
+
 static void
+read_at(struct look *look, uint64_t offset_bytes)
+{
+	uint32_t bs = bdev_block_size(bdev_desc_bdev(look->desc));
+
+	bdev_io_init(look->io, BDEV_READ, offset_bytes / bs, look->iov.iov_len / bs, &look->iov, 1,
+		     looked);
+	bdev_submit(look->ch, look->io);
+}
+
+/* A copy that is older than the superblock beside it was not written with it. */
+static bool
+copy_fits(const struct look *look, const struct raid_sb *sb)
+{
+	return uuid_compare(look->torn_uuid, sb->uuid) == 0 && sb->seq >= look->torn_seq;
+}
+
+/* True when the copy is to be read. */
+static bool
 judge(struct look *look, struct bdev *bdev)
 {
 	struct raid_sb *sb = malloc(sizeof(*sb));
 	struct err err = ERR_NONE;
 	int rc = sb == NULL ? -ENOMEM
 			    : raid_sb_decode(look->iov.iov_base, look->iov.iov_len, sb, &err);
+	bool again = false;
 
+	if (rc == RAID_SB_TORN && !look->torn) {
+		again = raid_sb_hint(look->iov.iov_base, look->iov.iov_len, look->torn_uuid,
+				     &look->torn_seq) &&
+			bdev_num_blocks(bdev) * bdev_block_size(bdev) >=
+				RAID_SB_DATA_OFFSET_MIN_BYTES;
+	} else if (rc == 0 && look->torn && !copy_fits(look, sb)) {
+		rc = RAID_SB_TORN;
+	}
 	if (rc == 0) {
 		found(bdev, sb);
-	} else if (rc == RAID_SB_TORN) {
-		torn(bdev);
-	} else if (rc != RAID_SB_NONE) {
+	} else if (rc != RAID_SB_NONE && !again) {
 		LOG_WARNING(BDEV, bdev_name(bdev), "%s", err_text(&err));
 	}
 	free(sb);
+	return again;
 }
 
 static void
@@ -244,8 +282,11 @@ looked(struct bdev_io *io, int status)
 
 	memcpy(&look, (uint8_t *)io + bdev_io_bytes(io->ch->bdev), sizeof(look));
 	bdev = bdev_desc_bdev(look->desc);
-	if (status == 0 && !raid_ending && !bdev_claimed(bdev) && bdev_find(bdev_name(bdev)) == bdev) {
-		judge(look, bdev);
+	if (status == 0 && !raid_ending && !bdev_claimed(bdev) &&
+	    bdev_find(bdev_name(bdev)) == bdev && judge(look, bdev)) {
+		look->torn = true;
+		read_at(look, RAID_SB_COPY_BYTES);
+		return;
 	}
 	end_look(look);
 }
@@ -275,8 +316,7 @@ examine(struct bdev *bdev)
 		return;
 	}
 	memcpy((uint8_t *)look->io + io_bytes, &look, sizeof(look));
-	bdev_io_init(look->io, BDEV_READ, 0, bytes / bs, &look->iov, 1, looked);
-	bdev_submit(look->ch, look->io);
+	read_at(look, 0);
 }
 
 const struct bdev_examiner raid_examiner = {.module_name = "raid", .examine = examine};

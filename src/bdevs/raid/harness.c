@@ -11,6 +11,8 @@
 #include "event/job.h"
 
 struct stage *the_stage;
+#define COPY_LBA (RAID_SB_COPY_BYTES / BS)
+
 static atomic_bool cut; /* nothing reaches a disk any more */
 
 /* ---- Disks ---- */
@@ -58,13 +60,13 @@ perform(struct disk *d, const struct bdev_io *io)
 		if (atomic_load(&d->write_status) != 0) {
 			return atomic_load(&d->write_status);
 		}
-		if (io->lba == 0) {
+		if (io->lba == 0 || io->lba == COPY_LBA) {
 			uint8_t *block = malloc(bytes);
 
 			atomic_fetch_add(&d->superblocks, 1);
 			iov_to_buf(io->iov, io->iovcnt, 0, block, bytes);
-			if (the_stage->on_superblock != NULL) {
-				the_stage->on_superblock(the_stage, d, block);
+			if (the_stage->on_superblock != NULL && memcmp(block, "SPDKRAID", 8) == 0) {
+				the_stage->on_superblock(the_stage, d, io->lba, block);
 			}
 			free(block);
 			if (atomic_load(&cut)) {
@@ -93,7 +95,7 @@ poll(struct poller *p)
 	struct list now;
 	int n = 0;
 
-	if (atomic_load(&d->hold)) {
+	if (atomic_load(&d->hold) || atomic_load(&d->hold_superblock)) {
 		return 0;
 	}
 	list_init(&now);
@@ -117,7 +119,8 @@ submit(struct bdev_channel *ch, struct bdev_io *io)
 	struct disk_channel *dc = ch->module_ctx;
 	struct disk *d = disk_of(ch->bdev);
 
-	if (atomic_load(&d->hold) && io->op == BDEV_WRITE) {
+	if (io->op == BDEV_WRITE &&
+	    (atomic_load(&d->hold) || (io->lba == 0 && atomic_load(&d->hold_superblock)))) {
 		struct held *h = bdev_io_ctx(io);
 
 		h->io = io;
@@ -233,6 +236,8 @@ disk_pull(struct stage *s, unsigned i)
 
 /* ---- Stage ---- */
 
+static const struct bdev_examiner *const examiners[] = {&raid_examiner, NULL};
+
 void
 stage_start(struct stage *s, enum reactor_mode mode, bool real_threads, unsigned num_disks,
 	    uint64_t disk_blocks)
@@ -250,6 +255,7 @@ stage_start(struct stage *s, enum reactor_mode mode, bool real_threads, unsigned
 		uuid_parse("0badcafe-0000-4000-8000-000000000000", d->bdev.uuid);
 		d->bdev.uuid[15] = (unsigned char)(i + 1);
 	}
+	bdev_set_examiners(examiners);
 	env_start(&s->env, mode, real_threads);
 }
 

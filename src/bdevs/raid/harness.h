@@ -22,6 +22,7 @@ struct disk {
 	atomic_int flush_status;
 	atomic_uint bad_reads; /* so many more reads of blocks from 2048 on fail with -EIO */
 	atomic_bool hold;      /* writes do not come back */
+	atomic_bool hold_superblock; /* those of block 0 */
 	atomic_uint superblocks; /* writes of block 0 */
 	atomic_uint reads;
 	atomic_uint writes;
@@ -33,8 +34,8 @@ struct stage {
 	struct env env;
 	struct disk disks[DISKS_MAX];
 	unsigned num_disks;
-	/* Called on a superblock's write, before it is done; and in its middle, so to speak. */
-	void (*on_superblock)(struct stage *s, struct disk *d, const uint8_t *block);
+	/* Called on the write of a superblock or its copy, before it is done. */
+	void (*on_superblock)(struct stage *s, struct disk *d, uint64_t lba, const uint8_t *block);
 	void *ctx;
 	/* The last answer of a call to an array. */
 	atomic_bool answered;

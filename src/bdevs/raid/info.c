@@ -36,7 +36,7 @@ describe_bases(const struct raid *raid, struct raid_info *info)
 
 		bases[i] = (struct raid_base_info){
 			.name = b->name,
-			.configured = b->configured && !b->closing,
+			.configured = b->configured && !b->closing && b->out == OUT_NO,
 			.data_offset = b->data_offset,
 			.data_size = b->data_size,
 		};
@@ -46,10 +46,22 @@ describe_bases(const struct raid *raid, struct raid_info *info)
 	info->bases = bases;
 }
 
+/* What is being rebuilt, is about to be, or is about to be a member. */
+static const struct raid_base *
+target_of(const struct raid *raid)
+{
+	for (unsigned i = 0; i < raid->num_bases; i++) {
+		if (raid->bases[i].target && raid->bases[i].out == OUT_NO) {
+			return &raid->bases[i];
+		}
+	}
+	return NULL;
+}
+
 static void
 describe(const struct raid *raid, struct raid_info *info)
 {
-	const struct raid_base *target = raid_process_target(raid);
+	const struct raid_base *target = target_of(raid);
 
 	*info = (struct raid_info){
 		.name = raid->name,
@@ -62,14 +74,12 @@ describe(const struct raid *raid, struct raid_info *info)
 		.num_blocks = raid->lives ? bdev_num_blocks(&raid->bdev) : 0,
 		.rebuilding = target != NULL,
 		.rebuild_target = target != NULL ? target->name : NULL,
-		.rebuilt_blocks = raid_process_done_blocks(raid),
+		.rebuilt_blocks = raid_process_is_resync(raid) ? 0 : raid_process_done_blocks(raid),
 	};
 	uuid_copy(info->uuid, raid->uuid);
 	describe_bases(raid, info);
 	info->operational = raid->lives ? info->discovered : raid_count_expected(raid);
-	if (target == NULL && raid->joining != NULL) {
-		info->rebuilding = true;
-		info->rebuild_target = raid->joining->name;
+	if (raid->joining != NULL) {
 		info->rebuilt_blocks = info->num_blocks;
 	}
 }

@@ -105,7 +105,7 @@ struct raid_base {
 
 	/* Any thread. */
 	atomic_uint refs; /* channels that hold a channel on it, and the app thread */
-	atomic_bool failing;
+	atomic_int failing; /* the first status that says so, 0: none */
 	struct msg fail_msg;
 	struct msg closed_msg;
 };
@@ -117,6 +117,7 @@ struct raid_meta {
 	struct iovec iov;
 	unsigned slot;
 	enum bdev_op op;
+	bool copied; /* the copy of this slot is written */
 	bool failed; /* some base could not be written: it leaves */
 	unsigned written;
 	void (*done)(struct raid *raid, bool complete);
@@ -149,6 +150,7 @@ struct raid {
 	bool deleting;
 	bool clear_sb;
 	bool starting;
+	bool stuck; /* it could not start with what is there: not again before that changes */
 	struct timer patience;
 	size_t child_bytes; /* room of a request to a base */
 	struct bdev_desc *self; /* keeps the bdev while ranges of it are locked */
@@ -338,7 +340,7 @@ void raid_base_settle(struct raid_base *b);
 /* The slot is empty from now on. */
 void raid_base_forget(struct raid_base *b);
 /* Any thread: a request to it failed as only a bad base does. */
-void raid_base_report(struct raid *raid, unsigned slot);
+void raid_base_report(struct raid *raid, unsigned slot, int status);
 void raid_base_leave(struct raid_base *b, enum raid_out why);
 /* It has a new size. */
 void raid_base_resized(struct raid_base *b);

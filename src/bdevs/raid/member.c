@@ -232,7 +232,7 @@ joining_everywhere(struct raid *raid)
 	struct raid_sb_base *e = raid_sb_entry(raid, b->slot);
 
 	/* A failure that was reported while channels still took it for a target's. */
-	if (b->out != OUT_NO || atomic_load(&b->failing)) {
+	if (b->out != OUT_NO || atomic_load(&b->failing) != 0) {
 		b->out = b->out != OUT_NO ? b->out : OUT_FAILED;
 		join_failed(raid);
 		return;

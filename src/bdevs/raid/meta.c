@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Superblocks, written. One base after another: a power cut in the middle leaves at most one of
- * them torn, and the others whole, with the old or the new one. The highest sequence number wins,
- * so what the new one says is in force from the first base on; what depends on it (acknowledging a
+ * Superblocks, written. One base after another, and on each the copy before the superblock itself, so
+ * that a power cut leaves at most one of all torn. The highest sequence number wins, so what the new one says is in force from the first base on; what depends on it (acknowledging a
  * write that a failed base missed, reading from a base that has been rebuilt) waits for the last.
  *
  * Why any moment is good for a power cut:
@@ -60,7 +59,12 @@ base_done(struct bdev_io *io, int status)
 	}
 	raid->meta.failed = raid->meta.failed || status != 0;
 	raid_base_settle(b);
-	raid->meta.slot++;
+	if (status == 0 && raid->meta.op == BDEV_WRITE && !raid->meta.copied) {
+		raid->meta.copied = true;
+	} else {
+		raid->meta.copied = false;
+		raid->meta.slot++;
+	}
 	step(raid);
 }
 
@@ -69,6 +73,7 @@ step(struct raid *raid)
 {
 	struct raid_meta *m = &raid->meta;
 	struct raid_base *b;
+	uint64_t lba;
 
 	while (m->slot < raid->num_bases && !in_use(&raid->bases[m->slot])) {
 		m->slot++;
@@ -78,7 +83,8 @@ step(struct raid *raid)
 		return;
 	}
 	b = &raid->bases[m->slot];
-	bdev_io_init(b->io, m->op, 0, m->iov.iov_len / bdev_block_size(b->bdev), &m->iov,
+	lba = m->copied ? 0 : RAID_SB_COPY_BYTES / bdev_block_size(b->bdev);
+	bdev_io_init(b->io, m->op, lba, m->iov.iov_len / bdev_block_size(b->bdev), &m->iov,
 		     m->op == BDEV_WRITE, base_done);
 	if (m->op == BDEV_WRITE) {
 		b->io->flags = BDEV_IO_FUA;
@@ -101,6 +107,7 @@ begin(struct raid *raid, enum bdev_op op, size_t bytes, void (*done)(struct raid
 	m->done = done;
 	m->op = op;
 	m->slot = 0;
+	m->copied = false;
 	m->failed = false;
 	m->written = 0;
 	m->iov = (struct iovec){.iov_base = m->buf, .iov_len = (bytes + bs - 1) & ~(bs - 1)};

@@ -68,16 +68,19 @@ int raid_add_base(const char *name, const char *base,
 		  void (*done)(void *ctx, int status, const struct err *err), void *ctx,
 		  struct err *err);
 
-/* Takes a base out of the array that has it; one that cannot do without goes offline. 0: done
- * follows, when it is closed. -ENODEV: no array has this bdev. */
+/*
+ * Takes a base out of the array that has it; one that cannot do without goes offline. 0: done
+ * follows, when it is closed. -ENODEV: no array has this bdev. By the UUID of a member that an array
+ * waits for: it is lost, and the array is to start without it; -EBUSY: it cannot.
+ */
 int raid_remove_base(const char *base, void (*done)(void *ctx, int status), void *ctx,
 		     struct err *err);
 
 struct raid_settings {
 	uint32_t window_kb;        /* of a rebuild: what writes wait for */
 	uint32_t bandwidth_mb_sec; /* of a rebuild, 0: unlimited */
-	/* An array that is found on bases, but not on all: starts without the others if it can
-	 * after so long; 0: never. */
+	/* A raid5f that is found on all bases but one starts without it after so long; 0: never.
+	 * (A raid1 never does: those that are there may be the stale ones.) */
 	uint32_t patience_sec;
 };
 

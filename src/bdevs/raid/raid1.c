@@ -93,7 +93,7 @@ read_done(struct bdev_io *child, int status)
 	slot_set_add(&x->failed, c->slot);
 	x->status = x->status == 0 ? status : x->status;
 	if (status == -ENODEV && rc->slots[c->slot].role == ROLE_MEMBER) {
-		raid_base_report(rc->raid, c->slot);
+		raid_base_report(rc->raid, c->slot, status);
 	}
 	raid_channel_look(rc);
 	next = choose(rc, io, &x->failed);

@@ -232,13 +232,14 @@ good_members(const struct stripe *s)
 }
 
 static void
-missed(struct stripe *s, unsigned slot)
+missed(struct stripe *s, unsigned slot, int status)
 {
 	if (s->rc->slots[slot].role >= ROLE_JOINING) {
 		slot_set_add(&s->failed, slot);
 	} else if (s->rc->slots[slot].role == ROLE_TARGET) {
-		raid_base_report(s->rc->raid, slot);
+		raid_base_report(s->rc->raid, slot, status);
 	}
+	s->status = s->status == 0 ? status : s->status;
 }
 
 static void
@@ -246,7 +247,7 @@ report_failed(struct stripe *s)
 {
 	for (unsigned i = 0; i < s->rc->raid->num_bases; i++) {
 		if (slot_set_has(&s->failed, i)) {
-			raid_base_report(s->rc->raid, i);
+			raid_base_report(s->rc->raid, i, s->status);
 		}
 	}
 }
@@ -303,8 +304,7 @@ write_done(struct bdev_io *io, int status)
 
 	raid_channel_came_back(s->rc);
 	if (status != 0) {
-		missed(s, c->slot);
-		s->status = s->status == 0 ? status : s->status;
+		missed(s, c->slot, status);
 	}
 	if (--s->pending == 0) {
 		written(s);
@@ -320,8 +320,7 @@ write_columns(struct stripe *s, unsigned slot, uint32_t from, uint32_t to)
 		return;
 	}
 	if (base->ch == NULL) {
-		missed(s, slot);
-		s->status = -EIO;
+		missed(s, slot, -ENODEV);
 		return;
 	}
 	submit_child(s, slot, slot, BDEV_WRITE, from, to, write_done);
@@ -486,7 +485,7 @@ old_read(struct bdev_io *io, int status)
 		s->read_failed = status != -ENODEV;
 		s->status = s->status == 0 ? -EAGAIN : s->status;
 		if (status == -ENODEV) {
-			raid_base_report(s->rc->raid, c->slot);
+			raid_base_report(s->rc->raid, c->slot, status);
 		}
 	}
 	if (--s->pending == 0) {

@@ -302,6 +302,19 @@ raid_sb_decode(const void *buf, size_t bytes, struct raid_sb *sb, struct err *er
 	return rc == 0 ? check_size(sb, err) : rc;
 }
 
+bool
+raid_sb_hint(const void *buf, size_t bytes, uuid_t ret_uuid, uint64_t *ret_seq)
+{
+	const uint8_t *p = buf;
+
+	if (bytes < RAID_SB_HEADER_BYTES || raid_sb_bytes(buf) == 0) {
+		return false;
+	}
+	memcpy(ret_uuid, p + AT_UUID, sizeof(uuid_t));
+	*ret_seq = get64(p + AT_SEQ);
+	return true;
+}
+
 /* ---- Writing ---- */
 
 static void

@@ -11,6 +11,8 @@
  *    and parity agree. SPDK makes a new sequence number whenever it starts an array, so that what
  *    it wrote meanwhile is not taken for agreed upon.
  *  - base, 63: 1 when it was taken out on request, and is not to come back by itself.
+ * And a copy of the superblock stands RAID_SB_COPY_BYTES behind it, before the data: it is written first,
+ * so that one of the two is whole whenever power is cut.
  */
 #ifndef BDEVS_RAID_SB_H
 #define BDEVS_RAID_SB_H
@@ -27,6 +29,7 @@
 #define RAID_SB_HEADER_BYTES 256
 #define RAID_SB_BASE_BYTES 64
 #define RAID_SB_MAX_BYTES (RAID_SB_HEADER_BYTES + RAID_SB_BASES_MAX * RAID_SB_BASE_BYTES)
+#define RAID_SB_COPY_BYTES (UINT32_C(1) << 19)
 #define RAID_SB_DATA_OFFSET_MIN_BYTES (UINT32_C(1) << 20)
 
 /* Values of the level field. */
@@ -78,6 +81,10 @@ size_t raid_sb_bytes(const void *buf);
 
 /* 0 and *ret_sb, or one of the above. err says which field is wrong. */
 int raid_sb_decode(const void *buf, size_t bytes, struct raid_sb *ret_sb, struct err *err);
+
+/* Of a superblock that is torn: what it says of its array and its sequence number. Not to be relied
+ * upon; false: not even that. */
+bool raid_sb_hint(const void *buf, size_t bytes, uuid_t ret_uuid, uint64_t *ret_seq);
 
 /* Writes sb to buf, of RAID_SB_MAX_BYTES; the bytes written. */
 size_t raid_sb_encode(const struct raid_sb *sb, void *buf);
