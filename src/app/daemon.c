@@ -36,6 +36,7 @@
 #include "base/log.h"
 #include "base/path.h"
 #include "bdev/module.h"
+#include "bdevs/gpt/gpt.h"
 #include "event/scheduler.h"
 #include "event/steps.h"
 #include "methods/methods.h"
@@ -440,9 +441,13 @@ forget(void *ctx, const char *family, const char *name)
 	return d.state != NULL && state_forget(d.state, family, name);
 }
 
+/* Modules that look for what is theirs in each new bdev. */
+static const struct bdev_examiner *const examiners[] = {&gpt_examiner, NULL};
+
 static int
 start_methods(struct steps *s)
 {
+	bdev_set_examiners(examiners);
 	d.methods_options = (struct methods_options){
 		.rpc_socket = rpc_place(),
 		.socket_dir = d.socket_dir,

@@ -103,6 +103,7 @@ struct bdev_desc {
 	struct bdev *bdev;
 	bool write;
 	bool claims;
+	bool (*yield)(void *ctx); /* NULL: it does not; see bdev_claim_yields() */
 	bool told; /* of the event that is being handed out */
 	void (*event)(void *ctx, struct bdev *bdev, enum bdev_event ev);
 	void *ctx;

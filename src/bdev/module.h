@@ -202,6 +202,13 @@ void bdev_range_unlock(struct bdev_range_lock *lock, void (*done)(struct bdev_ra
 /* ---- Examiners ---- */
 
 /*
+ * App thread. The claim of desc was nobody's wish: what stands on the bdev was found by an examination. When somebody else wants to
+ * write to the bdev, or to claim it, yield(ctx of bdev_open()) is asked first; true: nobody needs what stands on it, which goes
+ * now, and the claim is given up.
+ */
+void bdev_claim_yields(struct bdev_desc *desc, bool (*yield)(void *ctx));
+
+/*
  * A module that finds its own bdevs in what others hold (partitions, RAID superblocks, volume
  * stores). Each gets every bdev that is registered, unless auto_examine is off.
  */

@@ -16,6 +16,36 @@
 
 #include "bdev/internal.h"
 
+/* Those who hold the claim only because they have found something, to give it up: all of them, or none. */
+static void
+ask_claimers(struct bdev_core *core)
+{
+	struct bdev_desc *desc;
+
+	LIST_FOREACH (desc, &core->descs, link) {
+		if (desc->claims && desc->yield == NULL) {
+			return;
+		}
+	}
+	LIST_FOREACH (desc, &core->descs, link) {
+		if (desc->claims && desc->yield(desc->ctx)) {
+			desc->claims = false;
+			desc->write = false;
+			core->claim_count--;
+		}
+	}
+	if (core->claim_count == 0) {
+		core->claim = BDEV_CLAIM_NONE;
+	}
+}
+
+void
+bdev_claim_yields(struct bdev_desc *desc, bool (*yield)(void *ctx))
+{
+	CHECK(desc->claims);
+	desc->yield = yield;
+}
+
 static int
 may_open(const struct bdev *bdev, const char *name, bool write, struct err *err)
 {
@@ -24,6 +54,9 @@ may_open(const struct bdev *bdev, const char *name, bool write, struct err *err)
 	}
 	if (write && bdev->readonly) {
 		return err_set(err, -EROFS, "bdev '%s' is read-only", name);
+	}
+	if (write) {
+		ask_claimers(bdev->core);
 	}
 	if (write && bdev->core->claim != BDEV_CLAIM_NONE) {
 		return err_set(err, -EPERM, "bdev '%s' is claimed by %s", name,
@@ -121,6 +154,9 @@ bdev_claim(struct bdev_desc *desc, enum bdev_claim claim, uint64_t key, const ch
 
 	app_thread_check();
 	CHECK(claim != BDEV_CLAIM_NONE && !desc->claims);
+	if (!may_join(core, claim, key)) {
+		ask_claimers(core);
+	}
 	if (!may_join(core, claim, key)) {
 		return err_set(err, -EPERM, "bdev '%s' is claimed by %s", name, core->claim_module);
 	}

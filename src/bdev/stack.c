@@ -24,6 +24,8 @@
 
 #include "base/log.h"
 #include "bdev/qos.h"
+#include "bdev/internal.h"
+#include "bdev/qos.h"
 
 /* Parts have the UUIDs that SPDK gives them. */
 #define PART_NAME_SPACE "976b899e-3e1e-4d71-ab69-c2b08e9df8b8"
@@ -107,6 +109,37 @@ base_event(void *ctx, struct bdev *bdev, enum bdev_event ev)
 	}
 }
 
+static bool
+is_needed(const struct stack *s)
+{
+	const struct bdev_desc *desc;
+
+	if (s->registered) {
+		LIST_FOREACH (desc, &s->bdev.core->descs, link) {
+			if (desc->write || desc->claims) {
+				return true;
+			}
+		}
+	}
+	return false;
+}
+
+/* Somebody wants the base itself; what was found on it goes, unless it is in use. */
+static bool
+base_yields(void *ctx)
+{
+	struct stack_base *base = ctx;
+	struct stack *s;
+
+	LIST_FOREACH (s, &base->users, base_link) {
+		if (is_needed(s)) {
+			return false;
+		}
+	}
+	base_event(base, base->bdev, BDEV_EVENT_REMOVE);
+	return true;
+}
+
 static struct stack_base *
 shared_base(const struct stack *s, const struct bdev *bdev)
 {
@@ -141,6 +174,10 @@ open_base(const struct stack *s, const struct bdev *bdev, struct stack_base **re
 		bdev_close(base->desc);
 		free(base);
 		return rc;
+	}
+	bdev_desc_set_user(base->desc, s->name);
+	if (s->ops->found) {
+		bdev_claim_yields(base->desc, base_yields);
 	}
 	bdev_desc_set_user(base->desc, s->name);
 	base->bdev = bdev_desc_bdev(base->desc);
@@ -350,6 +387,8 @@ stack_create(struct stack *s, const struct stack_ops *ops, const char *name, con
 		rc = err_set(err, -EEXIST, "a bdev named '%s' exists already", name);
 	} else if (base != NULL) {
 		rc = run(s, base, err);
+	} else if (ops->found) {
+		rc = err_set(err, -ENODEV, "there is no bdev '%s'", base_name);
 	} else {
 		LOG_NOTICE(BDEV, name, "waits for its base '%s'", base_name);
 		await(s);
@@ -382,7 +421,7 @@ stack_destruct(struct bdev *bdev)
 	struct bdev *base;
 
 	stop(s);
-	if (s->deleting) {
+	if (s->deleting || s->ops->found) {
 		finish_delete(s);
 		return;
 	}

@@ -21,6 +21,9 @@ struct stack_ops {
 
 	/* Several bdevs of this module share one base (partitions); else the base has one user. */
 	bool share_base;
+	/* Made by an examiner: its base is there; it is deleted when the base goes, or when somebody wants to write to the
+	 * base while nobody writes to what was found, nor claims it. */
+	bool found;
 	/* Only reads: the base is claimed so that nobody writes. */
 	bool read_only;
 

@@ -112,6 +112,7 @@ extern const struct bdev_kind bdev_malloc_kind;
 extern const struct bdev_kind bdev_aio_kind;
 extern const struct bdev_kind bdev_uring_kind;
 extern const struct bdev_kind bdev_passthru_kind;
+extern const struct bdev_kind bdev_gpt_kind;
 extern const struct bdev_kind bdev_crypto_kind;
 extern const struct bdev_kind bdev_virtio_kind;
 extern const struct bdev_kind bdev_nbd_kind;

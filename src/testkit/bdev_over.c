@@ -102,6 +102,13 @@ prepare(struct over *over)
 	over->battery.resize = over->resizes ? resize : NULL;
 }
 
+const struct battery *
+over_battery(struct over *over)
+{
+	prepare(over);
+	return &over->battery;
+}
+
 void
 over_run(struct over *over, enum reactor_mode mode, bool real_threads)
 {

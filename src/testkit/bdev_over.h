@@ -36,6 +36,9 @@ struct over {
 void over_run_all(struct over *over);
 void over_run(struct over *over, enum reactor_mode mode, bool real_threads);
 
+/* over's battery, for bdev_battery_run_all(). */
+const struct battery *over_battery(struct over *over);
+
 /* On a stage that the test has started: base and module's bdev, opened for writing; and the reverse. */
 void over_open(struct over *over, struct env *env);
 void over_close(struct over *over, struct env *env);
