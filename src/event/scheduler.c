@@ -486,7 +486,8 @@ check(const struct scheduler_options *o, struct err *err)
 		return err_set(err, -EINVAL, "a limit is a percentage: at most 100");
 	}
 	if (o->core_limit > o->core_busy) {
-		return err_set(err, -EINVAL, "core_limit %u is above core_busy %u: reactors would take in what they have to give away",
+		return err_set(err, -EINVAL,
+			       "core_limit %u is above core_busy %u: reactors would take in what they have to give away",
 			       o->core_limit, o->core_busy);
 	}
 	if (!has_reactor(o->scheduling_core)) {

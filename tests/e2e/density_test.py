@@ -177,7 +177,7 @@ def test_ten_thousand(t):
     burst(d, [call("bdev_null_delete", i, name=f"n{i}") for i in range(count)])
     equal(d.call("bdev_get_bdevs"), [])
     equal([n for n in os.listdir(d.folder) if n.startswith("c")], [])
-    check(SCALE > 1 or memory(d)[0] < empty + 24, f"after all are gone: {memory(d)} MiB")
+    check(SCALE > 1 or memory(d)[0] < empty + 32, f"after all are gone: {memory(d)} MiB")
     d.stop()
     d = daemon(t, state=True, folder=d.folder)
     equal(d.call("vhost_get_controllers"), [])
