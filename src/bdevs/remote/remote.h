@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Disks at the other end of a connection, which virtio, nbd and iscsi have in common: made in the background, one lane of it for each
- * thread as far as there are lanes, made again when it is lost. Requests wait meanwhile, and those that the other end had
- * are sent once more.
+ * Disks at the other end of a connection, which virtio, nbd and iscsi have in common: it is made in the background, with a lane
+ * for each thread as far as there are any, and made again when it is lost. Requests wait meanwhile, and those that the other
+ * end had are sent once more.
  *
  * Life and connection belong to the app thread, a lane to the thread that has it; connecting is done by a worker.
  */
