@@ -425,7 +425,7 @@ connected(struct worker_job *job)
 		try_free(disk);
 		return;
 	}
-	LOG_NOTICE(BDEV, disk->name, "connected, %u lane%s", link->lanes, link->lanes == 1 ? "" : "s");
+	LOG_NOTICE(BDEV, disk->name, "connected, up to %u lane%s", link->lanes, link->lanes == 1 ? "" : "s");
 	if (first) {
 		answer_attach(disk, &disk->bdev, &ERR_NONE);
 	} else {
