@@ -23,6 +23,22 @@ const struct ctl_command ctl_commands[] = {
 		 "  delete NAME          even while a VM uses it\n"
 		 "    --keep-file        leaves the file in the state directory\n",
 	 .run = ctl_disk},
+	{.name = "export",
+	 .arguments = "BDEV [options] | --list | --remove NAME",
+	 .summary = "disks and other bdevs for NBD clients",
+	 .help = "  BDEV                 the disk or bdev; prints the URI that NBD clients take\n"
+		 "    --unix PATH        at a unix socket, or\n"
+		 "    --tcp HOST:PORT    at a TCP address: an IP address, localhost, or * for all of this machine; without\n"
+		 "                       either on every NBD server that there is\n"
+		 "    --name NAME        what clients call it; the bdev's name unless given\n"
+		 "    --description TEXT   words that clients may show\n"
+		 "    --read-only        clients may only read\n"
+		 "    --tls-certs DIR    TLS with server-cert.pem and server-key.pem of the folder\n"
+		 "    --tls-psk FILE     TLS with the keys of the file\n"
+		 "    --tls-verify-peer  only clients that ca-cert.pem of the folder vouches for\n"
+		 "  --list               exports and their URIs\n"
+		 "  --remove NAME        even while clients use it\n",
+	 .run = ctl_export},
 	{.name = "status",
 	 .arguments = "",
 	 .summary = "how the target is",

@@ -115,6 +115,7 @@ bool ctl_reactor_polls(const json_t *details);
 
 int ctl_rpc(struct ctl *ctl, int argc, char **argv);
 int ctl_disk(struct ctl *ctl, int argc, char **argv);
+int ctl_export(struct ctl *ctl, int argc, char **argv);
 int ctl_status(struct ctl *ctl, int argc, char **argv);
 int ctl_mode(struct ctl *ctl, int argc, char **argv);
 int ctl_jobs(struct ctl *ctl, int argc, char **argv);

@@ -171,6 +171,48 @@ is_one_of(const char *word, const char *const *words)
 	return *words != NULL;
 }
 
+/* Names of exports, or of what could be one. */
+static void
+named_words(struct ctl *ctl, const char *method)
+{
+	json_t *array = NULL, *error = NULL;
+	const json_t *item;
+	size_t i;
+
+	ctl->timeout_s = 1;
+	if (ctl_call(ctl, "completion", method, NULL, &array, &error) == CTL_OK) {
+		json_array_foreach(array, i, item) {
+			const char *name = json_string_value(json_object_get(item, "name"));
+
+			if (name != NULL) {
+				puts(name);
+			}
+		}
+	}
+	json_decref(array);
+	json_decref(error);
+}
+
+static void
+export_words(struct ctl *ctl, int argc, char **argv)
+{
+	static const char *const files[] = {"--unix", "--tls-certs", "--tls-psk", NULL};
+	static const char *const values[] = {"--tcp", "--name", "--description", "--list", NULL};
+	const char *last = argc > 0 ? argv[argc - 1] : "";
+
+	if (strcmp(last, "--remove") == 0) {
+		named_words(ctl, "berth_nbd_get_exports");
+	} else if (is_one_of(last, files)) {
+		puts("<file>");
+	} else if (!is_one_of(last, values)) {
+		if (argc == 0) {
+			puts("--list\n--remove");
+			named_words(ctl, "bdev_get_bdevs");
+		}
+		puts("--unix\n--tcp\n--name\n--description\n--read-only\n--tls-certs\n--tls-psk\n--tls-verify-peer");
+	}
+}
+
 /* Of the view that was chosen. */
 static void
 column_words(int argc, char **argv)
@@ -310,6 +352,8 @@ print_words(struct ctl *ctl, int argc, char **argv)
 		}
 	} else if (strcmp(argv[0], "disk") == 0) {
 		disk_action_words(ctl, argc - 1, argv + 1);
+	} else if (strcmp(argv[0], "export") == 0) {
+		export_words(ctl, argc - 1, argv + 1);
 	} else if (strcmp(argv[0], "config") == 0) {
 		config_words(argc - 1);
 	} else if (strcmp(argv[0], "events") == 0) {
