@@ -25,6 +25,7 @@ static const struct {
 } types[] = {
 	{"bdev_register", true}, {"bdev_unregister", true}, {"bdev_resize", true},
 	{"job_started", true},   {"job_progress", false},   {"job_ended", true},
+	{"raid_degraded", true}, {"raid_rebuilt", true},
 };
 
 #define TYPE_BIT(type) (UINT64_C(1) << (type))
