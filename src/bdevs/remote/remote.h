@@ -74,7 +74,7 @@ struct remote_ops {
 	int (*lane_start)(struct remote_channel *c);
 	/* What is flying is remote's again. */
 	void (*lane_stop)(struct remote_channel *c);
-	/* Gives req to the other end, to be answered by remote_done(), never from inside; false: a resource of the lane is missing
+	/* Gives req to the other end, to be answered by remote_done(), never from inside; false: it lacks something of the lane
 	 * that one of the flying will give back. */
 	bool (*send)(struct remote_channel *c, struct remote_request *req);
 };

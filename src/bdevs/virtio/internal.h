@@ -18,6 +18,7 @@
 struct virtio_link {
 	struct remote_link remote;
 	struct driver_blk *blk;
+	bool zeroes_may_unmap; /* lanes do not look at blk->config, which a worker may be reading again */
 	struct {
 		uint8_t *small;
 		uint8_t *large;

@@ -79,11 +79,11 @@ take_buffer(struct virtio_lane *q, size_t bytes, struct iovec *iov)
 static void
 fill_range(struct virtio_lane *q, const struct bdev_io *io, struct virtio_request *req)
 {
-	const struct virtio_blk_config *config = &q->ring->blk->config;
+	const struct virtio_link *link = CONTAINER_OF(channel_of(q)->link, struct virtio_link, remote);
 	unsigned shift = io->ch->block_size_shift - SECTOR_SHIFT;
 	struct virtio_blk_discard_write_zeroes *range = req->iov.iov_base;
 	bool unmap = io->op == BDEV_WRITE_ZEROES && (io->flags & BDEV_IO_MAY_UNMAP) != 0 &&
-		     config->write_zeroes_may_unmap != 0;
+		     link->zeroes_may_unmap;
 
 	*range = (struct virtio_blk_discard_write_zeroes){
 		.sector = io->lba << shift,

@@ -95,6 +95,7 @@ connect(struct remote_disk *remote, struct remote_link **ret_link, struct err *e
 		return rc;
 	}
 	link->remote.lanes = link->blk->queue_count;
+	link->zeroes_may_unmap = link->blk->config.write_zeroes_may_unmap != 0;
 	*ret_link = &link->remote;
 	return 0;
 }
