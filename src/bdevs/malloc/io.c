@@ -372,7 +372,8 @@ append(struct malloc_channel *mc, struct bdev_io *io)
 	mc->queued++;
 }
 
-static inline void
+/* Inlined by force: else the compiler finds that it has no effect, and drops the calls. */
+static inline __attribute__((always_inline)) void
 fetch_ahead(const struct bdev_channel *ch, const struct malloc_disk *disk, const struct bdev_io *io)
 {
 	const uint8_t *p;

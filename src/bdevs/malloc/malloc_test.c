@@ -56,8 +56,6 @@ passes_battery(void **state)
 {
 	block_size = 512;
 	bdev_battery_run_all(&battery);
-	block_size = 4096;
-	bdev_battery_run(&battery, REACTOR_ADAPTIVE, true);
 }
 
 static void
@@ -65,7 +63,6 @@ passes_battery_with_boundary(void **state)
 {
 	block_size = 512;
 	boundary = 24;
-	bdev_battery_run(&battery, REACTOR_ADAPTIVE, true);
 	bdev_battery_run(&battery, REACTOR_INTERRUPT, false);
 	boundary = 0;
 }
@@ -78,12 +75,11 @@ passes_battery_with_metadata(void **state)
 		{.md_size = 8, .dif_type = 1},
 		{.md_size = 16, .dif_type = 2, .dif_pi_format = 1, .dif_is_head_of_md = true},
 		{.md_size = 128, .dif_type = 3, .dif_pi_format = 2},
-		{.md_size = 64, .dif_type = 1, .dif_is_head_of_md = true, .md_interleave = true},
 		{.md_size = 8},
 	};
 	struct battery few = battery;
 
-	few.requests = 400;
+	few.requests = 200;
 
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
 		md = kinds[i];

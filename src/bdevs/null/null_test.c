@@ -65,8 +65,6 @@ passes_battery_with_metadata(void **state)
 	md = (struct null_bdev_options){
 		.md_size = 64, .dif_type = 3, .dif_pi_format = 2, .dif_is_head_of_md = true};
 	bdev_battery_run(&battery, REACTOR_INTERRUPT, false);
-	md = (struct null_bdev_options){.md_size = 16};
-	bdev_battery_run(&battery, REACTOR_POLL, false);
 	md = (struct null_bdev_options){0};
 }
 
