@@ -37,6 +37,7 @@
 #include "base/path.h"
 #include "bdev/module.h"
 #include "bdevs/gpt/gpt.h"
+#include "bdevs/raid/raid.h"
 #include "event/scheduler.h"
 #include "event/steps.h"
 #include "methods/methods.h"
@@ -342,6 +343,13 @@ remove_bdevs(struct steps *s)
 }
 
 static int
+end_arrays(struct steps *s)
+{
+	raid_shutdown(bdevs_gone, NULL);
+	return STEPS_WAIT;
+}
+
+static int
 start_vhost(struct steps *s)
 {
 	struct vhost_options options = {
@@ -442,7 +450,7 @@ forget(void *ctx, const char *family, const char *name)
 }
 
 /* Modules that look for what is theirs in each new bdev. */
-static const struct bdev_examiner *const examiners[] = {&gpt_examiner, NULL};
+static const struct bdev_examiner *const examiners[] = {&gpt_examiner, &raid_examiner, NULL};
 
 static int
 start_methods(struct steps *s)
@@ -661,6 +669,7 @@ static const struct step start_steps[] = {
 	{"socket directory", make_socket_dir, forget_socket_dir},
 	{"configuration", read_config, forget_config},
 	{"bdevs", NULL, remove_bdevs},
+	{"arrays", NULL, end_arrays},
 	{"vhost", start_vhost, stop_vhost},
 	{"NBD", start_nbd, stop_nbd},
 	{"scheduler", start_scheduler, stop_scheduler},

@@ -232,11 +232,17 @@ looked(struct bdev_io *io, int status)
 	} else if (status != 0) {
 		err_set(&err, status, "RAID '%s': the first blocks of '%s' cannot be read: %s",
 			b->raid->name, b->name, strerror(-status));
-	} else if (raid_sb_decode(b->look.iov_base, b->look.iov_len, sb, NULL) == 0 &&
-		   uuid_compare(sb->uuid, b->raid->uuid) != 0) {
+	} else if (raid_sb_decode(b->look.iov_base, b->look.iov_len, sb, NULL) != 0) {
+		status = 0; /* nobody's */
+	} else if (uuid_compare(sb->uuid, b->raid->uuid) != 0) {
 		status = err_set(&err, -EEXIST,
 				 "RAID '%s': '%s' belongs to another array, '%s', by its superblock",
 				 b->raid->name, b->name, sb->name);
+	} else if (!b->raid->lives && !raid_become(b->raid, sb)) {
+		status = err_set(&err, -EEXIST,
+				 "RAID '%s': '%s' has a superblock of this array that does not fit "
+				 "what was asked for",
+				 b->raid->name, b->name);
 	}
 	free(sb);
 	free(b->look.iov_base);
@@ -452,6 +458,17 @@ empty_slot(struct raid *raid)
 	return NULL;
 }
 
+static bool
+is_rebuilt(const struct raid *raid)
+{
+	for (unsigned i = 0; i < raid->num_bases; i++) {
+		if (raid->bases[i].target && raid->bases[i].out == OUT_NO) {
+			return true;
+		}
+	}
+	return false;
+}
+
 int
 raid_add_base(const char *name, const char *base,
 	      void (*done)(void *ctx, int status, const struct err *err), void *ctx,
@@ -465,7 +482,7 @@ raid_add_base(const char *name, const char *base,
 	if (raid == NULL || raid->deleting) {
 		return err_set(err, -ENODEV, "there is no RAID bdev '%s'", name);
 	}
-	if (raid->process != NULL && !raid_process_is_resync(raid)) {
+	if (is_rebuilt(raid)) {
 		return err_set(err, -EPERM, "RAID '%s' is being rebuilt: one base at a time", name);
 	}
 	b = raid->state == RAID_OFFLINE ? NULL : empty_slot(raid);

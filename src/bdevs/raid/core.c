@@ -25,7 +25,7 @@
 #include "bdevs/raid/internal.h"
 
 struct list raid_all = {&raid_all, &raid_all};
-struct raid_settings raid_settings = {.window_kb = 1024, .patience_sec = 30};
+struct raid_settings raid_settings = RAID_SETTINGS_DEFAULT;
 bool raid_ending;
 static void (*ended)(void *ctx);
 static void *ended_ctx;
@@ -228,6 +228,7 @@ start_failed(struct raid *raid, int status)
 		raid_delete_it(raid);
 		answer_create(raid, status);
 	}
+	raid_examinations_over(raid);
 	raid->busy = false;
 	raid_proceed(raid);
 }
@@ -395,6 +396,7 @@ superblock_written(struct raid *raid, bool complete)
 	LOG_NOTICE(BDEV, raid->name, "%s on %u of %u bases", raid->level->name,
 		   raid_count_members(raid), raid->num_bases);
 	answer_create(raid, 0);
+	raid_examinations_over(raid);
 	raid_free_to_go(raid);
 }
 

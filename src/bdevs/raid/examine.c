@@ -148,6 +148,33 @@ adopt(struct raid *raid, const struct raid_sb *sb)
 	expect_bases(raid);
 }
 
+bool
+raid_become(struct raid *raid, const struct raid_sb *sb)
+{
+	if (!raid->superblock || sb->num_bases != raid->num_bases ||
+	    sb->level != raid->level->level || (raid->sb != NULL && raid->sb->seq > sb->seq)) {
+		return raid->sb != NULL;
+	}
+	if (raid->sb == NULL && (raid->sb = malloc(sizeof(*raid->sb))) == NULL) {
+		return false;
+	}
+	*raid->sb = *sb;
+	raid->from_disk = true;
+	for (unsigned i = 0; i < raid->num_bases; i++) {
+		struct raid_base *b = &raid->bases[i];
+
+		bdev_watch_stop(&b->watch);
+		if (b->desc != NULL) { /* by name; examined again by what it is */
+			b->out = OUT_REMOVED;
+			raid_base_close(b);
+		} else {
+			raid_base_forget(b);
+		}
+	}
+	expect_bases(raid);
+	return true;
+}
+
 static struct raid *
 make_array(const struct raid_sb *sb, struct err *err)
 {
@@ -170,7 +197,8 @@ make_array(const struct raid_sb *sb, struct err *err)
 	return raid;
 }
 
-static void
+/* The array it belongs to, NULL: none. */
+static struct raid *
 found(struct bdev *bdev, const struct raid_sb *sb)
 {
 	struct raid *raid = raid_find_uuid(sb->uuid);
@@ -181,7 +209,7 @@ found(struct bdev *bdev, const struct raid_sb *sb)
 		LOG_WARNING(BDEV, bdev_name(bdev),
 			    "has the superblock of RAID '%s', which does not know this bdev",
 			    sb->name);
-		return;
+		return NULL;
 	}
 	if (raid == NULL) {
 		raid = make_array(sb, &err);
@@ -189,13 +217,13 @@ found(struct bdev *bdev, const struct raid_sb *sb)
 		if (raid == NULL) {
 			LOG_ERROR(BDEV, bdev_name(bdev), "its array is not assembled: %s",
 				  err_text(&err));
-			return;
+			return NULL;
 		}
 	}
 	if (raid->sb == NULL) {
 		LOG_WARNING(BDEV, bdev_name(bdev), "has a superblock of RAID '%s', which has none",
 			    raid->name);
-		return;
+		return NULL;
 	}
 	if (sb->seq > raid->sb->seq) {
 		if (raid->state != RAID_CONFIGURING || raid->busy ||
@@ -204,7 +232,7 @@ found(struct bdev *bdev, const struct raid_sb *sb)
 				  "has a newer superblock of RAID '%s' than the array itself: was it "
 				  "used elsewhere? It is not taken",
 				  raid->name);
-			return;
+			return NULL;
 		}
 		adopt(raid, sb);
 		fresh = true;
@@ -213,6 +241,7 @@ found(struct bdev *bdev, const struct raid_sb *sb)
 	if (fresh) {
 		raid_look_at_others(raid);
 	}
+	return raid;
 }
 
 /* ---- Reading ---- */
@@ -225,7 +254,26 @@ end_look(struct look *look)
 	free(look->iov.iov_base);
 	free(look->io);
 	free(look);
-	bdev_examine_done();
+}
+
+/* What begins with this bdev is part of its examination: those that wait for the end of all
+ * examinations find the array. */
+static void
+answer(struct raid *raid)
+{
+	if (raid != NULL && raid->starting) {
+		raid->examinations++;
+	} else {
+		bdev_examine_done();
+	}
+}
+
+void
+raid_examinations_over(struct raid *raid)
+{
+	for (; raid->examinations > 0; raid->examinations--) {
+		bdev_examine_done();
+	}
 }
 
 static void looked(struct bdev_io *io, int status);
@@ -247,9 +295,9 @@ copy_fits(const struct look *look, const struct raid_sb *sb)
 	return uuid_compare(look->torn_uuid, sb->uuid) == 0 && sb->seq >= look->torn_seq;
 }
 
-/* True when the copy is to be read. */
+/* True when the copy is to be read; else *ret_raid. */
 static bool
-judge(struct look *look, struct bdev *bdev)
+judge(struct look *look, struct bdev *bdev, struct raid **ret_raid)
 {
 	struct raid_sb *sb = malloc(sizeof(*sb));
 	struct err err = ERR_NONE;
@@ -266,7 +314,7 @@ judge(struct look *look, struct bdev *bdev)
 		rc = RAID_SB_TORN;
 	}
 	if (rc == 0) {
-		found(bdev, sb);
+		*ret_raid = found(bdev, sb);
 	} else if (rc != RAID_SB_NONE && !again) {
 		LOG_WARNING(BDEV, bdev_name(bdev), "%s", err_text(&err));
 	}
@@ -277,18 +325,20 @@ judge(struct look *look, struct bdev *bdev)
 static void
 looked(struct bdev_io *io, int status)
 {
+	struct raid *raid = NULL;
 	struct look *look;
 	struct bdev *bdev;
 
 	memcpy(&look, (uint8_t *)io + bdev_io_bytes(io->ch->bdev), sizeof(look));
 	bdev = bdev_desc_bdev(look->desc);
 	if (status == 0 && !raid_ending && !bdev_claimed(bdev) &&
-	    bdev_find(bdev_name(bdev)) == bdev && judge(look, bdev)) {
+	    bdev_find(bdev_name(bdev)) == bdev && judge(look, bdev, &raid)) {
 		look->torn = true;
 		read_at(look, RAID_SB_COPY_BYTES);
 		return;
 	}
 	end_look(look);
+	answer(raid);
 }
 
 static void
@@ -313,6 +363,7 @@ examine(struct bdev *bdev)
 	}
 	if (look->ch == NULL) {
 		end_look(look);
+		bdev_examine_done();
 		return;
 	}
 	memcpy((uint8_t *)look->io + io_bytes, &look, sizeof(look));

@@ -150,6 +150,7 @@ struct raid {
 	bool deleting;
 	bool clear_sb;
 	bool starting;
+	unsigned examinations; /* that are answered when it has started, or failed to */
 	bool stuck; /* it could not start with what is there: not again before that changes */
 	struct timer patience;
 	size_t child_bytes; /* room of a request to a base */
@@ -466,8 +467,13 @@ bool raid_repair_busy(const struct raid *raid);
 
 /* ---- examine.c ---- */
 
+/* Its start has come to an end. */
+void raid_examinations_over(struct raid *raid);
 /* Takes back a base that was missing; true when it has begun to. */
 bool raid_readd(struct raid *raid);
+/* An array that was to be made is there already: it becomes what sb says, and its bases are examined.
+ * False: it cannot be the same. */
+bool raid_become(struct raid *raid, const struct raid_sb *sb);
 /* Examines the bdevs that the array's members should be. */
 void raid_look_at_others(struct raid *raid);
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Superblocks, written. One base after another, and on each the copy before the superblock itself, so
- * that a power cut leaves at most one of all torn. The highest sequence number wins, so what the new one says is in force from the first base on; what depends on it (acknowledging a
- * write that a failed base missed, reading from a base that has been rebuilt) waits for the last.
+ * that a power cut leaves at most one of all torn. The highest sequence number wins, so what the new
+ * one says is in force from the first base on; what depends on it (acknowledging a write that a
+ * failed base missed, reading from a base that has been rebuilt) waits for the last.
  *
  * Why any moment is good for a power cut:
  *  - a base fails: the writes it missed are not acknowledged before `done`. With the old superblocks

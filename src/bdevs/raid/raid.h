@@ -84,6 +84,11 @@ struct raid_settings {
 	uint32_t patience_sec;
 };
 
+#define RAID_SETTINGS_DEFAULT \
+	{ \
+		.window_kb = 1024, .patience_sec = 30, \
+	}
+
 void raid_get_settings(struct raid_settings *ret_settings);
 /* 0 or -EINVAL (a window of 0). */
 int raid_set_settings(const struct raid_settings *settings, struct err *err);
