@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Sourced by quickstart and check: which Debian packages are needed, and installing those that are missing.
 
-packages_build="gcc libc6-dev meson ninja-build pkg-config python3 libaio-dev liburing-dev uuid-dev libjansson-dev libsystemd-dev libncurses-dev libssl-dev libnbd-dev libgnutls28-dev libisal-dev"
+packages_build="gcc libc6-dev meson ninja-build pkg-config python3 libaio-dev liburing-dev uuid-dev libjansson-dev libsystemd-dev libncurses-dev libssl-dev libnbd-dev libiscsi-dev libgnutls28-dev libisal-dev"
 case "$(uname -m)" in
 aarch64) packages_guest="qemu-system-arm e2fsprogs" ;;
 *) packages_guest="qemu-system-x86 e2fsprogs" ;;
 esac
-packages_test="libcmocka-dev clang libclang-rt-dev fio util-linux git man-db tmux libseccomp2 mmdebstrap nbdkit gdisk qemu-utils qemu-system-common libnbd-bin python3-libnbd nbdfuse gnutls-bin"
+packages_test="libcmocka-dev clang libclang-rt-dev fio util-linux git man-db tmux libseccomp2 mmdebstrap nbdkit tgt gdisk qemu-utils qemu-system-common libnbd-bin python3-libnbd nbdfuse gnutls-bin"
 
 die() {
 	echo "${0##*/}: $*" >&2

@@ -29,6 +29,7 @@ static const struct bdev_kind *const kinds[] = {
 	&bdev_crypto_kind,
 	&bdev_virtio_kind,
 	&bdev_nbd_kind,
+	&bdev_iscsi_kind,
 	&bdev_zone_block_kind,
 	&bdev_powercut_kind,
 	&bdev_split_kind,

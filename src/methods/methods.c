@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/cpumask.h"
 #include "base/path.h"
+#include "bdevs/iscsi/iscsi.h"
 #include "bdevs/nbd/nbd.h"
 #include "bdevs/virtio/virtio.h"
 #include "methods/internal.h"
@@ -60,6 +61,9 @@ methods_init(const struct methods_options *options)
 	if (bdev_nbd_supported()) {
 		rpc_register(bdev_nbd_methods);
 	}
+	if (bdev_iscsi_supported()) {
+		rpc_register(bdev_iscsi_methods);
+	}
 	notify_start();
 }
 
@@ -69,6 +73,7 @@ methods_shutdown(void)
 	bdev_waiters_end();
 	bdev_virtio_shutdown();
 	bdev_nbd_shutdown();
+	bdev_iscsi_shutdown();
 	notify_stop();
 }
 
@@ -180,6 +185,7 @@ static const struct {
 	{"scheduler", scheduler_config},
 	{"accel", accel_config},
 	{"bdev", bdev_options_config},
+	{"bdev", iscsi_options_config},
 	{"bdev", raid_options_config},
 	{"bdev", bdev_config},
 	{"bdev", bdev_examine_config},

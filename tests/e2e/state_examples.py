@@ -32,6 +32,14 @@ def put_key(daemon):
     return {"name": "key0", "cipher": "AES_XTS", "key_file": path}
 
 
+def put_password(daemon):
+    path = daemon.path("chap")
+    with open(path, "w", opener=lambda p, flags: os.open(p, flags, 0o600)) as f:
+        f.write("geheimgeheim\n")
+    return {"name": "IscsiLate", "initiator_iqn": "iqn.2024-01.io.example:client", "max_sessions": 2, "wait": True,
+            "url": "iscsi://me@127.0.0.1:9/iqn.2024-01.io.example:disk/1", "chap_secret_file": path}
+
+
 MAKE = [
     ("framework_set_scheduler", {"name": "dynamic", "period": 500000, "load_limit": 30}),
     ("scheduler_set_options", {"isolated_core_mask": "0x0"}),
@@ -74,6 +82,8 @@ MAKE = [
     ("bdev_virtio_attach_controller", {"name": "VirtioLate", "trtype": "user", "traddr": "$DIR/nobody", "dev_type": "blk",
                                        "vq_count": 3, "vq_size": 64, "reconnect_timeout_sec": 5, "wait": True}),
     ("bdev_nbd_create", {"name": "NbdLate", "socket": "$DIR/nobody", "export": "x", "connections": 2, "wait": True}),
+    ("bdev_iscsi_set_options", {"timeout_sec": 17}),
+    ("bdev_iscsi_create", put_password),
     ("bdev_set_qos_limit", {"name": "Null0", "rw_ios_per_sec": 20000, "w_mbytes_per_sec": 100}),
     ("bdev_set_qos_limit", {"name": "Null0", "rw_ios_per_sec": 30000, "burst_ms": 50}),
     ("bdev_set_qos_limit", {"name": UUID % 2, "r_mbytes_per_sec": 7}),
@@ -98,6 +108,7 @@ END = [
     ("vhost_delete_controller", {"ctrlr": "vm1"}),
     ("vhost_delete_controller", {"ctrlr": "vm0"}),
     ("bdev_nbd_delete", {"name": "NbdLate"}),
+    ("bdev_iscsi_delete", {"name": "IscsiLate"}),
     ("bdev_virtio_detach_controller", {"name": "VirtioLate"}),
     ("bdev_crypto_delete", {"name": "CryptoLate"}),
     ("bdev_crypto_delete", {"name": "Crypto0"}),
