@@ -156,6 +156,44 @@ latencies_are_counted(void **state)
 	end();
 }
 
+static void
+put_second(struct msg *msg)
+{
+	bdev_channel_put(env.workers[1].ch);
+	env.workers[1].ch = NULL;
+}
+
+/* The first worker is visited; before the second is, its channel goes. */
+static void
+get_and_put_app(void *arg)
+{
+	get_app(arg);
+	thread_send(env.workers[1].thread, arg, put_second);
+}
+
+static void
+channel_closes_meanwhile(void **state)
+{
+	uint64_t sum = 0;
+	struct msg msg;
+
+	begin();
+	set(&options);
+	request(0, BDEV_READ, 10);
+	request(1, BDEV_READ, 10);
+	asked = BDEV_READ;
+	atomic_store(&told, false);
+	env_call(&env, env.app, get_and_put_app, &msg);
+	env_wait(&env, &told);
+	for (size_t i = 0; i < got->bucket_count; i++) {
+		sum += got->buckets[i];
+	}
+	free(got);
+	assert_int_equal(sum, 2);
+	assert_null(env.workers[1].ch);
+	end();
+}
+
 /* What is outside of the ranges is in the first and the last bucket; SPDK's layout. */
 static void
 ranges_are_those_asked_for(void **state)
@@ -316,6 +354,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(latencies_are_counted),
+		cmocka_unit_test(channel_closes_meanwhile),
 		cmocka_unit_test(ranges_are_those_asked_for),
 		cmocka_unit_test(options_are_checked),
 		cmocka_unit_test(depth_is_sampled),

@@ -130,6 +130,7 @@ struct channel_qos {
 	struct qos *shared; /* NULL: no limits */
 	uint32_t generation;
 	unsigned limited; /* the bits of buckets that have a limit */
+	uint8_t wants[BDEV_OP_COUNT];
 	uint64_t cost[QOS_BUCKETS];
 	int64_t credit[QOS_BUCKETS]; /* drawn and not used, as costs; never below 0 */
 	uint64_t used[QOS_LANES];    /* and not told to desc->shares yet */

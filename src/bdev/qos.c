@@ -68,33 +68,43 @@ struct qos {
 
 /* ---- One request ---- */
 
-/* Of the buckets, the bits of those that a request draws from. */
-static unsigned
-wants(const struct channel_qos *q, enum bdev_op op)
+/* The buckets that an operation draws from, a bit each, and the bit of its lane. */
+#define LANE_BIT 7
+#define BUCKETS_OF(word) ((unsigned)(word) & ((1u << QOS_BUCKETS) - 1))
+#define EACH_BUCKET(i, buckets) \
+	for (unsigned rest_ = (buckets), i; \
+	     rest_ != 0 && (i = (unsigned)__builtin_ctz(rest_), true); rest_ &= rest_ - 1)
+
+static void
+set_wants(struct channel_qos *q)
 {
-	switch (op) {
-	case BDEV_READ:
-	case BDEV_COMPARE:
-		return q->limited & (1u << RW_IOS | 1u << RW_BYTES | 1u << R_BYTES);
-	case BDEV_WRITE:
-	case BDEV_COMPARE_AND_WRITE:
-	case BDEV_ZONE_APPEND:
-		return q->limited & (1u << RW_IOS | 1u << RW_BYTES | 1u << W_BYTES);
-	default:
-		return 0;
-	}
+	const unsigned read = 1u << RW_IOS | 1u << RW_BYTES | 1u << R_BYTES;
+	const unsigned write = 1u << RW_IOS | 1u << RW_BYTES | 1u << W_BYTES;
+	bool apart = (q->limited & (1u << R_BYTES | 1u << W_BYTES)) != 0;
+	uint8_t reads = (uint8_t)(q->limited & read);
+	uint8_t writes = (uint8_t)((q->limited & write) | (unsigned)apart << LANE_BIT);
+
+	memset(q->wants, 0, sizeof(q->wants));
+	q->wants[BDEV_READ] = q->wants[BDEV_COMPARE] = reads;
+	q->wants[BDEV_WRITE] = q->wants[BDEV_COMPARE_AND_WRITE] = writes;
+	q->wants[BDEV_ZONE_APPEND] = writes;
 }
 
 static inline unsigned
-lane_of(const struct channel_qos *q, enum bdev_op op)
+wants(const struct channel_qos *q, unsigned op)
 {
-	bool apart = (q->limited & (1u << R_BYTES | 1u << W_BYTES)) != 0;
+	return op < BDEV_OP_COUNT ? BUCKETS_OF(q->wants[op]) : 0;
+}
 
-	return apart && op != BDEV_READ && op != BDEV_COMPARE;
+/* Of an operation that is limited. */
+static inline unsigned
+lane_of(const struct channel_qos *q, unsigned op)
+{
+	return q->wants[op] >> LANE_BIT;
 }
 
 static inline struct list *
-lane(struct channel_qos *q, enum bdev_op op)
+lane(struct channel_qos *q, unsigned op)
 {
 	return &q->lanes[lane_of(q, op)];
 }
@@ -141,24 +151,22 @@ give_back(struct core_channel *c)
 	}
 }
 
-static bool
+static inline bool
 pay(struct core_channel *c, const struct bdev_io *io, unsigned buckets)
 {
 	struct channel_qos *q = &c->qos;
 	int64_t most = 0;
 
-	for (unsigned i = 0; i < QOS_BUCKETS; i++) {
-		if ((buckets >> i & 1) != 0 && q->credit[i] < cost_of(c, io, i)) {
+	EACH_BUCKET (i, buckets) {
+		if (q->credit[i] < cost_of(c, io, i)) {
 			return false;
 		}
 	}
-	for (unsigned i = 0; i < QOS_BUCKETS; i++) {
-		if ((buckets >> i & 1) != 0) {
-			int64_t cost = cost_of(c, io, i);
+	EACH_BUCKET (i, buckets) {
+		int64_t cost = cost_of(c, io, i);
 
-			q->credit[i] -= cost;
-			most = MAX(most, cost);
-		}
+		q->credit[i] -= cost;
+		most = MAX(most, cost);
 	}
 	q->used[lane_of(q, io->op)] += (uint64_t)most;
 	return true;
@@ -195,23 +203,18 @@ draw(struct core_channel *c, const struct bdev_io *io, unsigned buckets, uint64_
 	int64_t left = INT64_MAX;
 
 	give_back(c);
-	for (unsigned i = 0; i < QOS_BUCKETS; i++) {
-		if ((buckets >> i & 1) != 0) {
-			left = MIN(left, bucket_left(&q->shared->buckets[i], now, save));
-		}
+	EACH_BUCKET (i, buckets) {
+		left = MIN(left, bucket_left(&q->shared->buckets[i], now, save));
 	}
 	wait = fair_wait(&q->shared->fair[lane_of(q, io->op)],
 			 &c->desc->shares[lane_of(q, io->op)], left);
 	if (wait != 0 || left < 0) {
 		return MAX(wait, left < 0 ? (uint64_t)-left + GATHER_NS : 0);
 	}
-	for (unsigned i = 0; i < QOS_BUCKETS; i++) {
+	EACH_BUCKET (i, buckets) {
 		int64_t lacks = cost_of(c, io, i) - q->credit[i];
 		uint64_t need = lacks <= 0 ? 0 : ((uint64_t)lacks >> POINT) + 1, got;
 
-		if ((buckets >> i & 1) == 0) {
-			continue;
-		}
 		got = bucket_take(&q->shared->buckets[i], now, save, need, QUANTUM_NS);
 		q->credit[i] += (int64_t)(got << POINT);
 	}
@@ -223,16 +226,16 @@ void
 qos_refund(struct core_channel *c, const struct bdev_io *io)
 {
 	struct channel_qos *q = &c->qos;
-	unsigned buckets = wants(q, io->op);
 	int64_t most = 0;
 
-	for (unsigned i = 0; i < QOS_BUCKETS; i++) {
-		if ((buckets >> i & 1) != 0 && in_range(c, io)) {
-			int64_t cost = cost_of(c, io, i);
+	if (wants(q, io->op) == 0 || !in_range(c, io)) {
+		return;
+	}
+	EACH_BUCKET (i, wants(q, io->op)) {
+		int64_t cost = cost_of(c, io, i);
 
-			q->credit[i] += cost;
-			most = MAX(most, cost);
-		}
+		q->credit[i] += cost;
+		most = MAX(most, cost);
 	}
 	q->used[lane_of(q, io->op)] -= MIN(q->used[lane_of(q, io->op)], (uint64_t)most);
 }
@@ -471,6 +474,7 @@ qos_adopt(struct core_channel *c, struct bdev_core *core)
 		q->credit[i] = 0;
 		q->limited |= (unsigned)(q->cost[i] != 0) << i;
 	}
+	set_wants(q);
 	q->shared = q->limited != 0 ? qos : NULL;
 	q->drawn_ns = reactor_now_ns() - KEEP_NS;
 	channel_refresh(c);
