@@ -249,6 +249,11 @@ int bdev_open(const char *name, bool write,
 	      void (*event)(void *ctx, struct bdev *bdev, enum bdev_event ev), void *ctx,
 	      struct bdev_desc **ret_desc, struct err *err);
 
+/* The same for those who serve it as an ordinary disk; -EOPNOTSUPP: it is zoned. */
+int bdev_open_disk(const char *name, bool write,
+		   void (*event)(void *ctx, struct bdev *bdev, enum bdev_event ev), void *ctx,
+		   struct bdev_desc **ret_desc, struct err *err);
+
 /* All channels of desc must have been put on their threads (a message already under way to do so
  * is not enough). */
 void bdev_close(struct bdev_desc *desc);

@@ -94,6 +94,20 @@ bdev_open(const char *name, bool write,
 	return 0;
 }
 
+int
+bdev_open_disk(const char *name, bool write,
+	       void (*event)(void *ctx, struct bdev *bdev, enum bdev_event ev), void *ctx,
+	       struct bdev_desc **ret_desc, struct err *err)
+{
+	const struct bdev *bdev = bdev_find(name);
+
+	if (bdev != NULL && bdev_zoned(bdev)) {
+		return err_set(err, -EOPNOTSUPP, "bdev '%s' is zoned: whoever takes it for an ordinary disk could not write to it",
+			       name);
+	}
+	return bdev_open(name, write, event, ctx, ret_desc, err);
+}
+
 void
 bdev_close(struct bdev_desc *desc)
 {

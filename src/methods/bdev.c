@@ -142,6 +142,16 @@ aliases(const struct bdev *b)
 	return array;
 }
 
+/* With the metadata where that lies between blocks, as SPDK shows it. */
+static json_int_t
+shown_block_size(const struct bdev *b)
+{
+	struct bdev_md md;
+
+	bdev_md(b, &md);
+	return (json_int_t)bdev_block_size(b) + (md.interleave ? (json_int_t)md.bytes : 0);
+}
+
 static void
 set_hints(json_t *object, const struct bdev_hints *h)
 {
@@ -224,7 +234,7 @@ bdev_json(const void *ctx, const char *name)
 	json_object_set_new(object, "name", text_json(bdev_name(b)));
 	json_object_set_new(object, "aliases", aliases(b));
 	json_object_set_new(object, "product_name", json_string(bdev_product_name(b)));
-	json_object_set_new(object, "block_size", json_integer(bdev_block_size(b)));
+	json_object_set_new(object, "block_size", json_integer(shown_block_size(b)));
 	json_object_set_new(object, "num_blocks", json_integer((json_int_t)bdev_num_blocks(b)));
 	set_hints(object, bdev_hints(b));
 	json_object_set_new(object, "uuid", uuid_json(uuid));

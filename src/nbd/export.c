@@ -182,7 +182,7 @@ nbd_export_make(const struct nbd_export_options *options, struct err *err)
 	if (!copied) {
 		rc = err_set(err, -ENOMEM, "out of memory");
 	} else {
-		rc = bdev_open(options->bdev_name, !options->readonly, on_event, e, &e->desc, err);
+		rc = bdev_open_disk(options->bdev_name, !options->readonly, on_event, e, &e->desc, err);
 	}
 	if (rc != 0) {
 		alive--;

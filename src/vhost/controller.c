@@ -361,7 +361,7 @@ start_controller(struct vhost_controller *ctrlr, const struct vhost_blk_options 
 	if (rc != 0) {
 		return rc;
 	}
-	rc = bdev_open(options->bdev_name, !options->readonly, bdev_event, ctrlr, &ctrlr->desc, err);
+	rc = bdev_open_disk(options->bdev_name, !options->readonly, bdev_event, ctrlr, &ctrlr->desc, err);
 	if (rc != 0) {
 		return rc;
 	}

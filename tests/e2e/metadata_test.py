@@ -21,7 +21,7 @@ def test_what_is_shown(t):
     d = t.daemon()
     d.call("bdev_malloc_create", name="M", num_blocks=64, block_size=512, md_size=16, md_interleave=True, dif_type=1)
     equal(describe(d, "M", "block_size", "md_size", "md_interleave", "dif_type", "dif_is_head_of_md", "dif_pi_format"),
-          [512, 16, True, 1, False, 0])
+          [528, 16, True, 1, False, 0])
     equal(describe(d, "M", "enabled_dif_check_types"), [{"reftag": True, "apptag": False, "guard": True}])
     d.call("bdev_null_create", name="N", num_blocks=64, block_size=4096, md_size=64, dif_type=3, dif_pi_format=2,
            dif_is_head_of_md=True, preferred_write_granularity=1, preferred_write_alignment=2, optimal_write_size=3,
@@ -70,6 +70,7 @@ def test_zones(t):
           [True, 128, 896, 4, 0, 2])
     equal(describe(d, "Z", "driver_specific"), [{"zoned_block": {
         "name": "Z", "base_bdev": "M", "zone_capacity": 100, "optimal_open_zones": 2}}])
+    contains(str(d.error("vhost_create_blk_controller", -95, {"ctrlr": "z", "dev_name": "Z"})), "'Z' is zoned")
     d.error("bdev_zone_block_create", -22, {"name": "Y", "base_bdev": "M", "zone_capacity": 0, "optimal_open_zones": 1})
     d.error("bdev_zone_block_create", -17, {"name": "Y", "base_bdev": "Z", "zone_capacity": 10, "optimal_open_zones": 1})
     d.error("bdev_zone_block_delete", -19, {"name": "M"})
