@@ -175,7 +175,6 @@ open_base(const struct stack *s, const struct bdev *bdev, struct stack_base **re
 		free(base);
 		return rc;
 	}
-	bdev_desc_set_user(base->desc, s->name);
 	if (s->ops->found) {
 		bdev_claim_yields(base->desc, base_yields);
 	}
