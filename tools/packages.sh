@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Sourced by quickstart and check: which Debian packages are needed, and installing those that are missing.
 
-packages_build="gcc libc6-dev meson ninja-build pkg-config python3 libaio-dev liburing-dev uuid-dev libjansson-dev libsystemd-dev libncurses-dev libssl-dev libnbd-dev libiscsi-dev libgnutls28-dev libisal-dev"
+packages_build="gcc libc6-dev meson ninja-build pkg-config python3 libaio-dev liburing-dev uuid-dev libjansson-dev libsystemd-dev libncurses-dev libssl-dev libnbd-dev libiscsi-dev libgnutls28-dev libisal-dev zlib1g-dev libzstd-dev"
 case "$(uname -m)" in
 aarch64) packages_guest="qemu-system-arm e2fsprogs" ;;
 *) packages_guest="qemu-system-x86 e2fsprogs" ;;

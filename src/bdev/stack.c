@@ -175,7 +175,7 @@ open_base(const struct stack *s, const struct bdev *bdev, struct stack_base **re
 		free(base);
 		return rc;
 	}
-	if (s->ops->found) {
+	if (s->ops->yields) {
 		bdev_claim_yields(base->desc, base_yields);
 	}
 	bdev_desc_set_user(base->desc, s->name);
@@ -386,7 +386,7 @@ stack_create(struct stack *s, const struct stack_ops *ops, const char *name, con
 		rc = err_set(err, -EEXIST, "a bdev named '%s' exists already", name);
 	} else if (base != NULL) {
 		rc = run(s, base, err);
-	} else if (ops->found) {
+	} else if (ops->transient) {
 		rc = err_set(err, -ENODEV, "there is no bdev '%s'", base_name);
 	} else {
 		LOG_NOTICE(BDEV, name, "waits for its base '%s'", base_name);
@@ -420,7 +420,7 @@ stack_destruct(struct bdev *bdev)
 	struct bdev *base;
 
 	stop(s);
-	if (s->deleting || s->ops->found) {
+	if (s->deleting || s->ops->transient) {
 		finish_delete(s);
 		return;
 	}

@@ -21,9 +21,11 @@ struct stack_ops {
 
 	/* Several bdevs of this module share one base (partitions); else the base has one user. */
 	bool share_base;
-	/* Made by an examiner: its base is there; it is deleted when the base goes, or when somebody wants to write to the
-	 * base while nobody writes to what was found, nor claims it. */
-	bool found;
+	/* Its base is there when it is made, and it is deleted when the base goes, instead of waiting for it. */
+	bool transient;
+	/* Made by an examiner: it is deleted when somebody wants to write to the base, or claim it, while nobody writes to
+	 * what was found, nor claims that. */
+	bool yields;
 	/* Only reads: the base is claimed so that nobody writes. */
 	bool read_only;
 

@@ -24,6 +24,7 @@ static const struct bdev_kind *const kinds[] = {
 	&bdev_aio_kind,
 	&bdev_uring_kind,
 	&bdev_passthru_kind,
+	&bdev_qcow2_kind,
 	&bdev_raid_kind,
 	&bdev_gpt_kind,
 	&bdev_crypto_kind,

@@ -40,6 +40,7 @@ methods_init(const struct methods_options *options)
 		bdev_malloc_methods, bdev_aio_methods,  bdev_uring_methods, vhost_methods,
 		disk_methods,        scheduler_methods, job_methods,
 		bdev_passthru_methods,
+		bdev_qcow2_methods,
 		bdev_raid_methods,
 		bdev_crypto_methods,
 		bdev_virtio_methods,

@@ -124,13 +124,29 @@ read_size(const struct file_disk *d, uint64_t *ret_bytes, struct err *err)
 	return 0;
 }
 
+/* What is only read may end inside a block: an image of another program's. */
+static bool
+may_be_odd(const struct file_disk *d)
+{
+	return d->readonly && !d->block_device;
+}
+
+static void
+set_size(struct file_disk *d, uint64_t bytes)
+{
+	uint64_t rest = bytes % d->block_size;
+
+	atomic_store(&d->odd_end_bytes, rest != 0 ? bytes : 0);
+	d->size_bytes = rest != 0 ? bytes - rest + d->block_size : bytes;
+}
+
 static int
 check_size(const struct file_disk *d, uint64_t bytes, struct err *err)
 {
 	if (bytes == 0) {
 		return err_set(err, -EINVAL, "file %s is empty", d->path);
 	}
-	if (bytes % d->block_size != 0) {
+	if (bytes % d->block_size != 0 && !may_be_odd(d)) {
 		return err_set(err, -EINVAL, "file %s: its size, %llu bytes, is not a multiple of the block size, %u",
 			       d->path, (unsigned long long)bytes, d->block_size);
 	}
@@ -159,7 +175,11 @@ choose_block_size(struct file_disk *d, uint32_t asked, struct err *err)
 		return err_set(err, -EINVAL, "block device %s: block size %u is less than the device's own, %d",
 			       d->path, d->block_size, logical);
 	}
-	return check_size(d, d->size_bytes, err);
+	if (check_size(d, d->size_bytes, err) != 0) {
+		return -EINVAL;
+	}
+	set_size(d, d->size_bytes);
+	return 0;
 }
 
 /* ---- Direct I/O ---- */
@@ -409,7 +429,7 @@ file_disk_rescan(struct file_disk *disk, struct err *err)
 		rc = check_size(disk, bytes, err);
 	}
 	if (rc == 0) {
-		disk->size_bytes = bytes;
+		set_size(disk, bytes);
 	}
 	return rc;
 }

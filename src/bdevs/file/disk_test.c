@@ -82,6 +82,26 @@ expect_error(int expected, const char *file, uint32_t block_size, bool readonly,
 	assert_int_equal(open_disk(&disk, file, block_size, readonly, word), expected);
 }
 
+/* What is only read may end inside a block. */
+static void
+test_odd_sizes(void **state)
+{
+	struct file_disk disk;
+
+	make("odd", 4096 + 100, 0600);
+	assert_int_equal(open_disk(&disk, path, 512, true, ""), 0);
+	assert_int_equal(disk.size_bytes, 4096 + 512);
+	assert_int_equal(disk.odd_end_bytes, 4096 + 100);
+	assert_int_equal(truncate(path, 8192), 0);
+	assert_int_equal(file_disk_rescan(&disk, NULL), 0);
+	assert_int_equal(disk.size_bytes, 8192);
+	assert_int_equal(disk.odd_end_bytes, 0);
+	assert_int_equal(truncate(path, 8193), 0);
+	assert_int_equal(file_disk_rescan(&disk, NULL), 0);
+	assert_int_equal(disk.size_bytes, 8704);
+	file_disk_close(&disk);
+}
+
 static void
 test_errors(void **state)
 {
@@ -293,6 +313,7 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_odd_sizes, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_errors, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_permission, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_locks, setup, teardown),

@@ -47,7 +47,9 @@ struct file_disk {
 	uint32_t unmap_granularity; /* bytes */
 	uint32_t align;             /* of lengths and offsets, bytes; 1 unless FILE_DIRECT */
 	uint32_t buffer_align;      /* of buffers; likewise */
-	uint64_t size_bytes;        /* when opened or last rescanned */
+	uint64_t size_bytes;        /* when opened or last rescanned, in whole blocks */
+	/* A file that is only read may end inside its last block, whose rest reads as zeroes: where; 0: it does not. */
+	_Atomic uint64_t odd_end_bytes;
 	_Atomic bool no_zero_range; /* the file system cannot zero a range: zeroes are written */
 	_Atomic bool no_nowait[2];  /* reads, writes: RWF_NOWAIT is not known here */
 };
@@ -56,7 +58,7 @@ struct file_disk {
 int file_disk_open(struct file_disk *ret_disk, const struct file_options *options, struct err *err);
 void file_disk_close(struct file_disk *disk);
 
-/* Reads the size again. 0; -EINVAL when it is no multiple of the block size, or 0. */
+/* Reads the size again. 0; -EINVAL when it is no multiple of the block size and not read-only, or 0. */
 int file_disk_rescan(struct file_disk *disk, struct err *err);
 
 /* ---- Requests ---- */

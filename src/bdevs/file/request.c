@@ -19,6 +19,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "base/iov.h"
 #include "bdevs/file/internal.h"
 
 #define PART_IOVCNT 64
@@ -109,6 +110,19 @@ progress(const struct file_disk *d, uint64_t done, uint64_t bytes, uint64_t n)
 	return done + n >= bytes ? n : n & ~(uint64_t)(d->align - 1);
 }
 
+/* Whether the first n bytes of a read are all that the file has, which ends inside its last block: the others are zero. */
+static bool
+zero_tail(const struct file_disk *d, const struct bdev_io *io, uint64_t n)
+{
+	uint64_t end = atomic_load_explicit(&d->odd_end_bytes, memory_order_relaxed);
+
+	if (end == 0 || io->op != BDEV_READ || file_io_offset(d, io) + n < end) {
+		return false;
+	}
+	iov_fill(io->iov, io->iovcnt, n, 0, file_io_bytes(d, io) - n);
+	return true;
+}
+
 static int
 read_write(struct file_request *req)
 {
@@ -124,6 +138,9 @@ read_write(struct file_request *req)
 		}
 		if (n < 0) {
 			return n == -EAGAIN ? -EIO : (int)n;
+		}
+		if (zero_tail(d, io, req->done_bytes + (uint64_t)n)) {
+			return 0;
 		}
 		n = (ssize_t)progress(d, req->done_bytes, bytes, (uint64_t)n);
 		if (n == 0) {
@@ -319,7 +336,7 @@ file_request_answer(struct file_request *req, int64_t res)
 		return;
 	}
 	bytes = file_io_bytes(req->disk, io);
-	if (LIKELY((uint64_t)res >= bytes)) {
+	if (LIKELY((uint64_t)res >= bytes) || zero_tail(req->disk, io, (uint64_t)res)) {
 		bdev_io_complete(io, 0);
 	} else if (res == 0) {
 		bdev_io_complete(io, -EIO);

@@ -70,7 +70,8 @@ release(struct stack *s)
 static const struct stack_ops stack_ops = {
 	.module_name = "gpt",
 	.share_base = true,
-	.found = true,
+	.transient = true,
+	.yields = true,
 	.start = start,
 	.free = release,
 };
