@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Partition tables from the fuzzer: the beginning or the end of a disk, with its checksums put right if it says so, since no fuzzer
- * guesses them. Whatever is in it, partitions are on the disk and do not overlap.
+ * Partition tables from the fuzzer: the beginning or the end of a disk, with its checksums put right if it says so,
+ * since no fuzzer guesses them. Whatever is in it, partitions are on the disk and do not overlap.
  */
 #include <stdbool.h>
 #include <stdint.h>

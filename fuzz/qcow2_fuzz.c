@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Images from the fuzzer: header, tables and compressed clusters, as the reader goes through them. Every place that is handed out is
- * inside the file.
+ * Images from the fuzzer: header, tables and compressed clusters, as the reader goes through them. Every place that is
+ * handed out is inside the file.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -60,6 +60,8 @@ struct bdev {
 	uint32_t max_rw_blocks; /* most blocks of one read or write, 0: any */
 	uint64_t max_unmap_blocks;
 	uint64_t max_write_zeroes_blocks;
+	/* Of a compare-and-write that submit takes, 0: any; nor does one cross the boundary below. The core does the others. */
+	uint32_t max_compare_write_blocks;
 	uint32_t optimal_boundary_blocks; /* no read or write crosses a multiple of this, 0: none */
 	uint32_t unmap_granularity_blocks;
 	struct bdev_hints hints;
@@ -202,9 +204,9 @@ void bdev_range_unlock(struct bdev_range_lock *lock, void (*done)(struct bdev_ra
 /* ---- Examiners ---- */
 
 /*
- * App thread. The claim of desc was nobody's wish: what stands on the bdev was found by an examination. When somebody else wants to
- * write to the bdev, or to claim it, yield(ctx of bdev_open()) is asked first; true: nobody needs what stands on it, which goes
- * now, and the claim is given up.
+ * App thread. The claim of desc was nobody's wish: what stands on the bdev was found by an examination. When somebody
+ * else wants to write to the bdev, or to claim it, yield(ctx of bdev_open()) is asked first; true: nobody needs what
+ * stands on it, which goes now, and the claim is given up.
  */
 void bdev_claim_yields(struct bdev_desc *desc, bool (*yield)(void *ctx));
 

@@ -3,6 +3,7 @@
 #ifndef BDEVS_GPT_HARNESS_H
 #define BDEVS_GPT_HARNESS_H
 
+#include <stdbool.h>
 #include <string.h>
 
 #include "base/crc.h"

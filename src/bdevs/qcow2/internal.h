@@ -19,8 +19,8 @@ struct qcow2 {
 /* ---- load.c: header and first table of an image ---- */
 
 /*
- * Opens the bdev and reads; done(ctx, header, l1, err): on success takes l1 (free()), which is NULL with err otherwise; from a later
- * turn. 0, or the error in err: done is not called.
+ * Opens the bdev and reads; done(ctx, header, l1, err), from a later turn: takes l1 (free()); or NULL, with err. 0, or the
+ * error in err: done is not called.
  */
 int qcow2_load(const char *base_name,
 	       void (*done)(void *ctx, const struct qcow2_header *header, uint8_t *l1,

@@ -34,8 +34,8 @@ struct qcow2_header {
 };
 
 /*
- * 0; -EINVAL: it is no qcow2 image; -ENOTSUP: with something we do not read (backing file, encryption, data in another file, a later
- * version); -EBADMSG: broken. err says which.
+ * 0; -EINVAL: it is no qcow2 image; -ENOTSUP: with something we do not read (backing file, encryption, data in another
+ * file, a later version); -EBADMSG: broken. err says which.
  */
 int qcow2_parse_header(const void *buf, size_t bytes, uint64_t file_bytes,
 		       struct qcow2_header *ret_header, struct err *err);

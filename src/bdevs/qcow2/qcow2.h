@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * qcow2 bdevs: the disk that is in a qcow2 image, read-only. The image is on another bdev, of blocks of 512 bytes: a file by aio or
- * uring, an NBD export, memory. Versions 2 and 3, compressed clusters (deflate; zstd where the build has it), zero and
- * extended entries are read; internal snapshots are ignored. Nothing that an image names is ever opened: one with a
- * backing file or a data file is refused, as is an encrypted one. All functions: app thread.
+ * qcow2 bdevs: the disk that is in a qcow2 image, read-only. The image is on another bdev, of blocks of 512 bytes: a file
+ * by aio, an NBD export, memory. Versions 2 and 3, compressed clusters (deflate; zstd where the build has it), zero
+ * and extended entries are read; internal snapshots are ignored. Nothing that an image names is ever opened: one with
+ * a backing file or a data file is refused, as is an encrypted one. All functions: app thread.
  *
- * A raw image needs no module: an aio or uring bdev with "readonly" is one.
+ * A raw image needs no module: an aio bdev with "readonly" is one.
  */
 #ifndef BDEVS_QCOW2_QCOW2_H
 #define BDEVS_QCOW2_QCOW2_H
@@ -20,9 +20,9 @@ struct qcow2_bdev_options {
 };
 
 /*
- * Borrows options. 0: done follows, after the image has been looked at: bdev; or NULL with err->code 0, when the base is not there
- * yet and is awaited; or NULL with err: what bdev_open() and qcow2_parse_header() say, -EINVAL (the base's block
- * size), read errors, -ENOMEM. Otherwise -EEXIST, -ENOMEM, and done is not called.
+ * Borrows options. 0: done follows, after the image has been looked at: bdev; or NULL with err->code 0, when the base is
+ * not there yet and is awaited; or NULL with err: what qcow2_parse_header() says, read errors, -EPERM (the base is
+ * written to), -ENOMEM. Otherwise -EEXIST, -ENOMEM, or -EINVAL (the base's block size), and done is not called.
  */
 int bdev_qcow2_create(const struct qcow2_bdev_options *options,
 		      void (*done)(void *ctx, struct bdev *bdev, const struct err *err), void *ctx,
