@@ -32,8 +32,7 @@ is_on(const struct list *list, const struct bdev_io *target)
 static bool
 parked(struct core_channel *c, const struct bdev_io *target)
 {
-	return is_on(&c->parked, target) || is_on(&c->held_back, target) ||
-	       is_on(emulate_waiting(c), target) || qos_waits(c, target);
+	return is_on(&c->parked, target) || is_on(&c->held_back, target) || qos_waits(c, target);
 }
 
 void
@@ -48,6 +47,10 @@ abort_submit(struct core_channel *c, struct bdev_io *io)
 		list_remove(&target->link);
 		c->parked_count--;
 		c->pub.inflight++;
+		end_request(c, target, -ECANCELED);
+		end_request(c, io, 0);
+	} else if (is_on(emulate_waiting(c), target)) {
+		list_remove(&target->link);
 		end_request(c, target, -ECANCELED);
 		end_request(c, io, 0);
 	} else if (is_on(&c->refused, target)) {

@@ -73,7 +73,7 @@ channel_remove(struct core_channel *c)
 	nomem_remove(c);
 	split_remove(c);
 	emulate_remove(c);
-	list_splice(&c->parked, &c->held_back);
+	range_cancel(c, -ENODEV);
 	while (!list_empty(&c->parked)) {
 		struct bdev_io *io = LIST_FIRST(&c->parked, struct bdev_io, link);
 

@@ -10,8 +10,9 @@
  * Invariants
  *  1. The parts of a compare are compared in any order; the request's result is the offset of the
  *     first difference of all.
- *  2. One compare-and-write of a channel is under way (struct swap); others wait behind it. Until it
- *     has its range, and while it waits, it counts as parked; then as in flight, and tracked.
+ *  2. One compare-and-write of a channel is under way (struct swap); others wait behind it. All are
+ *     in flight and tracked from the beginning, so a reset waits for them; one that has no range yet
+ *     (WORD_SWAP_WAITS) is in no lock's way, for it has touched nothing and will ask for its own.
  * Context: the channel's thread.
  */
 #include <errno.h>
@@ -30,11 +31,24 @@ struct swap {
 	struct list waiting;
 };
 
+/* A compare-and-write that the module cannot do in one go. */
+static bool
+too_long(const struct bdev *bdev, const struct bdev_io *io)
+{
+	uint64_t boundary = bdev->optimal_boundary_blocks;
+
+	return io->op == BDEV_COMPARE_AND_WRITE &&
+	       (io->write_iovcnt > bdev->max_iovcnt ||
+		(bdev->max_compare_write_blocks != 0 && io->num_blocks > bdev->max_compare_write_blocks) ||
+		(boundary != 0 && io->lba / boundary != (io->lba + io->num_blocks - 1) / boundary));
+}
+
 bool
 emulated(const struct bdev *bdev, const struct bdev_io *io)
 {
 	return io->op >= BDEV_COMPARE && io->op <= BDEV_BLOCK_STATUS && io->op != BDEV_ABORT &&
 	       (!bdev_supports_natively(bdev, io->op) ||
+		too_long(bdev, io) ||
 		(bdev->md_bytes != 0 &&
 		 (io->op == BDEV_COMPARE || io->op == BDEV_COMPARE_AND_WRITE)));
 }
@@ -251,20 +265,6 @@ emulate_swap_ended(struct core_channel *c, struct bdev_io *io)
 	bdev_range_unlock(&c->swap->lock, swap_unlocked);
 }
 
-/* The range was let go again because a reset came first: it waits for its end, then asks anew. */
-static void
-swap_put_off(struct bdev_range_lock *lock)
-{
-	struct swap *s = CONTAINER_OF(lock, struct swap, lock);
-	struct core_channel *c = s->c;
-	struct bdev_io *io = s->io;
-
-	s->io = NULL;
-	c->parked_count--;
-	admit(c, io);
-	swap_next(s);
-}
-
 static void
 swap_locked(struct bdev_range_lock *lock)
 {
@@ -272,13 +272,11 @@ swap_locked(struct bdev_range_lock *lock)
 	struct core_channel *c = s->c;
 	struct bdev_io *io = s->io;
 
-	if (c->frozen || c->removed) {
-		bdev_range_unlock(&s->lock, swap_put_off);
+	if (c->removed) {
+		io->status = -ENODEV;
+		bdev_range_unlock(&s->lock, swap_unlocked);
 		return;
 	}
-	c->parked_count--;
-	c->pub.inflight++;
-	range_track(c, io);
 	io->result = UINT64_MAX;
 	split_start(c, io);
 }
@@ -321,11 +319,11 @@ swap_start(struct core_channel *c, struct bdev_io *io)
 		end_request(c, io, -EIO);
 		return;
 	}
-	if ((io->flags & IO_TRACKED) != 0) {
-		range_untrack(c, io);
+	if ((io->flags & IO_TRACKED) == 0) {
+		range_track(c, io);
 	}
-	c->pub.inflight--;
-	c->parked_count++;
+	io->flags |= IO_SPLIT;
+	io->core_word = WORD_SWAP_WAITS;
 	list_append(&c->swap->waiting, &io->link);
 	swap_next(c->swap);
 }
@@ -343,8 +341,6 @@ emulate_remove(struct core_channel *c)
 		struct bdev_io *io = LIST_FIRST(&c->swap->waiting, struct bdev_io, link);
 
 		list_remove(&io->link);
-		c->parked_count--;
-		c->pub.inflight++;
 		end_request(c, io, -ENODEV);
 	}
 }

@@ -20,6 +20,7 @@
 
 /* Of a split request, in bdev_io.core_word. */
 #define WORD_SWAP_WRITES 0x1 /* compare-and-write: all was equal */
+#define WORD_SWAP_WAITS 0x4  /* compare-and-write: has no range yet */
 #define WORD_FLUSHED 0x2     /* a write that must be stable: its flush is under way or done */
 
 /* Parts of split requests: a channel has so many in all, one request uses at most PARTS_OF_ONE
@@ -290,6 +291,8 @@ void range_track(struct core_channel *c, struct bdev_io *io);
 void range_untrack(struct core_channel *c, struct bdev_io *io);
 /* A request of c has come back: a lock may have waited for it. */
 void range_attend(struct core_channel *c);
+/* Answers what is held back. */
+void range_cancel(struct core_channel *c, int status);
 /* What is in force for the bdev is in force for c. */
 void range_adopt(struct core_channel *c, struct bdev_core *core);
 

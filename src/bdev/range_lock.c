@@ -15,7 +15,7 @@
  *     started before are the others that are in flight. It has drained for a lock when there are
  *     none of the others, and no tracked one in its way.
  *  2. A request in the way of a range in the channel's set is on `held_back` and counted as parked;
- *     it is looked at again, in order, at each change of the set.
+ *     it is looked at again, in order, at each change of the set. A reset cancels it.
  *  3. One lock at a time is acquired, in the order of asking among those that overlap none before
  *     them: one slow request delays locks, never requests outside of the ranges. Letting go never
  *     waits for a request.
@@ -78,6 +78,13 @@ in_the_way(const struct core_channel *c, const struct bdev_io *io, uint64_t lba,
 /* ---- A channel ---- */
 
 static bool
+has_not_begun(const struct bdev_io *io)
+{
+	return io->op == BDEV_COMPARE_AND_WRITE && (io->flags & IO_SPLIT) != 0 &&
+	       (io->core_word & WORD_SWAP_WAITS) != 0;
+}
+
+static bool
 drained_for(const struct core_channel *c, const struct bdev_range_lock *lock)
 {
 	struct bdev_io *io;
@@ -86,7 +93,8 @@ drained_for(const struct core_channel *c, const struct bdev_range_lock *lock)
 		return false;
 	}
 	LIST_FOREACH (io, &c->tracked, core_link) {
-		if (in_the_way(c, io, lock->lba, lock->num_blocks, lock->reads)) {
+		if (!has_not_begun(io) &&
+		    in_the_way(c, io, lock->lba, lock->num_blocks, lock->reads)) {
 			return false;
 		}
 	}
@@ -115,6 +123,19 @@ range_attend(struct core_channel *c)
 	}
 }
 
+void
+range_cancel(struct core_channel *c, int status)
+{
+	while (!list_empty(&c->held_back)) {
+		struct bdev_io *io = LIST_FIRST(&c->held_back, struct bdev_io, link);
+
+		list_remove(&io->link);
+		c->parked_count--;
+		c->pub.inflight++;
+		end_request(c, io, status);
+	}
+}
+
 bool
 range_holds_back(const struct core_channel *c, const struct bdev_io *io)
 {
@@ -133,7 +154,9 @@ range_track(struct core_channel *c, struct bdev_io *io)
 {
 	io->flags |= IO_TRACKED;
 	list_append(&c->tracked, &io->core_link);
-	c->tracked_count++;
+	if (c->tracked_count++ == 0) {
+		channel_refresh(c);
+	}
 }
 
 void

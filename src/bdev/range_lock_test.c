@@ -255,9 +255,12 @@ reset_and_removal(void **state)
 	env_wait(&env, &l.held);
 	io = request(BDEV_WRITE, 0, 1, &iov[0]);
 	env_submit(&env.workers[0], &io);
-	/* A reset answers what was started; what is held back was not, and waits on. */
+	/* After a reset nothing lands that came before it. */
 	env_submit(&env.workers[1], &reset);
 	assert_int_equal(env_finish(&reset), 0);
+	assert_int_equal(env_finish(&io), -ECANCELED);
+	assert_int_equal(atomic_load(&disk.log_count), 0);
+	env_submit(&env.workers[0], &io);
 	env_linger(&env, 2);
 	assert_false(atomic_load(&io.done));
 	scripted_remove(&disk, &env);

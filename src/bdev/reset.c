@@ -142,6 +142,7 @@ freeze_channel(struct bdev_core *core, struct bdev_channel *ch, void *ctx)
 	struct core_channel *c = core_channel(ch);
 
 	qos_cancel(c, -ECANCELED);
+	range_cancel(c, -ECANCELED);
 	c->frozen = true;
 	if (ch->inflight > 0) {
 		c->draining = true;
