@@ -457,5 +457,81 @@ def test_mounted(t):
         p.wait(20)
 
 
+# ---- The kernel's device, in a guest whose kernel has nbd ----
+
+KERNEL = r"""
+export BERTH_SOCKET=/run/berth.sock
+start() {
+	berthd -r $BERTH_SOCKET -S /run --state-dir /data/state >>/tmp/log 2>&1 &
+	pid=$!
+	for i in $(seq 200); do berth status >/dev/null 2>&1 && return; sleep 0.1; done
+	cat /tmp/log; exit 1
+}
+mkdir -p /data
+mount -t tmpfs none /data
+start
+berth disk create d 96M --backend aio
+berth rpc bdev_malloc_create name=m num_blocks=8192 block_size=512
+[ "$(berth rpc nbd_start_disk bdev_name=d)" = '"/dev/nbd0"' ]
+berth rpc nbd_start_disk bdev_name=m nbd_device=/dev/nbd3
+berth rpc nbd_start_disk bdev_name=m nbd_device=/dev/nbd0 && exit 1
+[ "$(cat /sys/block/nbd0/size)" = 196608 ]
+[ "$(cat /sys/block/nbd3/size)" = 8192 ]
+mkfs.ext4 -q -F /dev/nbd0
+mount -t ext4 /dev/nbd0 /mnt
+dd if=/dev/urandom of=/mnt/a bs=1M count=8 2>/dev/null
+sync
+(cd /mnt && sha256sum a >sums)
+echo "@@ ready"
+# A writer that is at it while berthd dies, and goes on with the next one.
+(
+	for i in 1 2 3 4 5 6; do dd if=/dev/zero of=/mnt/b$i bs=1M count=4 conv=fsync 2>/dev/null || echo failed; done >/tmp/writer
+	echo done >>/tmp/writer
+) &
+sleep 0.5
+kill -9 $pid
+sleep 1
+echo "@@ killed"
+start
+echo "@@ started"
+for i in $(seq 900); do grep -q done /tmp/writer && break; sleep 0.1; done
+grep -q done /tmp/writer
+grep -q failed /tmp/writer && exit 1
+sync
+echo 3 >/proc/sys/vm/drop_caches
+(cd /mnt && sha256sum -c sums >/dev/null)
+echo "@@ went on"
+# A clean end keeps it, too; so does the next start.
+kill $pid
+wait $pid
+start
+(cd /mnt && dd if=/mnt/a of=/dev/null bs=1M iflag=direct 2>/dev/null && sha256sum -c sums >/dev/null)
+umount /mnt
+fsck.ext4 -fn /dev/nbd0 >/tmp/fsck 2>&1 || { cat /tmp/fsck; exit 1; }
+berth rpc nbd_get_disks
+# A bdev that goes takes its device along.
+berth rpc bdev_malloc_delete name=m
+for i in $(seq 100); do [ -e /sys/block/nbd3/pid ] || break; sleep 0.1; done
+[ ! -e /sys/block/nbd3/pid ]
+berth rpc nbd_stop_disk nbd_device=/dev/nbd0
+[ ! -e /sys/block/nbd0/pid ]
+[ "$(berth rpc nbd_get_disks)" = "[]" ]
+"""
+
+
+def test_long_kernel_disk(t):
+    """A berthd in the guest: its disk is the guest's /dev/nbd0, and stays that while berthd is killed, ended, started again."""
+    need("qemu-system-x86_64" if os.uname().machine == "x86_64" else "qemu-system-aarch64")
+    if harness.SANITIZED:
+        raise harness.Skip("too slow with a sanitizer")
+    # An image of its own: the others do without the module.
+    harness.image.MODULES = harness.image.MODULES + ["nbd"]
+    g = t.guest(KERNEL, [], image_dir=os.path.join(harness.image.DEFAULT_DIR, "nbd"),
+                programs=[os.path.join(harness.BUILD, name) for name in ("berthd", "berth")])
+    for word in ("ready", "killed", "started", "went"):
+        g.wait(word, 180)
+    g.finish(120)
+
+
 if __name__ == "__main__":
     harness.main(globals())

@@ -44,14 +44,17 @@ def die_with_parent():
 
 class Guest:
     def __init__(self, script, sockets=(), *, image_dir=image.DEFAULT_DIR, accel=None, fio=False, queues=2, reconnect=False,
-                 smp=2, log=None, device_options=(), extra_args=(), reboots=False):
-        """sockets: of vhost-user-blk, in order vda, vdb, ...; log: a path that gets all serial output."""
+                 smp=2, log=None, device_options=(), extra_args=(), reboots=False, programs=()):
+        """sockets: of vhost-user-blk, in order vda, vdb, ...; log: a path that gets all serial output; programs: of this machine,
+        to be in the guest's /bin."""
         self.machine = MACHINES[platform.machine()]
         self.buffer = b""
         self.lines = []
         self.log = open(log, "ab") if log else None
         kernel, layers = image.build(image_dir, fio)
         self.tmp = tempfile.TemporaryDirectory(prefix="berth-guest-")
+        if programs:
+            layers.append(self.write_programs(programs))
         initrd = self.write_initrd(layers, script)
         accel = accel or find_accel(image_dir)
         args = [
@@ -77,6 +80,14 @@ class Guest:
         except OSError as e:
             self.tmp.cleanup()
             raise GuestError(f"{args[0]}: {e.strerror}") from None
+
+    def write_programs(self, programs):
+        path = os.path.join(self.tmp.name, "programs")
+        cpio = image.Cpio(path)
+        for program in programs:
+            image.add_program(cpio, program, os.path.basename(program))
+        cpio.close()
+        return path
 
     def write_initrd(self, layers, script):
         path = os.path.join(self.tmp.name, "initrd")
