@@ -18,7 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-FUZZ_SECONDS = 20
+FUZZ_SECONDS = 12
 FUZZ_SECONDS_LONG = 600
 SANITIZER_ENV = {
     "ASAN_OPTIONS": "detect_stack_use_after_return=1:strict_string_checks=1:abort_on_error=0",
@@ -26,13 +26,18 @@ SANITIZER_ENV = {
     "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1:die_after_fork=0",
 }
 # Folder, what it is, options of meson, environment of meson, suites, names left out but for --all, multiplier of time-outs.
+NOT_SANITIZED = ("e2e-quickstart", "e2e-idle", "e2e-container", "e2e-image")
+# What these do besides is done under the sanitizers by unit tests, and by the end-to-end tests that stay.
+NOT_WITH_ADDRESSES = ("e2e-recover", "e2e-placement", "e2e-top")
+NOT_WITH_THREADS = ("e2e-recover", "e2e-placement", "e2e-top", "e2e-guest", "e2e-cli", "e2e-density", "e2e-iscsi_initiator",
+                    "e2e-initiator", "e2e-crypto", "e2e-partition", "e2e-metadata", "e2e-qcow2", "e2e-qos", "e2e-state",
+                    "e2e-access", "bdev_limits", "bdev_null")
 BUILDS = [
     ("build", "release", ["--buildtype=release", "-Dtests=true"], {}, ["static", "unit", "e2e"], (), 1),
     ("build-asan", "ASan + UBSan", ["--buildtype=debugoptimized", "-Db_sanitize=address,undefined", "-Dtests=true"], {},
-     ["unit", "e2e"], ("e2e-quickstart", "e2e-idle", "e2e-container", "e2e-image"), 4),
+     ["unit", "e2e"], NOT_SANITIZED + NOT_WITH_ADDRESSES, 4),
     ("build-tsan", "TSan", ["--buildtype=debugoptimized", "-Db_sanitize=thread", "-Dtests=true", "-Dc_args=-Wno-tsan"], {},
-     ["unit", "e2e"], ("e2e-quickstart", "e2e-idle", "e2e-container", "e2e-image",
-      "e2e-guest", "e2e-recover", "e2e-top", "e2e-cli", "e2e-density", "bdev_limits", "bdev_null"), 4),
+     ["unit", "e2e"], NOT_SANITIZED + NOT_WITH_THREADS, 4),
 ]
 # All of it with clang: what gcc lets through is a warning, and so an error, here.
 FUZZ_BUILD = ("build-fuzz", "fuzz targets, clang", ["--buildtype=debugoptimized", "-Dfuzz=true", "-Dtests=true", "-Dwerror=true",
