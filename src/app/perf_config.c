@@ -9,6 +9,7 @@
 #include "app/config_file.h"
 #include "bdev/bdev.h"
 #include "bdev/module.h"
+#include "bdevs/raid/raid.h"
 #include "methods/methods.h"
 #include "rpc/rpc.h"
 
@@ -166,11 +167,17 @@ bdevs_gone(void *ctx)
 	c->unloaded(c);
 }
 
+static void
+arrays_gone(void *ctx)
+{
+	bdev_shutdown(bdevs_gone, ctx);
+}
+
 void
 perf_config_unload(struct perf_config *c)
 {
 	if (c->started) {
-		bdev_shutdown(bdevs_gone, c);
+		raid_shutdown(arrays_gone, c);
 	} else {
 		bdevs_gone(c);
 	}

@@ -20,9 +20,9 @@
 static const struct raid_settings quick = {.window_kb = 64, .patience_sec = 1};
 
 static void
-start_loads(struct stage *s, struct load loads[ENV_WORKERS])
+start_loads(struct stage *s, struct load loads[ENV_WORKERS], bool may_end)
 {
-	uint64_t blocks = bdev_num_blocks(s->env.bdev);
+	uint64_t blocks = bdev_num_blocks(s->env.bdev) - 1; /* the last is somebody else's */
 
 	memset(loads, 0, ENV_WORKERS * sizeof(*loads));
 	for (unsigned i = 0; i < ENV_WORKERS; i++) {
@@ -32,6 +32,7 @@ start_loads(struct stage *s, struct load loads[ENV_WORKERS])
 		loads[i].depth = 16;
 		loads[i].count = UINT64_MAX;
 		loads[i].seed = 11 + i;
+		loads[i].removal_ok = loads[i].io_error_ok = may_end;
 		load_start(&loads[i]);
 	}
 }
@@ -80,7 +81,7 @@ pull_and_replace(enum reactor_mode mode, bool real_threads, enum raid_level leve
 	begin(&s, mode, real_threads, n + 1);
 	EXPECT(array_create(&s, "R", level, level == RAID_LEVEL_1 ? 0 : 16, n, superblock) == 0);
 	EXPECT(env_open(&s.env, "R", true) == 0);
-	start_loads(&s, loads);
+	start_loads(&s, loads, false);
 	go_on(&s, loads, 200);
 	for (unsigned round = 0; round < 3; round++) {
 		unsigned out = round % n;
@@ -136,7 +137,7 @@ comes_back(void **state)
 	begin(&s, REACTOR_ADAPTIVE, true, 3);
 	EXPECT(array_create(&s, "R", RAID_LEVEL_5F, 4, 3, true) == 0);
 	EXPECT(env_open(&s.env, "R", true) == 0);
-	start_loads(&s, loads);
+	start_loads(&s, loads, false);
 	go_on(&s, loads, 100);
 	disk_pull(&s, 1);
 	go_on(&s, loads, 300);
@@ -326,13 +327,7 @@ goes_offline_and_comes_back(void **state)
 		EXPECT(env_open(&s.env, "R", true) == 0);
 		memset(block, 0x5c, sizeof(block));
 		EXPECT(rw(&s, BDEV_WRITE, bdev_num_blocks(s.env.bdev) - 1, 1, block) == 0);
-		start_loads(&s, loads);
-		for (unsigned i = 0; i < ENV_WORKERS; i++) {
-			loads[i].num_blocks--; /* not the last block */
-			loads[i].removal_ok = true;
-			loads[i].cancel_ok = true;
-			loads[i].io_error_ok = true;
-		}
+		start_loads(&s, loads, true);
 		go_on(&s, loads, 50);
 		for (unsigned i = 0; i < cases[c].pulled; i++) {
 			disk_pull_start(&s, i);
@@ -374,7 +369,7 @@ rebuild_is_interrupted(void **state)
 		begin(&s, REACTOR_ADAPTIVE, true, 4);
 		EXPECT(array_create(&s, "R", levels[l], l == 0 ? 0 : 4, 3, true) == 0);
 		EXPECT(env_open(&s.env, "R", true) == 0);
-		start_loads(&s, loads);
+		start_loads(&s, loads, false);
 		go_on(&s, loads, 100);
 		disk_pull(&s, 0);
 		stage_settings(&s, &slow);

@@ -38,11 +38,15 @@ static int
 perform(struct disk *d, const struct bdev_io *io)
 {
 	size_t bytes = io->num_blocks * BS;
-	uint8_t *p = d->data + io->lba * BS;
+	uint8_t *p;
 
 	if (atomic_load(&cut)) {
 		return -EIO;
 	}
+	if (io->op == BDEV_FLUSH) {
+		return atomic_load(&d->flush_status);
+	}
+	p = d->data + io->lba * BS;
 	switch (io->op) {
 	case BDEV_READ:
 		atomic_fetch_add(&d->reads, 1);
@@ -83,7 +87,7 @@ perform(struct disk *d, const struct bdev_io *io)
 		memset(p, 0, bytes);
 		return 0;
 	default:
-		return atomic_load(&d->flush_status);
+		return -EOPNOTSUPP;
 	}
 }
 

@@ -315,15 +315,24 @@ struct raid *raid_find_uuid(const uuid_t uuid);
 /* A new one, configuring, with empty slots. */
 int raid_new(const char *name, const uuid_t uuid, enum raid_level level, uint32_t strip_kb,
 	     unsigned num_bases, bool superblock, struct raid **ret_raid, struct err *err);
+/* Frees an array that is over, and tells who waits for that. */
+void raid_finish(struct raid *raid);
 /* Everything that may go on, goes on. */
 void raid_proceed(struct raid *raid);
 /* The end of a procedure. */
 void raid_free_to_go(struct raid *raid);
-void raid_go_offline(struct raid *raid);
-void raid_delete_it(struct raid *raid);
 unsigned raid_count_configured(const struct raid *raid);
 unsigned raid_count_expected(const struct raid *raid);
 unsigned raid_count_members(const struct raid *raid);
+
+/* ---- life.c ---- */
+
+/* A procedure: all that is expected is there. */
+void raid_start(struct raid *raid);
+void raid_answer_create(struct raid *raid, int status);
+void raid_go_offline(struct raid *raid);
+void raid_delete_it(struct raid *raid);
+void raid_end(struct raid *raid);
 /* Uses of raid->self: false when the bdev is being removed. */
 bool raid_self_get(struct raid *raid);
 void raid_self_put(struct raid *raid);
@@ -477,7 +486,7 @@ bool raid_become(struct raid *raid, const struct raid_sb *sb);
 /* Examines the bdevs that the array's members should be. */
 void raid_look_at_others(struct raid *raid);
 
-/* ---- raid5f.c ---- */
+/* ---- stripe.c ---- */
 
 /* One stripe of a rebuild or a resynchronisation, on a channel of its thread. */
 struct stripe_task {
