@@ -402,7 +402,7 @@ nbd_stopped(void *ctx)
 static int
 stop_nbd(struct steps *s)
 {
-	nbd_shutdown(nbd_stopped, NULL);
+	nbd_end(nbd_stopped, NULL);
 	return STEPS_WAIT;
 }
 

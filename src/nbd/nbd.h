@@ -34,7 +34,7 @@ struct nbd_options {
 int nbd_init(const struct nbd_options *options, struct err *err);
 
 /* Ends every server, connection and disk: what is in flight is answered; then done(ctx). */
-void nbd_shutdown(void (*done)(void *ctx), void *ctx);
+void nbd_end(void (*done)(void *ctx), void *ctx);
 
 /* ---- Servers ---- */
 

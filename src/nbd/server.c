@@ -457,7 +457,7 @@ servers_ended(void)
 }
 
 void
-nbd_shutdown(void (*done)(void *ctx), void *ctx)
+nbd_end(void (*done)(void *ctx), void *ctx)
 {
 	shutdown_.done = done;
 	shutdown_.ctx = ctx;

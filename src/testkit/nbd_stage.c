@@ -173,7 +173,7 @@ finished_with(void *ctx, int rc)
 static void
 shut_down(void *arg)
 {
-	nbd_shutdown(finished, arg);
+	nbd_end(finished, arg);
 }
 
 static void
