@@ -275,6 +275,103 @@ base_comes_and_goes(void **state)
 	env_stop(&env);
 }
 
+/* What comes back under the name of the base may be another image. */
+static void
+looks_again(void **state)
+{
+	uint8_t buf[512];
+	struct env env;
+
+	make(3, 16, false, QCOW2_DEFLATE);
+	env_start(&env, REACTOR_INTERRUPT, false);
+	add_base(&env, 512);
+	EXPECT(create(&env).rc == 0);
+	EXPECT(env_open(&env, NAME, false) == 0);
+	scripted_remove(&base, &env);
+	env_close(&env);
+	end_base(&env);
+	make(3, 14, true, QCOW2_DEFLATE);
+	made_data(&image, 3, 99);
+	add_base(&env, 512);
+	wait_until_there(&env);
+	EXPECT(bdev_num_blocks(env.bdev) == (image.size + 511) / 512);
+	EXPECT(env_rw(&env.workers[0], BDEV_READ, 3 * 32 + 1, 1, buf) == 0);
+	EXPECT(memcmp(buf, image.disk + 3 * 16384 + 512, 512) == 0);
+	env_close(&env);
+	delete(&env);
+	end_base(&env);
+	env_stop(&env);
+}
+
+/* ---- More tables at once than a channel keeps ---- */
+
+#define MANY 150u
+#define TABLE_BYTES 32768u /* of the disk, that a table of clusters of 512 bytes describes */
+
+static void
+kick_base(void *ctx, struct bdev_channel *ch)
+{
+	scripted_channel_kick(ch);
+}
+
+static void
+kicked(void *ctx)
+{
+}
+
+static void
+let_go_on_app(void *arg)
+{
+	atomic_store(&base.hold, false);
+	EXPECT(bdev_for_each_channel(&base.bdev, kick_base, kicked, NULL) == 0);
+}
+
+static void
+many_tables(void **state)
+{
+	struct env_io *ios = calloc(MANY, sizeof(*ios));
+	struct iovec *iov = calloc(MANY, sizeof(*iov));
+	struct env env;
+
+	made_free(&image);
+	image = (struct made){.room = ROOM, .size = 8u << 20, .cluster_bits = 9};
+	made_init(&image, 3);
+	for (unsigned i = 0; i < MANY; i++) {
+		made_data(&image, (uint64_t)i * TABLE_BYTES / 512 + i % 64, i);
+	}
+	env_start(&env, REACTOR_INTERRUPT, false);
+	add_base(&env, 512);
+	EXPECT(create(&env).rc == 0);
+	EXPECT(env_open(&env, NAME, false) == 0);
+	atomic_store(&base.fail_with, -EIO);
+	EXPECT(env_rw(&env.workers[0], BDEV_READ, 0, 1, image.file) == -EIO);
+	atomic_store(&base.fail_with, 0); /* what could not be read is asked for again */
+	atomic_store(&base.hold, true);
+	atomic_store(&base.shuffle, true);
+	for (unsigned i = 0; i < MANY; i++) {
+		iov[i] = (struct iovec){malloc(512), 512};
+		ios[i] = (struct env_io){.op = BDEV_READ,
+					 .lba = (uint64_t)i * TABLE_BYTES / 512 + i % 64,
+					 .num_blocks = 1,
+					 .iov = &iov[i],
+					 .iovcnt = 1};
+		env_submit(&env.workers[0], &ios[i]);
+	}
+	env_linger(&env, 2);
+	env_call(&env, env.app, let_go_on_app, NULL);
+	for (unsigned i = 0; i < MANY; i++) {
+		EXPECT(env_finish(&ios[i]) == 0);
+		EXPECT(memcmp(iov[i].iov_base, image.disk + ios[i].lba * 512, 512) == 0);
+		free(iov[i].iov_base);
+	}
+	free(ios);
+	free(iov);
+	env_close(&env);
+	delete(&env);
+	end_base(&env);
+	env_stop(&env);
+}
+
 /* Nobody writes to the base of an image. */
 static void
 base_is_claimed(void **state)
@@ -416,6 +513,8 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reads_images),
 		cmocka_unit_test(base_comes_and_goes),
+		cmocka_unit_test(looks_again),
+		cmocka_unit_test(many_tables),
 		cmocka_unit_test(base_is_claimed),
 		cmocka_unit_test(refuses_what_it_cannot_read),
 		cmocka_unit_test(hostile_entries),

@@ -218,7 +218,6 @@ read_compressed(struct qcow2_channel *qc, struct bdev_io *io, const struct qcow2
 		return;
 	}
 	f->busy = true;
-	f->place.kind = QCOW2_HOLE; /* out will be written to */
 	f->current = io;
 	f->current_place = *place;
 	f->iov = (struct iovec){.iov_base = f->in, .iov_len = (end - first) * QCOW2_SECTOR};
