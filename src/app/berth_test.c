@@ -448,7 +448,7 @@ static void
 test_completion(void **state)
 {
 	assert_run("completion bash", 0, "complete -F _berth berth\n");
-	assert_run("completion words", 0, "disk\nstatus\ntop\ndoctor\n");
+	assert_run("completion words", 0, "disk\nexport\nstatus\ntop\niostat\n");
 	assert_run("completion words top", 0, "--view\n--sort\n");
 	assert_run("completion words doctor", 0, "--sample\n");
 	assert_run("completion words doctor --state-dir", 0, "<file>\n");

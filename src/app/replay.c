@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "bdev/bdev.h"
 #include "rpc/rpc.h"
 #include "rpc/schema.h"
 
@@ -86,13 +87,28 @@ report(struct replay *r)
 	}
 }
 
+/* True when bdevs are examined only now. */
+static bool
+let_examine(struct replay *r)
+{
+	bool held = r->holds_examination;
+
+	r->holds_examination = false;
+	if (held) {
+		bdev_examine_release();
+	}
+	return held;
+}
+
 /* All calls of the round have been made. */
 static void
 round_over(struct replay *r)
 {
+	bool helped = let_examine(r) || r->refused < r->todo_count;
+
 	if (r->refused == 0 || r->status != 0) {
 		end(r);
-	} else if (r->pass == REPLAY_RUNTIME && r->refused < r->todo_count && r->round + 1 < REPLAY_ROUNDS_MAX) {
+	} else if (r->pass == REPLAY_RUNTIME && helped && r->round + 1 < REPLAY_ROUNDS_MAX) {
 		rpc_call("bdev_wait_for_examine", NULL, false, examined, r);
 	} else {
 		report(r);
@@ -160,6 +176,10 @@ replay_run(struct replay *r, enum replay_pass pass)
 		if (in_pass(r, json_array_get(r->calls, i))) {
 			r->todo[r->todo_count++] = i;
 		}
+	}
+	r->holds_examination = r->patient && pass == REPLAY_RUNTIME;
+	if (r->holds_examination) {
+		bdev_examine_hold();
 	}
 	go(r);
 }

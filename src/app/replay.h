@@ -26,6 +26,7 @@ struct replay {
 	/*
 	 * What was refused is tried again when all others have been made and bdevs have been examined, as long as that
 	 * helps: an object may stand before what it needs, or need what an examination finds. Only then it has failed.
+	 * Bdevs are examined after the first round: what is configured comes before what is found on disks.
 	 */
 	bool patient;
 
@@ -36,6 +37,7 @@ struct replay {
 	size_t next; /* in todo */
 	char **why;  /* what the refused ones were answered; those have been moved to the front of todo */
 	size_t refused;
+	bool holds_examination;
 	bool inside;
 	bool answered;
 	int status;

@@ -400,6 +400,12 @@ void bdev_watch_stop(struct bdev_watch *w); /* harmless when it does not wait */
 /* Has the examiners look at one bdev, for when bdev_options.auto_examine is off. 0, -ENODEV. */
 int bdev_examine(const char *name, struct err *err);
 
+/* Until the release bdevs that come are not examined; then all of them are. For a configuration that is
+ * made again: what is configured takes its names before what is found on disks, which others may
+ * have written. */
+void bdev_examine_hold(void);
+void bdev_examine_release(void);
+
 /* Caller's memory. */
 struct bdev_examine_wait {
 	struct list link;

@@ -8,6 +8,8 @@
  *  1. under_way counts examinations begun and not answered; when it comes to 0, those that wait for
  *     that are told, also of bdevs that examinations brought up meanwhile.
  *  2. A bdev somebody has claimed is not examined.
+ *  3. While examination is held, those that come are marked (core->unexamined), and looked at when it
+ *     is let go: by then those that are configured have their names, and users have their disks open.
  * Context: the app thread.
  */
 #include <errno.h>
@@ -19,6 +21,7 @@ static struct list watches = {&watches, &watches};
 static struct list waits = {&waits, &waits};
 static const struct bdev_examiner *const *examiners;
 static unsigned under_way;
+static unsigned held;
 
 /* ---- Names ---- */
 
@@ -137,7 +140,38 @@ examine_new(struct bdev *bdev)
 
 	tell_watches(bdev);
 	bdev_get_options(&options);
-	if (options.auto_examine) {
+	if (!options.auto_examine) {
+		return;
+	}
+	bdev->core->unexamined = held > 0;
+	if (held == 0) {
 		examine(bdev);
 	}
+}
+
+void
+bdev_examine_hold(void)
+{
+	held++;
+}
+
+/* What an examination brings up goes to the end of the list, examined already. */
+void
+bdev_examine_release(void)
+{
+	CHECK(held > 0);
+	if (--held > 0) {
+		return;
+	}
+	under_way++;
+	for (struct bdev *b = bdev_first(), *next; b != NULL; b = next) {
+		bool wanted = b->core->unexamined;
+
+		b->core->unexamined = false;
+		if (wanted) {
+			examine(b);
+		}
+		next = bdev_next(b);
+	}
+	bdev_examine_done();
 }

@@ -12,7 +12,7 @@
 #include "bdev/module.h"
 #include "testkit/scripted_bdev.h"
 
-static struct scripted_bdev a, b;
+static struct scripted_bdev a, b, third;
 static struct env env;
 static char order[64];
 static unsigned pending;
@@ -168,10 +168,18 @@ call_claimed(void *arg)
 	add(&b, "B");
 	EXPECT(order[0] == '\0');
 	EXPECT(bdev_set_options(&options, NULL) == 0);
-	bdev_set_examiners(NULL);
 	bdev_close(claimed_by);
-	leave(&a);
+	/* Held until those that are configured are there. */
 	leave(&b);
+	bdev_examine_hold();
+	scripted_bdev_init(&third, "C", 64, 512);
+	EXPECT(scripted_bdev_add(&third, NULL) == 0 && order[0] == '\0');
+	bdev_examine_release();
+	EXPECT(strcmp(order, "12") == 0);
+	bdev_examine_done();
+	bdev_set_examiners(NULL);
+	leave(&third);
+	leave(&a);
 }
 
 static void
@@ -180,6 +188,7 @@ claimed_ones_are_not_examined(void **state)
 	on_app(call_claimed);
 	gone(&a);
 	gone(&b);
+	gone(&third);
 }
 
 /* ---- Claims ---- */

@@ -55,6 +55,7 @@ struct bdev_core {
 	unsigned claim_count; /* descriptors that hold it */
 	char claim_module[64];
 
+	bool unexamined; /* came while examination was held */
 	unsigned holds; /* visits and resets under way: the bdev outlives them */
 	void (*gone)(void *ctx, int status);
 	void *gone_ctx;

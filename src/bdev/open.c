@@ -102,8 +102,8 @@ bdev_open_disk(const char *name, bool write,
 	const struct bdev *bdev = bdev_find(name);
 
 	if (bdev != NULL && bdev_zoned(bdev)) {
-		return err_set(err, -EOPNOTSUPP, "bdev '%s' is zoned: whoever takes it for an ordinary disk could not write to it",
-			       name);
+		return err_set(err, -EOPNOTSUPP,
+			       "bdev '%s' is zoned: whoever takes it for an ordinary disk could not write to it", name);
 	}
 	return bdev_open(name, write, event, ctx, ret_desc, err);
 }

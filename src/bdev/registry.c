@@ -310,6 +310,10 @@ destroy(struct msg *msg)
 	struct bdev *bdev = core->bdev;
 	void *ctx = core->gone_ctx;
 
+	core->destroying = false;
+	if (core->holds > 0 || !list_empty(&core->descs)) {
+		return; /* something began meanwhile: its end comes by here again */
+	}
 	free_core(core);
 	bdev->core = NULL;
 	if (bdev->ops->destruct != NULL) {

@@ -89,6 +89,9 @@ take(struct timer *timer)
 {
 	struct sampler *s = CONTAINER_OF(timer, struct sampler, timer);
 
+	if (atomic_load(&s->core->removed)) { /* its end may be under way: no visit begins any more */
+		return;
+	}
 	if (s->visiting) { /* of before the period was changed */
 		wait_a_period(s);
 		return;

@@ -73,17 +73,17 @@ enable(struct rpc_request *req, const void *params)
 {
 	const struct bdev_enable_histogram_params *p = params;
 	struct bdev *b = find(req, p->name);
-	struct bdev_histogram_options o = {
-		.granularity = p->granularity,
-		.min_ns = p->min_nsec,
-		.max_ns = p->max_nsec,
-	};
+	struct bdev_histogram_options o;
 	struct err err = ERR_NONE;
 	int rc;
 
+	/* An answered request has no params any more. */
 	if (b == NULL || !find_op(req, p->opc, &o.op)) {
 		return;
 	}
+	o.granularity = p->granularity;
+	o.min_ns = p->min_nsec;
+	o.max_ns = p->max_nsec;
 	rc = bdev_set_histogram(b, p->enable ? &o : NULL, enabled, req, &err);
 	if (rc != 0) {
 		rpc_error_from(req, rc, &err);

@@ -37,10 +37,11 @@ def test_sgdisk(t):
     equal(names(d), ["Aio0", "Aio0p1", "Aio0p2"])
     with d.rpc() as rpc:
         p1 = rpc.call("bdev_get_bdevs", name="Aio0p1")[0]
-        p2 = rpc.call("bdev_get_bdevs", name=GUID % 2)[0]
+        p2 = rpc.call("bdev_get_bdevs", name="Aio0p2")[0]
     equal(p1["num_blocks"], 8192)
     equal(p2["num_blocks"], 10239, "a partition of the old type is one block shorter")
-    equal((p1["product_name"], p1["uuid"]), ("GPT Disk", GUID % 1))
+    equal((p1["product_name"], p1["driver_specific"]["gpt"]["unique_partition_guid"]), ("GPT Disk", GUID % 1))
+    check(p1["uuid"] != GUID % 1, "a UUID that a guest could choose")
     equal(p2["driver_specific"], {"gpt": {
         "base_bdev": "Aio0", "offset_blocks": 10240, "partition_table_guid": DISK, "partition_type_guid": OLD,
         "unique_partition_guid": GUID % 2, "partition_name": "zweite Größe"}})
@@ -49,6 +50,19 @@ def test_sgdisk(t):
     check(not any("p1" in str(c) for c in config), f"{config}")
     d.call("bdev_aio_delete", name="Aio0")
     equal(names(d), [])
+
+
+def test_configured_names_come_first(t):
+    """A guest that writes a table to its disk takes no name of a bdev that is configured, not by a restart either."""
+    path = t.file("disk", 64 * MIB)
+    d = t.daemon("--state-dir", t.path("state"))
+    d.call("bdev_aio_create", name="Aio0", filename=path, block_size=512)
+    d.call("bdev_malloc_create", name="Aio0p1", num_blocks=64, block_size=512)
+    d.stop()
+    os.rename(partitioned(t), path)
+    d = t.daemon("--state-dir", t.path("state"))
+    equal(names(d), ["Aio0", "Aio0p1", "Aio0p2"])
+    equal(d.call("bdev_get_bdevs", name="Aio0p1")[0]["product_name"], "Malloc disk")
 
 
 def test_broken_primary(t):

@@ -102,7 +102,8 @@ gpt_add_partition(const char *base_name, const struct gpt_table *table,
 	}
 	p->found = *found;
 	uuid_copy(p->disk_guid, table->disk_guid);
-	uuid_copy(p->stack.uuid, found->guid);
+	/* Its UUID is made of the base's and the name, not of the GUID: whoever writes the table, a guest perhaps, could
+	 * take another bdev's. */
 	snprintf(name, sizeof(name), "%sp%" PRIu32, base_name, found->number);
 	return stack_create(&p->stack, &stack_ops, name, base_name, NULL, err);
 }
