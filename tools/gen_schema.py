@@ -12,7 +12,8 @@ Keys of a method: name; aliases (older names); states (startup, runtime); mutate
 doc, result (words; `code`); example ({params, result}); params; decode_error (code for a missing, unknown or mistyped
 parameter, -32603); range_error (code for a value outside its bounds, -22).
 Keys of a parameter: name; type (see TYPES); required; default; min, max, multiple_of, power_of_two; values (of an
-enum, compared without regard to case); neutral (the only value that is accepted; no field in the structure); doc.
+enum, compared without regard to case); neutral (the only value that is accepted; no field in the structure); secret (may
+hold one: no error shows what was given); doc.
 """
 import argparse
 import json
@@ -35,7 +36,7 @@ RANGES = {"uint32": (0, 2**32 - 1), "uint64": (0, 2**63 - 1), "int64": (-2**63, 
 METHOD_KEYS = {"name", "aliases", "states", "mutates", "summary", "doc", "result", "example", "params",
                "decode_error", "range_error"}
 PARAM_KEYS = {"name", "type", "required", "default", "min", "max", "multiple_of", "power_of_two", "values",
-              "neutral", "doc"}
+              "neutral", "secret", "doc"}
 IDENTIFIER = re.compile(r"^[a-z][a-z0-9_]*$")
 BANNER = "Made by tools/gen_schema.py from src/rpc/schema/; changes belong there."
 
@@ -77,6 +78,7 @@ def check_param(method, param):
     need(("values" in param) == (kind == "enum"), where, "values belong to enums")
     bounds = {"min", "max", "multiple_of", "power_of_two"} & set(param)
     need(not bounds or kind in RANGES, where, "bounds belong to numbers")
+    need(not param.get("secret") or not (kind in RANGES or "neutral" in param), where, "numbers are no secrets")
     if kind in RANGES:
         low, high = RANGES[kind]
         param["range"] = (param.get("min", low), param.get("max", high))
@@ -180,6 +182,8 @@ def c_param(method, param):
         fields.append(f".multiple_of = {param['multiple_of']}")
     if param.get("power_of_two"):
         fields.append(".power_of_two = true")
+    if param.get("secret"):
+        fields.append(".secret = true")
     if "values" in param:
         fields.append(".values = (const char *const[]){" + ", ".join(map(c_string, param["values"])) + ", NULL}")
     return "\t{" + ",\n\t ".join(fields) + "},"

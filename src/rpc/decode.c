@@ -3,10 +3,11 @@
  * The one decoder of parameters.
  *
  * Invariants
- *  1. Each error names the parameter, what was given and what is wanted.
+ *  1. Each error names the parameter, what was given (but see 4) and what is wanted.
  *  2. Code schema->decode_error: a parameter is missing, unknown or of the wrong type. Code schema->range_error:
  *     the type is right, the value out of the schema's bounds. So SPDK answers, method by method.
  *  3. null counts as not given. A number may be written 1e3 or 5.0 when it is whole.
+ *  4. What was given for a parameter that may be a secret is in no error, whatever its type is.
  */
 #include "rpc/decode.h"
 
@@ -59,7 +60,7 @@ wrong_type(const struct decoder *d, const struct rpc_param *p, const json_t *val
 	char shown[SHOWN_BYTES];
 
 	err_set(d->err, -EINVAL, "%s: parameter '%s' is %s, but must be %s", d->schema->name, p->name,
-		show(value, shown), wanted);
+		p->secret ? "something else (not shown)" : show(value, shown), wanted);
 	return d->schema->decode_error;
 }
 

@@ -178,6 +178,45 @@ test_long_value(void **state)
 	done();
 }
 
+/* Whatever is given in the place of a secret, no error shows it. */
+static void
+test_secrets(void **state)
+{
+	static const struct {
+		const char *method, *params, *name;
+	} given[] = {
+		{"accel_crypto_key_create", "{\"name\":\"k\",\"cipher\":\"AES_XTS\",\"key\":[\"s3cret\"]}", "'key'"},
+		{"accel_crypto_key_create", "{\"name\":\"k\",\"cipher\":\"AES_XTS\",\"key2\":{\"s3cret\":1}}", "'key2'"},
+		{"bdev_crypto_create", "{\"base_bdev_name\":\"b\",\"name\":\"c\",\"key\":[\"s3cret\"]}", "'key'"},
+		{"bdev_crypto_create", "{\"base_bdev_name\":\"b\",\"name\":\"c\",\"key2\":[\"s3cret\"]}", "'key2'"},
+		{"berth_authenticate", "{\"token\":[\"s3cret\"]}", "'token'"},
+		{"bdev_iscsi_create",
+		 "{\"name\":\"i\",\"initiator_iqn\":\"iqn.a\",\"url\":[\"iscsi://u%s3cret@h/t/0\"]}", "'url'"},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(given); i++) {
+		assert_int_not_equal(decode(given[i].method, given[i].params), 0);
+		if (strstr(err.text, "s3cret") != NULL || strstr(err.text, given[i].name) == NULL ||
+		    strstr(err.text, "must be") == NULL) {
+			fail_msg("%s: %s", given[i].params, err.text);
+		}
+		done();
+	}
+}
+
+static bool
+named_as_secret(const char *name)
+{
+	static const char *const names[] = {"key", "key2", "token", "url", "password", "config_param"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		if (strcmp(name, names[i]) == 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
 /* Every field of every structure lies where the table says, and no two share bytes. */
 static void
 test_table(void **state)
@@ -193,6 +232,7 @@ test_table(void **state)
 		for (size_t i = 0; i < s->param_count; i++) {
 			const struct rpc_param *p = &s->params[i];
 
+			assert_true(p->secret || !named_as_secret(p->name));
 			if (p->neutral) {
 				continue;
 			}
@@ -213,6 +253,7 @@ main(void)
 		cmocka_unit_test(test_defaults),
 		cmocka_unit_test(test_faults),
 		cmocka_unit_test(test_long_value),
+		cmocka_unit_test(test_secrets),
 		cmocka_unit_test(test_table),
 	};
 

@@ -33,6 +33,7 @@ struct rpc_param {
 	bool neutral; /* only default_int is accepted; has no field */
 	bool has_default;
 	bool power_of_two;
+	bool secret; /* may hold one: what was given is never shown */
 	size_t offset;     /* of the field in the method's structure */
 	size_t has_offset; /* of its bool has_..., for those that are not required */
 	int64_t default_int;
