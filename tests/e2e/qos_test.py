@@ -154,5 +154,23 @@ def test_histogram(t):
         contains(t.berth("completion", "words", command, daemon=d), "m\n")
 
 
+def test_ends_while_it_is_sampled(t):
+    d = t.daemon()
+    with d.rpc() as rpc:
+        for _ in range(300):
+            rpc.call("bdev_null_create", name="n", num_blocks=8, block_size=512)
+            rpc.call("bdev_set_qd_sampling_period", name="n", period=100)
+            rpc.call("bdev_get_bdevs")
+            rpc.call("bdev_null_delete", name="n")
+
+
+def test_no_such_bdev(t):
+    d = t.daemon()
+    for method, params in [("bdev_enable_histogram", {"enable": True}), ("bdev_get_histogram", {}), ("bdev_get_histogram_borders",
+                           {"borders": [1, 2]}), ("bdev_set_qd_sampling_period", {"period": 10}),
+                           ("bdev_set_qos_limit", {"rw_ios_per_sec": 1000})]:
+        contains(str(d.error(method, -19, {"name": "nobody", **params})), "nobody")
+
+
 if __name__ == "__main__":
     harness.main(globals())
