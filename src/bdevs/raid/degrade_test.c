@@ -29,7 +29,7 @@ start_loads(struct stage *s, struct load loads[ENV_WORKERS], bool may_end)
 		loads[i].worker = &s->env.workers[i];
 		loads[i].first_block = i * (blocks / ENV_WORKERS);
 		loads[i].num_blocks = blocks / ENV_WORKERS;
-		loads[i].depth = 16;
+		loads[i].depth = 6;
 		loads[i].count = UINT64_MAX;
 		loads[i].seed = 11 + i;
 		loads[i].removal_ok = loads[i].io_error_ok = may_end;
@@ -82,13 +82,13 @@ pull_and_replace(enum reactor_mode mode, bool real_threads, enum raid_level leve
 	EXPECT(array_create(&s, "R", level, level == RAID_LEVEL_1 ? 0 : 16, n, superblock) == 0);
 	EXPECT(env_open(&s.env, "R", true) == 0);
 	start_loads(&s, loads, false);
-	go_on(&s, loads, 200);
-	for (unsigned round = 0; round < 3; round++) {
+	go_on(&s, loads, 100);
+	for (unsigned round = 0; round < 2; round++) {
 		unsigned out = round % n;
 		char name[8];
 
 		disk_pull(&s, out);
-		go_on(&s, loads, 200);
+		go_on(&s, loads, 100);
 		EXPECT(array_info(&s, "R", &info) && info.state == RAID_ONLINE);
 		EXPECT_SAY(info.discovered == n - 1 && info.bases[out].name == NULL, "%u",
 			   info.discovered);
