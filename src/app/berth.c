@@ -29,7 +29,7 @@ const struct ctl_command ctl_commands[] = {
 	 .help = "  BDEV                 the disk or bdev; prints the URI that NBD clients take\n"
 		 "    --unix PATH        at a unix socket, or\n"
 		 "    --tcp HOST:PORT    at a TCP address: an IP address, localhost, or * for all of this machine; without\n"
-		 "                       either on every NBD server that there is\n"
+		 "                       either at a unix socket in the socket directory\n"
 		 "    --name NAME        what clients call it; the bdev's name unless given\n"
 		 "    --description TEXT   words that clients may show\n"
 		 "    --read-only        clients may only read\n"

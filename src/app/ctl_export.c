@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * berth export: bdevs for NBD clients. An address makes a server there, unless there is one, and an export for that server
- * alone; without an address an export is for all servers, of which one is made when there is none.
+ * berth export: bdevs for NBD clients. An address makes a server there, unless there is one; without an address the server is
+ * one at a unix socket. The export is for that server alone: nothing comes to a network that nobody sent there.
  */
 #include <ctype.h>
 #include <stdio.h>
@@ -125,17 +125,18 @@ put_text(json_t *params, const char *key, const char *value)
 	return value == NULL || json_object_set_new(params, key, json_string(value)) == 0;
 }
 
-/* The one at the address, borrowed; NULL: there is none. */
+/* The one at the address, borrowed; NULL: there is none. Without an address any at a unix socket will do. */
 static json_t *
 server_at(const json_t *servers, const struct request *r)
 {
+	const char *address = r->tcp != NULL ? r->tcp : r->path;
 	json_t *s;
 	size_t i;
 
 	json_array_foreach(servers, i, s) {
 		const char *here = text_of(s, r->tcp != NULL ? "tcp" : "path");
 
-		if (here != NULL && strcmp(here, r->tcp != NULL ? r->tcp : r->path) == 0) {
+		if (here != NULL && (address == NULL || strcmp(here, address) == 0)) {
 			return s;
 		}
 	}
@@ -193,20 +194,19 @@ delete_server(struct ctl *ctl, const char *name)
 static int
 find_server(struct ctl *ctl, const struct request *r, json_t **ret, bool *ret_made)
 {
-	bool addressed = r->tcp != NULL || r->path != NULL;
 	json_t *servers = NULL, *found;
 	int rc = ctl_call(ctl, COMMAND, "berth_nbd_get_servers", NULL, &servers, NULL);
 
 	if (rc != CTL_OK) {
 		return rc;
 	}
-	found = addressed ? server_at(servers, r) : json_array_get(servers, 0);
+	found = server_at(servers, r);
 	*ret_made = found == NULL;
 	if (found == NULL) {
 		rc = create_server(ctl, r, ret);
 	} else if (r->certs != NULL || r->psk != NULL || r->verify_peer) {
 		fprintf(stderr, "berth export: there is a server at %s already: its TLS stays as it is, so leave it out here\n",
-			r->tcp != NULL ? r->tcp : r->path);
+			r->tcp != NULL ? r->tcp : text_of(found, "path"));
 		rc = CTL_REFUSED;
 	} else {
 		*ret = json_incref(found);
@@ -221,11 +221,10 @@ static int
 export_params(const struct request *r, const char *bdev, const json_t *server, json_t **ret)
 {
 	json_t *params = json_pack("{s:b}", "readonly", r->readonly);
-	bool addressed = r->tcp != NULL || r->path != NULL;
 
 	if (!put_text(params, "bdev_name", bdev) || !put_text(params, "name", r->name) ||
 	    !put_text(params, "description", r->description) ||
-	    !put_text(params, "server", addressed ? text_of(server, "name") : NULL)) {
+	    !put_text(params, "server", text_of(server, "name"))) {
 		json_decref(params);
 		return ctl_usage(COMMAND, "a name is no UTF-8");
 	}

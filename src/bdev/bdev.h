@@ -270,6 +270,9 @@ enum bdev_claim {
 	BDEV_CLAIM_WRITE_SHARED, /* the descriptors that hold such a claim with the same key write */
 };
 
+/* The claim that is held, BDEV_CLAIM_NONE: none. */
+enum bdev_claim bdev_claim_held(const struct bdev *bdev);
+
 /*
  * 0; -EPERM: somebody holds another claim, or has it open for writing. A descriptor that was opened
  * to read, and has no channels yet, may write when a claim that allows it is granted (-EROFS: the

@@ -134,6 +134,12 @@ bdev_desc_bdev(struct bdev_desc *desc)
 	return desc->bdev;
 }
 
+enum bdev_claim
+bdev_claim_held(const struct bdev *bdev)
+{
+	return bdev->core->claim;
+}
+
 /* Others that hold the same kind of claim may be joined, but for WRITE_ONE. */
 static bool
 may_join(const struct bdev_core *core, enum bdev_claim claim, uint64_t key)

@@ -191,6 +191,22 @@ set_md(json_t *object, const struct bdev *b)
 }
 
 static void
+set_claim(json_t *object, const struct bdev *b)
+{
+	static const char *const names[] = {
+		[BDEV_CLAIM_WRITE_ONE] = "exclusive_write",
+		[BDEV_CLAIM_WRITE_NONE] = "read_many_write_none",
+		[BDEV_CLAIM_WRITE_SHARED] = "read_many_write_shared",
+	};
+	enum bdev_claim claim = bdev_claim_held(b);
+
+	json_object_set_new(object, "claimed", json_boolean(claim != BDEV_CLAIM_NONE));
+	if (claim != BDEV_CLAIM_NONE) {
+		json_object_set_new(object, "claim_type", json_string(names[claim]));
+	}
+}
+
+static void
 set_zones(json_t *object, const struct bdev *b)
 {
 	struct bdev_zones z;
@@ -244,7 +260,7 @@ bdev_json(const void *ctx, const char *name)
 	}
 	set_md(object, b);
 	json_object_set_new(object, "assigned_rate_limits", qos_limits_json(b));
-	json_object_set_new(object, "claimed", json_boolean(bdev_claimed(b)));
+	set_claim(object, b);
 	set_zones(object, b);
 	json_object_set_new(object, "supported_io_types", supported_io_types(b));
 	if (kind != NULL && kind->driver_specific != NULL) {

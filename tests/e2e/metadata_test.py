@@ -74,8 +74,9 @@ def test_zones(t):
     d.error("bdev_zone_block_create", -22, {"name": "Y", "base_bdev": "M", "zone_capacity": 0, "optimal_open_zones": 1})
     d.error("bdev_zone_block_create", -17, {"name": "Y", "base_bdev": "Z", "zone_capacity": 10, "optimal_open_zones": 1})
     d.error("bdev_zone_block_delete", -19, {"name": "M"})
+    equal(describe(d, "M", "claimed", "claim_type"), [True, "exclusive_write"])
     equal(d.call("bdev_zone_block_delete", name="Z"), True)
-    equal(describe(d, "M", "claimed"), [False])
+    equal(describe(d, "M", "claimed", "claim_type"), [False, None])
 
 
 harness.main(globals())

@@ -375,6 +375,8 @@ def test_export_command(t):
         contains(t.run(["nbdinfo", where]), "export-size: 4194304")
     contains(t.run(["nbdinfo", tcp]), "is_read_only: true")
     out = t.berth("export", "--list", daemon=d)
+    equal([e["server"] for e in json.loads(t.berth("export", "--list", "--json", daemon=d))["exports"] if e["name"] == "m0"],
+          ["nbd"], "what was given no address is on no network")
     contains(out, default)
     contains(out, "read-only")
     equal(len(json.loads(t.berth("export", "--list", "--json", daemon=d))["exports"]), 2)
