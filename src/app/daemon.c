@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #include "app/config_file.h"
+#include "app/regain.h"
 #include "app/replay.h"
 #include "app/state.h"
 #include "base/check.h"
@@ -579,6 +580,22 @@ settle_state(struct steps *s)
 	return STEPS_WAIT;
 }
 
+static int
+start_regaining(struct steps *s)
+{
+	if (d.state != NULL) {
+		regain_start(d.state);
+	}
+	return 0;
+}
+
+static int
+stop_regaining(struct steps *s)
+{
+	regain_stop();
+	return 0;
+}
+
 /* ---- RPC ---- */
 
 static int
@@ -679,6 +696,7 @@ static const struct step start_steps[] = {
 	{"framework_start_init", wait_for_start, NULL},
 	{"configuration", make_calls, NULL},
 	{"state directory", settle_state, NULL},
+	{"what is lost", start_regaining, stop_regaining},
 	{"RPC server", serve_late, stop_serving},
 	{"ready", get_ready, say_stopping},
 };

@@ -41,6 +41,7 @@ struct lost {
 	char *line;
 	char *where;
 	char *why;
+	bool hopeful; /* a new bdev may help */
 };
 
 struct state {
@@ -52,6 +53,7 @@ struct state {
 	bool changed; /* what was read is not, line by line, what is needed */
 	json_t *calls;
 	struct list lost;
+	size_t hopeful; /* of them */
 	size_t needed_lines; /* when the log was written anew last */
 
 	enum phase phase;
@@ -81,9 +83,13 @@ method_of(const json_t *call)
 }
 
 static void
-lost_free(struct lost *lost)
+lost_free(struct state *s, struct lost *lost)
 {
 	list_remove(&lost->link);
+	s->hopeful -= lost->hopeful;
+	if (lost->call != NULL) {
+		json_object_set_new(lost->call, "over", json_true());
+	}
 	json_decref(lost->call);
 	free(lost->line);
 	free(lost->where);
@@ -128,6 +134,8 @@ add_lost(struct state *s, json_t *call, char *line, const char *where, const cha
 	lost->where = strdup(where);
 	lost->why = strdup(why);
 	CHECK(lost->where != NULL && lost->why != NULL);
+	lost->hopeful = state_may_need_bdev(method_of(call));
+	s->hopeful += lost->hopeful;
 	list_append(&s->lost, &lost->link);
 }
 
@@ -142,7 +150,7 @@ forget_object(struct state *s, const char *object)
 
 		if (its != NULL && strcmp(its, object) == 0) {
 			LOG_NOTICE(STATE, lost->where, "forgotten: %s", lost->line);
-			lost_free(lost);
+			lost_free(s, lost);
 		}
 		free(its);
 	}
@@ -164,6 +172,46 @@ state_forget(struct state *s, const char *family, const char *name)
 		}
 	}
 	return false;
+}
+
+size_t
+state_hopeful_count(const struct state *s)
+{
+	return s->hopeful;
+}
+
+json_t *
+state_hopeful_calls(const struct state *s)
+{
+	json_t *calls = json_array();
+	const struct lost *lost;
+
+	LIST_FOREACH (lost, &s->lost, link) {
+		if (lost->hopeful) {
+			json_array_append(calls, lost->call);
+		}
+	}
+	return calls;
+}
+
+bool
+state_call_is_lost(const json_t *call)
+{
+	return json_object_get(call, "over") == NULL;
+}
+
+void
+state_call_regained(struct state *s, const json_t *call)
+{
+	struct lost *lost, *next;
+
+	LIST_FOREACH_SAFE (lost, next, &s->lost, link) {
+		if (lost->call == call) {
+			LOG_NOTICE(STATE, lost->where, "made after all: %.300s", lost->line);
+			lost_free(s, lost);
+			return;
+		}
+	}
 }
 
 /* ---- Reading the log ---- */
@@ -221,7 +269,7 @@ free_all(struct state *s)
 	struct lost *lost, *next;
 
 	LIST_FOREACH_SAFE (lost, next, &s->lost, link) {
-		lost_free(lost);
+		lost_free(s, lost);
 	}
 	state_log_close(s->log);
 	json_decref(s->calls);
@@ -528,7 +576,7 @@ drop_orphans(struct state *s)
 
 		if (object != NULL) {
 			LOG_NOTICE(STATE, lost->where, "left out, %s: %.300s", lost->why, lost->line);
-			lost_free(lost);
+			lost_free(s, lost);
 			s->changed = true;
 		}
 		free(object);

@@ -6,7 +6,7 @@
  *
  * An entry that cannot be carried out at start (its file is missing, say) and a line that cannot be
  * read are lost entries: reported by name at every start, and kept in the log until the object is
- * deleted or made anew by a call.
+ * deleted or made anew by a call. Those that only lacked a bdev can be tried again (regain.h).
  */
 #ifndef APP_STATE_H
 #define APP_STATE_H
@@ -57,6 +57,16 @@ int state_record(void *ctx, const char *method, const json_t *params, struct err
 /* Whether there is a lost entry whose method begins with family, about an object of that name: if so, drops all lost entries
  * about this object. */
 bool state_forget(struct state *state, const char *family, const char *name);
+
+/*
+ * Lost entries that a new bdev may help, in their order: how many there are; their calls, {"method","params","where"}, a new
+ * array (NULL: memory is out); whether one of these is lost still, for a call by somebody else ends that; that it has been
+ * carried out, which the log says already.
+ */
+size_t state_hopeful_count(const struct state *state);
+json_t *state_hopeful_calls(const struct state *state);
+bool state_call_is_lost(const json_t *call);
+void state_call_regained(struct state *state, const json_t *call);
 
 /* Syncs what is left and gives up the lock; then done(ctx). state is gone then. Accepts NULL. */
 void state_close(struct state *state, void (*done)(void *ctx), void *ctx);

@@ -18,20 +18,21 @@ static const struct rule {
 	const char *key;    /* the parameter that names the object; NULL: about no object */
 	const char *space;
 	const char *before; /* what the object's name has in front of the parameter; NULL: nothing */
+	bool on_bdev;       /* what its creates make stands on a bdev, and is refused while that is not there */
 } rules[] = {
-	{"bdev_delay_update_latency", "delay_bdev_name", "bdev", NULL},
-	{"bdev_error_create", "base_name", "bdev", "EE_"},
-	{"bdev_raid_add_base_bdev", "raid_bdev", "bdev", NULL},
-	{"bdev_raid_remove_base_bdev", NULL, NULL, NULL},
-	{"bdev_split_", "base_bdev", "split", NULL},
-	{"bdev_", "name", "bdev", NULL},
-	{"accel_crypto_key_destroy", "key_name", "key", NULL},
-	{"accel_crypto_key_", "name", "key", NULL},
-	{"nbd_", "nbd_device", "nbd", NULL},
-	{"vhost_", "ctrlr", "controller", NULL},
-	{"berth_disk_", "name", "disk", NULL},
-	{"berth_nbd_server_", "name", "nbd server", NULL},
-	{"berth_nbd_export_", "name", "nbd export", NULL},
+	{"bdev_delay_update_latency", "delay_bdev_name", "bdev", NULL, false},
+	{"bdev_error_create", "base_name", "bdev", "EE_", false},
+	{"bdev_raid_add_base_bdev", "raid_bdev", "bdev", NULL, false},
+	{"bdev_raid_remove_base_bdev", NULL, NULL, NULL, false},
+	{"bdev_split_", "base_bdev", "split", NULL, false},
+	{"bdev_", "name", "bdev", NULL, false},
+	{"accel_crypto_key_destroy", "key_name", "key", NULL, false},
+	{"accel_crypto_key_", "name", "key", NULL, false},
+	{"nbd_", "nbd_device", "nbd", NULL, true},
+	{"vhost_", "ctrlr", "controller", NULL, true},
+	{"berth_disk_", "name", "disk", NULL, false},
+	{"berth_nbd_server_", "name", "nbd server", NULL, false},
+	{"berth_nbd_export_", "name", "nbd export", NULL, true},
 };
 
 static const char *const creates[] = {"_create", "_attach_", "_start_disk", "_register_cluster"};
@@ -70,6 +71,14 @@ state_verb_of(const char *method)
 		return STATE_CREATES;
 	}
 	return find_verb(method, deletes, ARRAY_SIZE(deletes)) != NULL ? STATE_DELETES : STATE_CHANGES;
+}
+
+bool
+state_may_need_bdev(const char *method)
+{
+	const struct rule *rule = rule_of(method);
+
+	return rule != NULL && (rule->on_bdev || state_verb_of(method) == STATE_CHANGES);
 }
 
 static const char *

@@ -17,6 +17,9 @@ enum state_verb { STATE_CHANGES, STATE_CREATES, STATE_DELETES };
 /* STATE_CHANGES also for methods that are about no object. */
 enum state_verb state_verb_of(const char *method);
 
+/* Whether a call that was refused may succeed once some bdev is there. Bdevs that stand on others wait for them by themselves. */
+bool state_may_need_bdev(const char *method);
+
 /* "bdev/Malloc0": what the call is about; for free(). NULL: about no object, or memory is out. params may be NULL. */
 char *state_object_of(const char *method, const json_t *params);
 

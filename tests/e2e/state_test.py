@@ -217,4 +217,53 @@ def test_order_in_the_log(t):
     contains(d.output(), "vm1", "the log")
 
 
+def lose_base(t):
+    """p on b, a controller c and an export e on p; b's file is gone at the next start."""
+    d = start(t)
+    d.call("bdev_aio_create", name="b", filename=t.file("b.img", 1 << 20), block_size=512)
+    d.call("bdev_passthru_create", name="p", base_bdev_name="b")
+    d.call("vhost_create_blk_controller", ctrlr="c", dev_name="p")
+    d.call("vhost_controller_set_coalescing", ctrlr="c", delay_base_us=7, iops_threshold=1000)
+    d.call("berth_nbd_server_create", name="s", path=t.path("nbd"))
+    d.call("berth_nbd_export_create", server="s", name="e", bdev_name="p")
+    before = snapshot(d)
+    d.stop()
+    os.rename(t.path("b.img"), t.path("away.img"))
+    d = start(t)
+    equal([d.call("vhost_get_controllers"), d.call("berth_nbd_get_exports")], [[], []], "without the base")
+    return d, before
+
+
+def regained(d, before, what):
+    until(lambda: d.call("vhost_get_controllers") and d.call("berth_nbd_get_exports"), "what stands on p is there again")
+    until(lambda: d.call("vhost_get_controllers")[0]["delay_base_us"] == 7, "the setting")
+    same(snapshot(d), before, what)
+
+
+def test_lost_is_made_when_its_bdev_comes(t):
+    d, before = lose_base(t)
+    # Another bdev helps nothing, and is no reason to go on trying.
+    d.call("bdev_null_create", name="n", num_blocks=8, block_size=512)
+    d.call("bdev_null_delete", name="n")
+    os.rename(t.path("away.img"), t.path("b.img"))
+    d.call("bdev_aio_create", name="b", filename=t.path("b.img"), block_size=512,
+           uuid=next(b["uuid"] for b in before["bdevs"] if b["name"] == "b"))
+    regained(d, before, "the base is back")
+    check(d.output().count("made after all") >= 3, d.tail())
+    d.kill()
+    complaints = d.output().count("kept:")
+    d = start(t)
+    same(snapshot(d), before, "after a restart")
+    check(d.output().count("kept:") == complaints and "left out" not in d.output(), d.tail())
+
+
+def test_lost_and_deleted_stays_away(t):
+    d, before = lose_base(t)
+    d.call("vhost_delete_controller", ctrlr="c")
+    os.rename(t.path("away.img"), t.path("b.img"))
+    d.call("bdev_aio_create", name="b", filename=t.path("b.img"), block_size=512)
+    until(lambda: d.call("berth_nbd_get_exports"), "the export")
+    equal(d.call("vhost_get_controllers"), [], "controllers")
+
+
 harness.main(globals())
