@@ -39,6 +39,7 @@
 #include "bdev/module.h"
 #include "bdevs/gpt/gpt.h"
 #include "bdevs/raid/raid.h"
+#include "bdevs/rbd/rbd.h"
 #include "event/scheduler.h"
 #include "event/steps.h"
 #include "methods/methods.h"
@@ -347,6 +348,13 @@ static int
 end_arrays(struct steps *s)
 {
 	raid_shutdown(bdevs_gone, NULL);
+	return STEPS_WAIT;
+}
+
+static int
+end_images(struct steps *s)
+{
+	bdev_rbd_shutdown(bdevs_gone, NULL);
 	return STEPS_WAIT;
 }
 
@@ -685,6 +693,7 @@ static const struct step start_steps[] = {
 	{"state directory", open_state, close_state},
 	{"socket directory", make_socket_dir, forget_socket_dir},
 	{"configuration", read_config, forget_config},
+	{"images", NULL, end_images},
 	{"bdevs", NULL, remove_bdevs},
 	{"arrays", NULL, end_arrays},
 	{"vhost", start_vhost, stop_vhost},

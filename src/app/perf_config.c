@@ -10,6 +10,7 @@
 #include "bdev/bdev.h"
 #include "bdev/module.h"
 #include "bdevs/raid/raid.h"
+#include "bdevs/rbd/rbd.h"
 #include "methods/methods.h"
 #include "rpc/rpc.h"
 
@@ -155,7 +156,7 @@ perf_config_load(struct perf_config *c)
 /* ---- The end ---- */
 
 static void
-bdevs_gone(void *ctx)
+images_gone(void *ctx)
 {
 	struct perf_config *c = ctx;
 
@@ -165,6 +166,12 @@ bdevs_gone(void *ctx)
 	json_decref(c->calls);
 	c->calls = NULL;
 	c->unloaded(c);
+}
+
+static void
+bdevs_gone(void *ctx)
+{
+	bdev_rbd_shutdown(images_gone, ctx);
 }
 
 static void
@@ -179,6 +186,6 @@ perf_config_unload(struct perf_config *c)
 	if (c->started) {
 		raid_shutdown(arrays_gone, c);
 	} else {
-		bdevs_gone(c);
+		images_gone(c);
 	}
 }

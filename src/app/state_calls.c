@@ -24,6 +24,8 @@ static const struct rule {
 	{"bdev_error_create", "base_name", "bdev", "EE_", false},
 	{"bdev_raid_add_base_bdev", "raid_bdev", "bdev", NULL, false},
 	{"bdev_raid_remove_base_bdev", NULL, NULL, NULL, false},
+	{"bdev_rbd_register_cluster", "name", "cluster", NULL},
+	{"bdev_rbd_unregister_cluster", "name", "cluster", NULL},
 	{"bdev_split_", "base_bdev", "split", NULL, false},
 	{"bdev_", "name", "bdev", NULL, false},
 	{"accel_crypto_key_destroy", "key_name", "key", NULL, false},

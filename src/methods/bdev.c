@@ -31,6 +31,7 @@ static const struct bdev_kind *const kinds[] = {
 	&bdev_virtio_kind,
 	&bdev_nbd_kind,
 	&bdev_iscsi_kind,
+	&bdev_rbd_kind,
 	&bdev_zone_block_kind,
 	&bdev_powercut_kind,
 	&bdev_split_kind,

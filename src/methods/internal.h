@@ -61,6 +61,7 @@ extern const struct rpc_method bdev_crypto_methods[];
 extern const struct rpc_method bdev_virtio_methods[];
 extern const struct rpc_method bdev_nbd_methods[];
 extern const struct rpc_method bdev_iscsi_methods[];
+extern const struct rpc_method bdev_rbd_methods[];
 extern const struct rpc_method bdev_zone_block_methods[];
 extern const struct rpc_method bdev_powercut_methods[];
 extern const struct rpc_method bdev_split_methods[];
@@ -122,6 +123,7 @@ extern const struct bdev_kind bdev_crypto_kind;
 extern const struct bdev_kind bdev_virtio_kind;
 extern const struct bdev_kind bdev_nbd_kind;
 extern const struct bdev_kind bdev_iscsi_kind;
+extern const struct bdev_kind bdev_rbd_kind;
 extern const struct bdev_kind bdev_zone_block_kind;
 extern const struct bdev_kind bdev_powercut_kind;
 extern const struct bdev_kind bdev_split_kind;
@@ -167,6 +169,7 @@ void vhost_config(json_t *calls, bool for_state);
 void disk_config(json_t *calls, bool for_state);
 void nbd_config(json_t *calls, bool for_state);
 void iscsi_options_config(json_t *calls, bool for_state);
+void rbd_clusters_config(json_t *calls, bool for_state);
 
 /* Whether the state's berth_disk_create makes this bdev, this controller as it is. */
 bool disk_has_bdev(const char *bdev_name);

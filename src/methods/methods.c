@@ -13,6 +13,7 @@
 #include "base/path.h"
 #include "bdevs/iscsi/iscsi.h"
 #include "bdevs/nbd/nbd.h"
+#include "bdevs/rbd/rbd.h"
 #include "bdevs/virtio/virtio.h"
 #include "methods/internal.h"
 
@@ -64,6 +65,9 @@ methods_init(const struct methods_options *options)
 	}
 	if (bdev_iscsi_supported()) {
 		rpc_register(bdev_iscsi_methods);
+	}
+	if (bdev_rbd_supported()) {
+		rpc_register(bdev_rbd_methods);
 	}
 	notify_start();
 }
@@ -187,6 +191,7 @@ static const struct {
 	{"accel", accel_config},
 	{"bdev", bdev_options_config},
 	{"bdev", iscsi_options_config},
+	{"bdev", rbd_clusters_config},
 	{"bdev", raid_options_config},
 	{"bdev", bdev_config},
 	{"bdev", bdev_examine_config},

@@ -223,6 +223,28 @@ def test_deleted_under_load(t):
     equal(d.call("bdev_get_bdevs"), [])
 
 
+def test_idle(t):
+    """After a load, with a session open: nobody wakes up."""
+    target = Target(t)
+    d = t.daemon("-m", "0x3")
+    create(d, target.url())
+    ended_well(in_background(t, d, 0.3))
+    until(lambda: iscsi(d)["sessions"] == 1, "only the session that is always there")
+
+    def wakes():
+        tasks = f"/proc/{d.process.pid}/task"
+        return {task: [line.split()[1] for line in open(f"{tasks}/{task}/status") if "ctxt_switches" in line][0]
+                for task in os.listdir(tasks)}
+
+    until(lambda: same(wakes), "a second without a wake-up")
+
+
+def same(look):
+    before = look()
+    time.sleep(1)
+    return look() == before
+
+
 # ---- Targets that go ----
 
 def test_target_is_killed(t):

@@ -7,6 +7,7 @@ MAKE and END are lists of (method, params): MAKE makes and changes things, END d
 test's folder; FILES are there before, of so many bytes. Params may be a function of the daemon, called before the call.
 NEEDS: what must hold for a method to be called on this machine; a method that berthd was built without is left out by itself.
 """
+import ctypes
 import os
 
 import harness
@@ -84,6 +85,10 @@ MAKE = [
                                        "vq_count": 3, "vq_size": 64, "reconnect_timeout_sec": 5, "wait": True}),
     ("bdev_nbd_create", {"name": "NbdLate", "socket": "$DIR/nobody", "export": "x", "connections": 2, "wait": True}),
     ("bdev_iscsi_set_options", {"timeout_sec": 17}),
+    ("bdev_rbd_register_cluster", {"name": "ceph", "config_file": "$DIR/ceph.conf", "key_file": "$DIR/keyring", "core_mask": "0x1",
+                                   "config_param": {"key": "geheimgeheim", "log_to_stderr": "false"}, "wait": True}),
+    ("bdev_rbd_create", {"name": "RbdLate", "cluster_name": "ceph", "pool_name": "rbd", "rbd_name": "disk", "block_size": 4096,
+                         "read_only": True, "uuid": UUID % 7, "wait": True}),
     ("bdev_iscsi_create", put_password),
     ("bdev_set_qos_limit", {"name": "Null0", "rw_ios_per_sec": 20000, "w_mbytes_per_sec": 100}),
     ("bdev_set_qos_limit", {"name": "Null0", "rw_ios_per_sec": 30000, "burst_ms": 50}),
@@ -109,6 +114,8 @@ END = [
     ("vhost_delete_controller", {"ctrlr": "vm1"}),
     ("vhost_delete_controller", {"ctrlr": "vm0"}),
     ("bdev_nbd_delete", {"name": "NbdLate"}),
+    ("bdev_rbd_delete", {"name": "RbdLate"}),
+    ("bdev_rbd_unregister_cluster", {"name": "ceph"}),
     ("bdev_iscsi_delete", {"name": "IscsiLate"}),
     ("bdev_virtio_detach_controller", {"name": "VirtioLate"}),
     ("bdev_crypto_delete", {"name": "CryptoLate"}),
@@ -139,7 +146,18 @@ END = [
     ("bdev_null_delete", {"name": "Null0"}),
 ]
 
+def has_librbd():
+    try:
+        return bool(ctypes.CDLL("librbd.so.1"))
+    except OSError:
+        return False
+
+
 NEEDS = {
+    "bdev_rbd_register_cluster": has_librbd,
+    "bdev_rbd_unregister_cluster": has_librbd,
+    "bdev_rbd_create": has_librbd,
+    "bdev_rbd_delete": has_librbd,
     "bdev_uring_create": harness.has_uring,
     "bdev_uring_delete": harness.has_uring,
     "nbd_start_disk": lambda: os.path.exists("/dev/nbd0"),

@@ -77,8 +77,9 @@ describe_ranges(struct bdev *bdev, const struct sbc_unit *unit)
 		bdev->ops_mask |= 1u << BDEV_WRITE_ZEROES;
 		bdev->max_write_zeroes_blocks = limit(unit->max_write_same, RANGE_MAX_BYTES, unit->block_size);
 	}
-	if ((uint64_t)unit->max_compare_write * unit->block_size >= BDEV_COMPARE_WRITE_MAX_BYTES) {
+	if (unit->max_compare_write > 0) {
 		bdev->ops_mask |= 1u << BDEV_COMPARE_AND_WRITE;
+		bdev->max_compare_write_blocks = limit(unit->max_compare_write, BDEV_COMPARE_WRITE_MAX_BYTES, unit->block_size);
 	}
 	if (unit->thin) {
 		bdev->ops_mask |= 1u << BDEV_BLOCK_STATUS;
