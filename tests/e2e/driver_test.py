@@ -61,6 +61,8 @@ def test_counters(t):
     d = t.daemon()
     socket = make(t, d, "malloc", "busy")
     make(t, d, "null", "idle")
+    d.call("bdev_wait_for_examine")
+    d.call("bdev_reset_iostat", name="busy", mode="all")  # who examined it has read, too
     # A client that waits for calls: one that polls may never ask for any.
     perf(t, "-s", socket, "-w", "randrw", "-q", "16", "-o", "4k", "-t", "0.5", "--queues", "2", "--mode", "interrupt")
     until(lambda: not d.call("vhost_get_stats", ctrlr="vm-busy")[0]["session"], "the client is gone")
