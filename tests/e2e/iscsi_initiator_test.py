@@ -103,13 +103,13 @@ def ended_well(p):
 class Proxy:
     """
     Between client and target: changes what the target says. capacity: blocks that the unit says it has; news: it says once, in
-    answer to a flush, that this has changed; sessions: so many it takes, others hang up; swallow: commands get no answer.
+    answer to a flush, that this has changed; busy: so many flushes it refuses; sessions: so many it takes, others hang up.
     """
 
     def __init__(self, t, target):
         self.t, self.target = t, target
         self.capacity = self.sessions = None
-        self.news = 0
+        self.news = self.busy = 0
         self.accepted = 0
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
@@ -168,6 +168,9 @@ class Proxy:
             sense = bytes([0x70, 0, 6, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x2a, 9, 0, 0, 0, 0])
             head = head[:3] + b"\x02" + b"\0" + (20).to_bytes(3, "big") + head[8:]
             data = (18).to_bytes(2, "big") + sense
+        elif opcode == 0x21 and self.busy > 0 and length == 0 and head[3] == 0:
+            self.busy -= 1
+            head = head[:3] + b"\x08" + head[4:]
         return head, data
 
 
@@ -346,6 +349,23 @@ def test_resize(t):
     proxy.capacity, proxy.news = 57344, 1
     until(lambda: bdev(d)["num_blocks"] == 57344, "the size after a flush")
     equal(load.wait(timeout=60 * harness.PATIENCE), 0)
+    equal(iscsi(d)["connects"], 1)
+
+
+def test_a_busy_target(t):
+    """What it refuses for a while is asked of it again, with pauses."""
+    target = Target(t)
+    proxy = Proxy(t, target)
+    d = t.daemon()
+    create(d, target.url(port=proxy.port))
+    d.controller("vm", "i0")
+    load = t.spawn([os.path.join(harness.BUILD, "berth"), "perf", "--socket", d.path("vm"), "--workload", "flush", "--depth", "1",
+                    "--time", "1", "--quiet"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    until(lambda: iscsi(d)["sessions"] == 2, "a session for the load")
+    time.sleep(0.2)
+    proxy.busy = 12
+    until(lambda: proxy.busy == 0, "that it was asked again")
+    ended_well(load)
     equal(iscsi(d)["connects"], 1)
 
 
