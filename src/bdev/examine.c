@@ -5,11 +5,11 @@
  * this one has claimed it before anybody looks.
  *
  * Invariants
- *  1. under_way counts examinations begun and not answered; when it comes to 0, those that wait for
- *     that are told, also of bdevs that examinations brought up meanwhile.
- *  2. A bdev somebody has claimed is not examined.
- *  3. While examination is held, those that come are marked (core->unexamined), and looked at when it
- *     is let go: by then those that are configured have their names, and users have their disks open.
+ *  1. Bdevs wait in `queue` for their turn; a few are looked at at once. When none waits and none is
+ *     looked at, those that wait for that are told, after bdevs that examinations brought up, too.
+ *  2. A bdev somebody has claimed is not examined, nor one that goes before its turn.
+ *  3. While examination is held all wait: by the time it is let go those that are configured have their
+ *     names, and users have their disks open.
  * Context: the app thread.
  */
 #include <errno.h>
@@ -17,11 +17,16 @@
 
 #include "bdev/internal.h"
 
+/* Examiners have channels and buffers: of ten thousand bdevs at once they would be hundreds of MiB. */
+#define AT_ONCE 16
+
 static struct list watches = {&watches, &watches};
 static struct list waits = {&waits, &waits};
 static const struct bdev_examiner *const *examiners;
-static unsigned under_way;
+static struct list queue = {&queue, &queue};
+static unsigned under_way; /* calls of examiners that are not answered */
 static unsigned held;
+static bool going_on;
 
 /* ---- Names ---- */
 
@@ -84,12 +89,21 @@ bdev_set_examiners(const struct bdev_examiner *const *list)
 	examiners = list;
 }
 
-void
-bdev_examine_done(void)
+static void
+examine(struct bdev *bdev)
 {
-	CHECK(under_way > 0);
-	under_way--;
-	while (under_way == 0 && !list_empty(&waits)) {
+	for (size_t i = 0; examiners != NULL && examiners[i] != NULL; i++) {
+		if (bdev->core->claim == BDEV_CLAIM_NONE) {
+			under_way++;
+			examiners[i]->examine(bdev);
+		}
+	}
+}
+
+static void
+tell_waits(void)
+{
+	while (under_way == 0 && list_empty(&queue) && !list_empty(&waits)) {
 		struct bdev_examine_wait *w = LIST_FIRST(&waits, struct bdev_examine_wait, link);
 
 		list_remove(&w->link);
@@ -97,17 +111,39 @@ bdev_examine_done(void)
 	}
 }
 
+/* What is answered at once comes by here again from inside. */
 static void
-examine(struct bdev *bdev)
+go_on(void)
 {
-	under_way++; /* so that nobody is told before all have begun */
-	for (size_t i = 0; examiners != NULL && examiners[i] != NULL; i++) {
-		if (bdev->core->claim == BDEV_CLAIM_NONE) {
-			under_way++;
-			examiners[i]->examine(bdev);
-		}
+	if (going_on) {
+		return;
 	}
-	bdev_examine_done();
+	going_on = true;
+	while (held == 0 && under_way < AT_ONCE && !list_empty(&queue)) {
+		struct bdev_core *core = LIST_FIRST(&queue, struct bdev_core, examine_link);
+
+		list_remove(&core->examine_link);
+		examine(core->bdev);
+	}
+	going_on = false;
+	tell_waits();
+}
+
+void
+bdev_examine_done(void)
+{
+	CHECK(under_way > 0);
+	under_way--;
+	go_on();
+}
+
+static void
+enqueue(struct bdev *bdev)
+{
+	if (!list_linked(&bdev->core->examine_link)) {
+		list_append(&queue, &bdev->core->examine_link);
+	}
+	go_on();
 }
 
 int
@@ -118,7 +154,7 @@ bdev_examine(const char *name, struct err *err)
 	if (bdev == NULL) {
 		return err_set(err, -ENODEV, "there is no bdev '%s'", name);
 	}
-	examine(bdev);
+	enqueue(bdev);
 	return 0;
 }
 
@@ -126,7 +162,7 @@ void
 bdev_wait_for_examine(struct bdev_examine_wait *w, void (*done)(struct bdev_examine_wait *w))
 {
 	w->done = done;
-	if (under_way == 0) {
+	if (under_way == 0 && (held > 0 || list_empty(&queue))) {
 		done(w);
 	} else {
 		list_append(&waits, &w->link);
@@ -140,12 +176,17 @@ examine_new(struct bdev *bdev)
 
 	tell_watches(bdev);
 	bdev_get_options(&options);
-	if (!options.auto_examine) {
-		return;
+	if (options.auto_examine) {
+		enqueue(bdev);
 	}
-	bdev->core->unexamined = held > 0;
-	if (held == 0) {
-		examine(bdev);
+}
+
+void
+examine_forget(struct bdev_core *core)
+{
+	if (list_linked(&core->examine_link)) {
+		list_remove(&core->examine_link);
+		tell_waits();
 	}
 }
 
@@ -155,23 +196,10 @@ bdev_examine_hold(void)
 	held++;
 }
 
-/* What an examination brings up goes to the end of the list, examined already. */
 void
 bdev_examine_release(void)
 {
 	CHECK(held > 0);
-	if (--held > 0) {
-		return;
-	}
-	under_way++;
-	for (struct bdev *b = bdev_first(), *next; b != NULL; b = next) {
-		bool wanted = b->core->unexamined;
-
-		b->core->unexamined = false;
-		if (wanted) {
-			examine(b);
-		}
-		next = bdev_next(b);
-	}
-	bdev_examine_done();
+	held--;
+	go_on();
 }

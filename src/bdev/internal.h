@@ -55,7 +55,7 @@ struct bdev_core {
 	unsigned claim_count; /* descriptors that hold it */
 	char claim_module[64];
 
-	bool unexamined; /* came while examination was held */
+	struct list examine_link; /* waits for its examination */
 	unsigned holds; /* visits and resets under way: the bdev outlives them */
 	void (*gone)(void *ctx, int status);
 	void *gone_ctx;
@@ -201,6 +201,8 @@ void notice(const struct bdev *bdev, enum bdev_notice what);
 /* ---- examine.c ---- */
 
 void examine_new(struct bdev *bdev);
+/* The bdev goes. */
+void examine_forget(struct bdev_core *core);
 
 /* ---- open.c ---- */
 

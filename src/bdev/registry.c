@@ -379,6 +379,7 @@ bdev_unregister(struct bdev *bdev, void (*done)(void *ctx, int status), void *ct
 	atomic_store(&core->removed, true);
 	free_names(core);
 	list_remove(&core->link);
+	examine_forget(core);
 	notice(bdev, BDEV_UNREGISTERED);
 	visit_start(&core->remove_visit, core, remove_channel, removed_everywhere, NULL);
 }
