@@ -246,7 +246,10 @@ def test_runtime_packages(t):
             path = re.search(rf"{re.escape(library)} => (\S+)", out)
             check(path, f"{program}: {library} is not found here")
             # dpkg knows a file by the path it was packed with, which /usr's merger has not changed.
-            p = t.run(["dpkg", "-S", "*/" + os.path.basename(path.group(1))], code=None)
+            merged = os.path.join("/", path.group(1).removeprefix("/usr/"))
+            p = t.run(["dpkg", "-S", merged], code=None)
+            if p.returncode != 0:
+                p = t.run(["dpkg", "-S", "/usr" + merged], code=None)
             if p.returncode != 0:
                 raise Skip(f"{library} is from no Debian package")
             needed.add(p.stdout.split(":")[0])
