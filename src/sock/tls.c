@@ -476,7 +476,9 @@ next_record(struct tls *t, const struct iovec *iov, int iovcnt, int *index, size
 	while (*index < iovcnt && len < RECORD_BYTES) {
 		size_t n = MIN(iov[*index].iov_len - *offset, RECORD_BYTES - len);
 
-		memcpy(t->record + len, (const uint8_t *)iov[*index].iov_base + *offset, n);
+		if (n > 0) { /* an empty entry may be of no address */
+			memcpy(t->record + len, (const uint8_t *)iov[*index].iov_base + *offset, n);
+		}
 		len += n;
 		*offset += n;
 		if (*offset == iov[*index].iov_len) {
