@@ -71,7 +71,7 @@ driver_specific(const struct bdev *bdev, json_t *object)
 	json_object_set_new(object, "raid", raid);
 }
 
-/* The create that makes it as it is now. An empty slot gets a name that no bdev has. */
+/* The create that makes it as it is now. An empty slot gets a name that base_at() knows. */
 static json_t *
 create_json(const struct raid_info *info)
 {
@@ -228,6 +228,27 @@ is_there(const struct bdev_raid_create_params *p)
 	       info.superblock && uuid_compare(info.uuid, p->uuid) == 0;
 }
 
+/* What create_json() writes for an empty place is one, unless there is such a bdev. */
+static const char *
+base_at(const struct bdev_raid_create_params *p, unsigned i)
+{
+	const char *name = p->base_bdevs.items[i];
+	char none[40];
+
+	snprintf(none, sizeof(none), "removed_base_bdev_%u", i);
+	return strcmp(name, none) == 0 && bdev_find(name) == NULL ? NULL : name;
+}
+
+/* Restored from the state it could not know which of its bases is stale. */
+static bool
+forgets(const struct bdev_raid_create_params *p)
+{
+	enum raid_level level = level_of(p->raid_level);
+
+	return !p->superblock && methods->state_dir != NULL &&
+	       (level == RAID_LEVEL_1 || level == RAID_LEVEL_5F);
+}
+
 static void
 create(struct rpc_request *req, const void *params)
 {
@@ -237,13 +258,24 @@ create(struct rpc_request *req, const void *params)
 		.level = level_of(p->raid_level),
 		.strip_kb = p->strip_size_kb,
 		.superblock = p->superblock,
-		.bases = p->base_bdevs.items,
 		.num_bases = (unsigned)p->base_bdevs.count,
 	};
 	struct err err = ERR_NONE;
+	const char *bases[RAID_SB_BASES_MAX];
 	struct pending *pending;
 	int rc;
 
+	if (forgets(p)) {
+		rpc_error(req, -EINVAL,
+			  "RAID '%s': without a superblock it would not know its stale bases after a "
+			  "restart, and there is a state directory: say superblock=true",
+			  p->name);
+		return;
+	}
+	for (unsigned i = 0; i < p->base_bdevs.count && i < ARRAY_SIZE(bases); i++) {
+		bases[i] = base_at(p, i);
+	}
+	o.bases = bases;
 	uuid_copy(o.uuid, p->uuid);
 	if (is_there(p)) {
 		rpc_set_recorded_call(req, NULL, NULL);

@@ -196,27 +196,48 @@ def test_without_superblock(t):
     d = t.daemon(*args)
     bases(t, d, 3, mib=8)
     d.call("bdev_raid_create", name="S", raid_level="raid0", strip_size_kb=4, base_bdevs=["D0", "Late"])
-    d.call("bdev_raid_create", name="M", raid_level="1", base_bdevs=["D1", "D2"])
+    for level, kw in (("1", {}), ("raid5f", {"strip_size_kb": 4})):
+        error = d.error("bdev_raid_create", -22, {"name": "M", "raid_level": level, "base_bdevs": ["D1", "D2", "D0"], **kw})
+        contains(error["message"], "superblock=true")
     equal(array(d, "S", "configuring")["num_base_bdevs_discovered"], 1)
     equal(array(d, "S")["base_bdevs_list"][1]["name"], "Late")
-    uuid = array(d, "M", "online")["uuid"]
     d.kill()
     d = t.daemon(*args)
-    equal(online(d, "M")["uuid"], uuid)
     equal(array(d, "S", "configuring")["num_base_bdevs_discovered"], 1)
     d.call("bdev_malloc_create", name="Late", num_blocks=8192, block_size=512)
     equal(online(d, "S")["num_base_bdevs_discovered"], 2)
     equal(d.call("bdev_get_bdevs", name="S")[0]["num_blocks"], 2 * 8192)
-    d.call("bdev_raid_remove_base_bdev", name="D1")
-    config = d.call("framework_get_config", name="bdev")
-    create = [c["params"] for c in config if c["method"] == "bdev_raid_create" and c["params"]["name"] == "M"]
-    equal(create[0]["base_bdevs"], ["removed_base_bdev_0", "D2"])
     # A base that goes takes a raid0 with it, and brings it back.
     d.call("bdev_malloc_delete", name="Late")
     until(lambda: array(d, "S", "offline"), "S is offline")
     equal(d.error("bdev_get_bdevs", -19, {"name": "S"})["code"], -19)
     d.call("bdev_malloc_create", name="Late", num_blocks=8192, block_size=512)
     online(d, "S")
+
+
+def test_empty_place(t):
+    """A degraded array without a superblock starts again by its configuration, and takes a base."""
+    d = t.daemon()
+    bases(t, d, 3, mib=8)
+    d.call("bdev_raid_create", name="M", raid_level="1", base_bdevs=["D1", "D2"])
+    d.call("bdev_raid_remove_base_bdev", name="D1")
+    config = d.call("framework_get_config", name="bdev")
+    create = [c["params"] for c in config if c["method"] == "bdev_raid_create" and c["params"]["name"] == "M"]
+    equal(create[0]["base_bdevs"], ["removed_base_bdev_0", "D2"])
+    d.call("bdev_raid_delete", name="M")
+    d.call("bdev_raid_create", **create[0])
+    equal(array(d, "M", "online")["num_base_bdevs_discovered"], 1)
+    d.call("bdev_raid_add_base_bdev", raid_bdev="M", base_bdev="D1")
+    whole(d, 2, "M")
+
+
+def test_last_base_stays(t):
+    d = t.daemon()
+    bases(t, d, 2, mib=8)
+    d.call("bdev_raid_create", name="R", raid_level="raid1", superblock=True, base_bdevs=["D0", "D1"])
+    d.call("bdev_raid_remove_base_bdev", name="D0")
+    d.error("bdev_raid_remove_base_bdev", -16, {"name": "D1"})
+    equal(array(d, "R", "online")["num_base_bdevs_discovered"], 1)
 
 
 def test_errors(t):

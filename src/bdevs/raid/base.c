@@ -493,6 +493,7 @@ raid_add_base(const char *name, const char *base,
 	if (b->name == NULL) {
 		return err_set(err, -ENOMEM, "RAID '%s': out of memory", name);
 	}
+	b->left_out = false;
 	if (bdev == NULL) {
 		if (raid->lives) {
 			raid_base_forget(b);
@@ -571,6 +572,16 @@ give_up(struct raid_base *b, struct err *err)
 	return 0;
 }
 
+/* The superblock would go on saying that it is a member: the array would be assembled on it again. */
+static bool
+cannot_spare(const struct raid_base *b)
+{
+	const struct raid *raid = b->raid;
+
+	return raid->superblock && raid->lives && b->role >= ROLE_JOINING &&
+	       raid_count_members(raid) <= raid->min_working;
+}
+
 int
 raid_remove_base(const char *base, void (*done)(void *ctx, int status), void *ctx,
 		 struct err *err)
@@ -594,6 +605,12 @@ raid_remove_base(const char *base, void (*done)(void *ctx, int status), void *ct
 		raid_base_forget(b);
 		done(ctx, 0);
 		return 0;
+	}
+	if (cannot_spare(b)) {
+		return err_set(err, -EBUSY,
+			       "RAID '%s' cannot do without '%s', and its superblock would bring it "
+			       "back: delete the array",
+			       b->raid->name, base);
 	}
 	b->removed = done;
 	b->removed_ctx = ctx;

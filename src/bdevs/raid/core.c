@@ -98,8 +98,11 @@ raid_count_expected(const struct raid *raid)
 {
 	unsigned n = 0;
 
+	for (unsigned i = 0; i < raid->num_bases && raid->sb == NULL; i++) {
+		n += !raid->bases[i].left_out;
+	}
 	if (raid->sb == NULL) {
-		return raid->num_bases;
+		return n;
 	}
 	for (unsigned i = 0; i < raid->sb->count; i++) {
 		n += raid->sb->bases[i].state == RAID_SB_CONFIGURED;
@@ -209,6 +212,7 @@ raid_finish(struct raid *raid)
 	void (*deleted)(void *ctx, int status) = raid->deleted;
 	void *ctx = raid->deleted_ctx;
 
+	raid_examinations_over(raid);
 	free_raid(raid);
 	if (deleted != NULL) {
 		deleted(ctx, 0);
@@ -256,6 +260,12 @@ all_settled(const struct raid *raid)
 		}
 	}
 	return true;
+}
+
+bool
+raid_unsettled(const struct raid *raid)
+{
+	return !raid->lives && !raid->deleting && !all_settled(raid);
 }
 
 /* A base that is in its place, and not a member yet. */
@@ -333,6 +343,9 @@ assemble(struct raid *raid)
 	}
 	be_patient(raid);
 	raid_answer_create(raid, 0);
+	if (all_settled(raid)) {
+		raid_examinations_over(raid);
+	}
 }
 
 static void
@@ -426,6 +439,10 @@ raid_create(const struct raid_options *o,
 		return rc;
 	}
 	for (unsigned i = 0; i < o->num_bases && rc == 0; i++) {
+		if (o->bases[i] == NULL) {
+			raid->bases[i].left_out = raid->level->redundant && !o->superblock;
+			continue;
+		}
 		raid->bases[i].name = strdup(o->bases[i]);
 		if (raid->bases[i].name == NULL) {
 			rc = err_set(err, -ENOMEM, "RAID '%s': out of memory", o->name);
@@ -441,7 +458,9 @@ raid_create(const struct raid_options *o,
 	raid->created_ctx = ctx;
 	raid->busy = true; /* not before all have been asked for */
 	for (unsigned i = 0; i < o->num_bases && raid->create_status == 0; i++) {
-		take_base(raid, i);
+		if (raid->bases[i].name != NULL) {
+			take_base(raid, i);
+		}
 	}
 	raid_free_to_go(raid);
 	return 0;

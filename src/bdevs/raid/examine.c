@@ -256,12 +256,12 @@ end_look(struct look *look)
 	free(look);
 }
 
-/* What begins with this bdev is part of its examination: those that wait for the end of all
- * examinations find the array. */
+/* What begins with this bdev is part of its examination, a stale base that has to go first, too:
+ * those that wait for the end of all examinations find the array. */
 static void
 answer(struct raid *raid)
 {
-	if (raid != NULL && raid->starting) {
+	if (raid != NULL && (raid->starting || raid_unsettled(raid))) {
 		raid->examinations++;
 	} else {
 		bdev_examine_done();

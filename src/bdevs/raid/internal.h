@@ -93,6 +93,7 @@ struct raid_base {
 	bool stays_away;         /* it failed here: not taken back before it comes anew */
 	bool configured;         /* looked at, and found to be usable */
 	bool target;             /* of a rebuild, the present one or the next */
+	bool left_out;           /* its place was empty from the beginning: starts without it */
 	enum raid_out out;       /* is to leave */
 	void (*removed)(void *ctx, int status);
 	void *removed_ctx;
@@ -321,6 +322,8 @@ void raid_finish(struct raid *raid);
 void raid_proceed(struct raid *raid);
 /* The end of a procedure. */
 void raid_free_to_go(struct raid *raid);
+/* Not up, and some base of it is being looked at, or on its way out. */
+bool raid_unsettled(const struct raid *raid);
 unsigned raid_count_configured(const struct raid *raid);
 unsigned raid_count_expected(const struct raid *raid);
 unsigned raid_count_members(const struct raid *raid);

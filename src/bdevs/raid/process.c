@@ -546,7 +546,7 @@ raid_process_start(struct raid *raid, struct raid_base *target)
 		fail(p, -ENOMEM, "out of memory");
 	}
 	start_job(p);
-	LOG_NOTICE(BDEV, raid->name, "%s%s", target != NULL ? "rebuilds onto " : "is resynchronised",
+	LOG_NOTICE(BDEV, raid->name, "%s%s", target != NULL ? "rebuilds onto " : "is being resynchronised",
 		   target != NULL ? target->name : "");
 	advance(p);
 }

@@ -38,7 +38,9 @@ struct raid_options {
 	enum raid_level level;
 	uint32_t strip_kb; /* power of two; raid1: 0 */
 	bool superblock;
-	const char *const *bases; /* names, aliases or UUIDs */
+	/* Names, aliases or UUIDs. NULL: an empty place; a redundant array without a superblock starts
+	 * without it. */
+	const char *const *bases;
 	unsigned num_bases;
 };
 
@@ -69,8 +71,8 @@ int raid_add_base(const char *name, const char *base,
 		  struct err *err);
 
 /*
- * Takes a base out of the array that has it; one that cannot do without goes offline. 0: done
- * follows, when it is closed. -ENODEV: no array has this bdev. By the UUID of a member that an array
+ * Takes a base out of the array that has it; one that cannot do without goes offline, or says
+ * -EBUSY when it has a superblock. 0: done follows, when it is closed. -ENODEV: no array has this bdev. By the UUID of a member that an array
  * waits for: it is lost, and the array is to start without it; -EBUSY: it cannot.
  */
 int raid_remove_base(const char *base, void (*done)(void *ctx, int status), void *ctx,
