@@ -420,7 +420,8 @@ void bdev_wait_for_examine(struct bdev_examine_wait *w, void (*done)(struct bdev
 
 /* ---- Changes others may watch (app thread) ---- */
 
-enum bdev_notice { BDEV_REGISTERED, BDEV_UNREGISTERED, BDEV_RESIZED };
+/* BDEV_LEAVES: it is about to be unregistered, and can be asked a last time. */
+enum bdev_notice { BDEV_REGISTERED, BDEV_UNREGISTERED, BDEV_RESIZED, BDEV_LEAVES };
 
 /* At most one watcher (the notification log); NULL takes it away. */
 void bdev_set_notice(void (*fn)(void *ctx, const char *name, enum bdev_notice notice), void *ctx);

@@ -533,8 +533,8 @@ bdev_get_qos_limits(const struct bdev *bdev, struct bdev_qos_limits *ret_limits)
 				  : (struct bdev_qos_limits){.burst_ms = BDEV_QOS_BURST_MS_DEFAULT};
 }
 
-static int
-check_limits(const struct bdev_qos_limits *l, struct err *err)
+int
+bdev_qos_check_limits(const struct bdev_qos_limits *l, struct err *err)
 {
 	if (l->rw_ios_per_sec > BDEV_QOS_IOS_MAX) {
 		return err_set(err, -EINVAL, "a limit of %llu requests a second is above %d",
@@ -592,7 +592,7 @@ bdev_set_qos_limits(struct bdev *bdev, const struct bdev_qos_limits *limits,
 	const double mbyte = 1024 * 1024;
 	struct qos *qos;
 	struct change *change;
-	int rc = check_limits(limits, err);
+	int rc = bdev_qos_check_limits(limits, err);
 
 	app_thread_check();
 	if (rc != 0) {

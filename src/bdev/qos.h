@@ -35,6 +35,9 @@ struct bdev_qos_limits {
 
 void bdev_get_qos_limits(const struct bdev *bdev, struct bdev_qos_limits *ret_limits);
 
+/* 0; -EINVAL (out of bounds). */
+int bdev_qos_check_limits(const struct bdev_qos_limits *limits, struct err *err);
+
 /* done(ctx) when every channel knows. 0; -EINVAL (out of bounds); -ENOMEM. */
 int bdev_set_qos_limits(struct bdev *bdev, const struct bdev_qos_limits *limits,
 			void (*done)(void *ctx), void *ctx, struct err *err);

@@ -374,6 +374,7 @@ bdev_unregister(struct bdev *bdev, void (*done)(void *ctx, int status), void *ct
 		return;
 	}
 	CHECK(!atomic_load(&core->removed));
+	notice(bdev, BDEV_LEAVES);
 	core->gone = done;
 	core->gone_ctx = ctx;
 	atomic_store(&core->removed, true);

@@ -386,7 +386,7 @@ static char notices[256];
 static void
 note(void *ctx, const char *name, enum bdev_notice what)
 {
-	char one[] = {" +-="[1 + what], '\0'};
+	char one[] = {"+-=!"[what], '\0'};
 
 	EXPECT(ctx == &env);
 	strcat(notices, one);
@@ -405,10 +405,10 @@ notices_app(void *arg)
 static void
 end_notices_app(void *arg)
 {
-	EXPECT(strcmp(notices, "+A+B-A=B") == 0);
+	EXPECT(strcmp(notices, "+A+B!A-A=B") == 0);
 	bdev_set_notice(NULL, NULL);
 	remove_all();
-	EXPECT(strcmp(notices, "+A+B-A=B") == 0);
+	EXPECT(strcmp(notices, "+A+B!A-A=B") == 0);
 }
 
 static void

@@ -27,12 +27,12 @@ static const struct bdev_kind *const kinds[] = {
 	&bdev_qcow2_kind,
 	&bdev_raid_kind,
 	&bdev_gpt_kind,
+	&bdev_zone_block_kind,
 	&bdev_crypto_kind,
 	&bdev_virtio_kind,
 	&bdev_nbd_kind,
 	&bdev_iscsi_kind,
 	&bdev_rbd_kind,
-	&bdev_zone_block_kind,
 	&bdev_powercut_kind,
 	&bdev_split_kind,
 	&bdev_delay_kind,
@@ -477,6 +477,16 @@ bdev_options_config(json_t *calls, bool for_state)
 	}
 }
 
+void
+bdev_waiting_config(json_t *calls)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		if (kinds[i]->waiting != NULL) {
+			kinds[i]->waiting(calls);
+		}
+	}
+}
+
 /* In the order in which they came: bases before what stands on them. Then those that still wait for theirs. */
 void
 bdev_config(json_t *calls, bool for_state)
@@ -493,11 +503,7 @@ bdev_config(json_t *calls, bool for_state)
 			json_array_append_new(calls, call_json(kind->create_method, params));
 		}
 	}
-	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
-		if (kinds[i]->waiting != NULL) {
-			kinds[i]->waiting(calls);
-		}
-	}
+	bdev_waiting_config(calls);
 }
 
 /* What comes by examination is there when the calls behind this one are made. */

@@ -72,13 +72,19 @@ static void
 enable(struct rpc_request *req, const void *params)
 {
 	const struct bdev_enable_histogram_params *p = params;
-	struct bdev *b = find(req, p->name);
+	struct bdev *b = bdev_find(p->name);
 	struct bdev_histogram_options o;
 	struct err err = ERR_NONE;
 	int rc;
 
 	/* An answered request has no params any more. */
-	if (b == NULL || !find_op(req, p->opc, &o.op)) {
+	if (!find_op(req, p->opc, &o.op)) {
+		return;
+	}
+	if (b == NULL) {
+		if (p->min_nsec >= p->max_nsec || !kept_set(req, "bdev_enable_histogram", p->name)) {
+			(void)find(req, p->name);
+		}
 		return;
 	}
 	o.granularity = p->granularity;

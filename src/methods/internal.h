@@ -57,12 +57,12 @@ extern const struct rpc_method bdev_uring_methods[];
 extern const struct rpc_method bdev_passthru_methods[];
 extern const struct rpc_method bdev_qcow2_methods[];
 extern const struct rpc_method bdev_raid_methods[];
+extern const struct rpc_method bdev_zone_block_methods[];
 extern const struct rpc_method bdev_crypto_methods[];
 extern const struct rpc_method bdev_virtio_methods[];
 extern const struct rpc_method bdev_nbd_methods[];
 extern const struct rpc_method bdev_iscsi_methods[];
 extern const struct rpc_method bdev_rbd_methods[];
-extern const struct rpc_method bdev_zone_block_methods[];
 extern const struct rpc_method bdev_powercut_methods[];
 extern const struct rpc_method bdev_split_methods[];
 extern const struct rpc_method bdev_delay_methods[];
@@ -119,12 +119,12 @@ extern const struct bdev_kind bdev_passthru_kind;
 extern const struct bdev_kind bdev_qcow2_kind;
 extern const struct bdev_kind bdev_raid_kind;
 extern const struct bdev_kind bdev_gpt_kind;
+extern const struct bdev_kind bdev_zone_block_kind;
 extern const struct bdev_kind bdev_crypto_kind;
 extern const struct bdev_kind bdev_virtio_kind;
 extern const struct bdev_kind bdev_nbd_kind;
 extern const struct bdev_kind bdev_iscsi_kind;
 extern const struct bdev_kind bdev_rbd_kind;
-extern const struct bdev_kind bdev_zone_block_kind;
 extern const struct bdev_kind bdev_powercut_kind;
 extern const struct bdev_kind bdev_split_kind;
 extern const struct bdev_kind bdev_delay_kind;
@@ -154,6 +154,15 @@ void bdev_waiters_end(void);
 void disk_bdev_gone(const char *name);
 void malloc_bdev_gone(const char *name);
 
+/* ---- What is set by the name of a bdev that is away (kept.c) ---- */
+
+void kept_bdev_leaves(const char *name);
+void kept_bdev_came(const char *name);
+/* Something was deleted. */
+void kept_sweep(void);
+/* There is no such bdev: true, and answered, when one waits under this name and the call is kept for it. */
+bool kept_set(struct rpc_request *req, const char *method, const char *name);
+
 /* ---- Configuration ---- */
 
 /* Rows of methods.c's parts[]: each adds its calls. for_state: as little as makes the same again; otherwise for people and
@@ -164,7 +173,12 @@ void bdev_options_config(json_t *calls, bool for_state);
 void raid_options_config(json_t *calls, bool for_state);
 void bdev_config(json_t *calls, bool for_state);
 void bdev_examine_config(json_t *calls, bool for_state);
+/* Creates of bdevs that wait for their base. */
+void bdev_waiting_config(json_t *calls);
 void qos_config(json_t *calls, bool for_state);
+/* The part of qos_config() that is one bdev's. */
+void qos_calls(json_t *calls, const struct bdev *b);
+void kept_config(json_t *calls, bool for_state);
 void vhost_config(json_t *calls, bool for_state);
 void disk_config(json_t *calls, bool for_state);
 void nbd_config(json_t *calls, bool for_state);

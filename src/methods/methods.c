@@ -43,9 +43,9 @@ methods_init(const struct methods_options *options)
 		bdev_passthru_methods,
 		bdev_qcow2_methods,
 		bdev_raid_methods,
+		bdev_zone_block_methods,
 		bdev_crypto_methods,
 		bdev_virtio_methods,
-		bdev_zone_block_methods,
 		bdev_powercut_methods,
 		bdev_split_methods,
 		nbd_methods,
@@ -149,6 +149,7 @@ delete_done(void *ctx, int status)
 {
 	struct rpc_request *req = ctx;
 
+	kept_sweep();
 	if (status == 0) {
 		rpc_true(req);
 	} else {
@@ -197,6 +198,7 @@ static const struct {
 	{"bdev", bdev_examine_config},
 	{NULL, disk_config},
 	{"bdev", qos_config},
+	{"bdev", kept_config},
 	{"vhost_blk", vhost_config},
 	{"nbd", nbd_config},
 };

@@ -99,6 +99,13 @@ on_notice(struct notice_watcher *w, const struct notice *notice)
 static void
 on_bdev(void *ctx, const char *name, enum bdev_notice what)
 {
+	if (what == BDEV_LEAVES) {
+		kept_bdev_leaves(name);
+		return;
+	}
+	if (what == BDEV_REGISTERED) {
+		kept_bdev_came(name); /* before anybody is told */
+	}
 	notice_send(bdev_types[what], NOTICE_TEXT("name", name));
 	if (what == BDEV_REGISTERED) {
 		bdev_waiters_check(name);

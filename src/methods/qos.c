@@ -10,16 +10,13 @@
 #include "methods/internal.h"
 #include "rpc/schema_gen.h"
 
-/* The bdev, or NULL and the request is answered. */
-static struct bdev *
-find(struct rpc_request *req, const char *name)
+/* There is no such bdev: one that waits for its base gets what was set when it comes. */
+static void
+find_later(struct rpc_request *req, const char *method, const char *name)
 {
-	struct bdev *b = bdev_find(name);
-
-	if (b == NULL) {
+	if (!kept_set(req, method, name)) {
 		rpc_error(req, -ENODEV, "there is no bdev '%.128s'", name);
 	}
-	return b;
 }
 
 /* ---- JSON ---- */
@@ -101,27 +98,33 @@ static void
 set_limit(struct rpc_request *req, const void *params)
 {
 	const struct bdev_set_qos_limit_params *p = params;
-	struct bdev *b = find(req, p->name);
+	struct bdev *b = bdev_find(p->name);
+	struct bdev_qos_limits l = {.burst_ms = BDEV_QOS_BURST_MS_DEFAULT};
 	struct err err = ERR_NONE;
-	struct bdev_qos_limits l;
 	int rc;
 
-	if (b == NULL) {
-		return;
-	}
 	if (!p->has_rw_ios_per_sec && !p->has_rw_mbytes_per_sec && !p->has_r_mbytes_per_sec &&
 	    !p->has_w_mbytes_per_sec && !p->has_burst_ms) {
 		rpc_error(req, -EINVAL, "no limits were given for bdev '%.128s'", p->name);
 		return;
 	}
-	bdev_get_qos_limits(b, &l);
+	if (b != NULL) {
+		bdev_get_qos_limits(b, &l);
+	}
 	l.rw_ios_per_sec = p->has_rw_ios_per_sec ? p->rw_ios_per_sec : l.rw_ios_per_sec;
 	l.rw_mbytes_per_sec = p->has_rw_mbytes_per_sec ? p->rw_mbytes_per_sec
 						       : l.rw_mbytes_per_sec;
 	l.r_mbytes_per_sec = p->has_r_mbytes_per_sec ? p->r_mbytes_per_sec : l.r_mbytes_per_sec;
 	l.w_mbytes_per_sec = p->has_w_mbytes_per_sec ? p->w_mbytes_per_sec : l.w_mbytes_per_sec;
 	l.burst_ms = p->has_burst_ms ? p->burst_ms : l.burst_ms;
-	rc = bdev_set_qos_limits(b, &l, limits_set, req, &err);
+	rc = bdev_qos_check_limits(&l, &err);
+	if (rc == 0 && b == NULL) {
+		find_later(req, "bdev_set_qos_limit", p->name);
+		return;
+	}
+	if (rc == 0) {
+		rc = bdev_set_qos_limits(b, &l, limits_set, req, &err);
+	}
 	if (rc != 0) {
 		rpc_error_from(req, rc, &err);
 		return;
@@ -133,11 +136,12 @@ static void
 set_weight(struct rpc_request *req, const void *params)
 {
 	const struct bdev_set_qos_weight_params *p = params;
-	struct bdev *b = find(req, p->name);
+	struct bdev *b = bdev_find(p->name);
 	struct err err = ERR_NONE;
 	int rc;
 
 	if (b == NULL) {
+		find_later(req, "bdev_set_qos_weight", p->name);
 		return;
 	}
 	rc = bdev_set_qos_weight(b, p->user, p->weight, &err);
@@ -158,10 +162,12 @@ get_qos(struct rpc_request *req, const void *params)
 	json_t *array;
 
 	if (p->name != NULL) {
-		struct bdev *b = find(req, p->name);
+		struct bdev *b = bdev_find(p->name);
 
 		if (b != NULL) {
 			rpc_result(req, json_pack("[o]", qos_json(b)));
+		} else {
+			rpc_error(req, -ENODEV, "there is no bdev '%.128s'", p->name);
 		}
 		return;
 	}
@@ -188,9 +194,10 @@ static void
 set_period(struct rpc_request *req, const void *params)
 {
 	const struct bdev_set_qd_sampling_period_params *p = params;
-	struct bdev *b = find(req, p->name);
+	struct bdev *b = bdev_find(p->name);
 
 	if (b == NULL) {
+		find_later(req, "bdev_set_qd_sampling_period", p->name);
 		return;
 	}
 	if (bdev_set_qd_sampling_period(b, p->period) != 0) {
@@ -218,26 +225,31 @@ weights_config(json_t *calls, const struct bdev *b)
 }
 
 void
+qos_calls(json_t *calls, const struct bdev *b)
+{
+	struct bdev_histogram_options o;
+	struct bdev_queue_depth qd;
+
+	if (has_qos(b)) {
+		json_array_append_new(calls, call_json("bdev_set_qos_limit", limit_params(b)));
+		weights_config(calls, b);
+	}
+	bdev_get_queue_depth(b, &qd);
+	if (qd.period_us != 0) {
+		json_array_append_new(calls,
+				      call_json("bdev_set_qd_sampling_period", period_params(b)));
+	}
+	if (bdev_get_histogram_options(b, &o)) {
+		json_array_append_new(calls,
+				      call_json("bdev_enable_histogram", histogram_params(b)));
+	}
+}
+
+void
 qos_config(json_t *calls, bool for_state)
 {
 	for (struct bdev *b = bdev_first(); b != NULL; b = bdev_next(b)) {
-		struct bdev_histogram_options o;
-		struct bdev_queue_depth qd;
-
-		if (has_qos(b)) {
-			json_array_append_new(calls,
-					      call_json("bdev_set_qos_limit", limit_params(b)));
-			weights_config(calls, b);
-		}
-		bdev_get_queue_depth(b, &qd);
-		if (qd.period_us != 0) {
-			json_array_append_new(
-				calls, call_json("bdev_set_qd_sampling_period", period_params(b)));
-		}
-		if (bdev_get_histogram_options(b, &o)) {
-			json_array_append_new(calls, call_json("bdev_enable_histogram",
-							       histogram_params(b)));
-		}
+		qos_calls(calls, b);
 	}
 }
 

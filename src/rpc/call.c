@@ -250,6 +250,13 @@ rpc_error_from(struct rpc_request *req, int code, const struct err *err)
 	answer_error(req, code != 0 ? code : err->code, err_text(&told));
 }
 
+const json_t *
+rpc_request_params(const struct rpc_request *req)
+{
+	MAGIC_OBJ(req, REQUEST_MAGIC);
+	return req->params;
+}
+
 void
 rpc_set_recorded_call(struct rpc_request *req, const char *method, json_t *params)
 {

@@ -76,6 +76,9 @@ void rpc_list_end(struct rpc_list *list);
 
 /* ---- Within a handler ---- */
 
+/* Those that came, an object or NULL; borrowed until the answer. */
+const json_t *rpc_request_params(const struct rpc_request *req);
+
 /*
  * The parameters to write to the state log in place of the ones that came: with the names and UUIDs filled in that
  * the method chose, so that replaying gives the same object. Takes params. Methods whose schema row says "mutates" only.

@@ -12,6 +12,7 @@ from harness import check, contains, equal, until
 
 MIB = 1 << 20
 LIMIT = 20000
+SETTERS = ["bdev_set_qos_limit", "bdev_set_qos_weight", "bdev_set_qd_sampling_period", "bdev_enable_histogram"]
 
 
 def client(t, d, name, depth=16, *args):
@@ -170,6 +171,98 @@ def test_no_such_bdev(t):
                            {"borders": [1, 2]}), ("bdev_set_qd_sampling_period", {"period": 10}),
                            ("bdev_set_qos_limit", {"rw_ios_per_sec": 1000})]:
         contains(str(d.error(method, -19, {"name": "nobody", **params})), "nobody")
+
+
+def settings(d):
+    return [c for c in d.call("framework_get_config", name="bdev") if c["method"] in SETTERS]
+
+
+def stacked(t):
+    """p on b, with all that can be set by its name."""
+    d = t.daemon("--state-dir", t.path("state"))
+    d.call("bdev_aio_create", name="b", filename=t.file("b.img", 8 * MIB), block_size=512)
+    d.call("bdev_passthru_create", name="p", base_bdev_name="b")
+    d.call("bdev_set_qos_limit", name="p", rw_ios_per_sec=1000)
+    d.call("bdev_set_qos_weight", name="p", user="a", weight=300)
+    d.call("bdev_set_qd_sampling_period", name="p", period=5000)
+    d.call("bdev_enable_histogram", name="p", enable=True, opc="read")
+    before = settings(d)
+    equal([c["method"] for c in before], SETTERS)
+    return d, before
+
+
+def limit(d, name="p"):
+    return d.call("bdev_get_bdevs", name=name)[0]["assigned_rate_limits"]["rw_ios_per_sec"]
+
+
+def test_the_base_goes_and_comes(t):
+    d, before = stacked(t)
+    for _ in range(2):
+        d.call("bdev_aio_delete", name="b")
+        equal(settings(d), before, "while it waits")
+        d.call("bdev_null_create", name="n", num_blocks=8, block_size=512)
+        d.call("bdev_null_delete", name="n")
+        d.call("bdev_aio_create", name="b", filename=t.path("b.img"), block_size=512)
+        equal(settings(d), before, "when it is back")
+        equal(limit(d), 1000)
+    # Changed while it is away: what is not named stays.
+    d.call("bdev_aio_delete", name="b")
+    d.call("bdev_set_qos_limit", name="p", w_mbytes_per_sec=7)
+    d.call("bdev_set_qos_weight", name="p", user="c", weight=5)
+    d.error("bdev_set_qos_limit", -22, {"name": "p", "rw_ios_per_sec": 10**15})
+    d.error("bdev_set_qos_limit", -19, {"name": "q", "rw_ios_per_sec": 1000})
+    away = settings(d)
+    # At the next start the base is not there at all.
+    d.stop()
+    d = t.daemon("--state-dir", t.path("state"))
+    key = lambda c: json.dumps(c, sort_keys=True)  # noqa: E731
+    equal(sorted(settings(d), key=key), sorted(away, key=key), "after a restart without the base")
+    d.call("bdev_aio_create", name="b", filename=t.path("b.img"), block_size=512)
+    limits = d.call("bdev_get_bdevs", name="p")[0]["assigned_rate_limits"]
+    equal((limits["rw_ios_per_sec"], limits["w_mbytes_per_sec"]), (1000, 7))
+    equal({w["user"]: w["weight"] for w in d.call("bdev_get_qos", name="p")[0]["weights"]}, {"a": 300, "c": 5})
+    check(d.call("bdev_get_histogram", name="p", opc="read"))
+
+
+def test_forgotten_with_the_bdev(t):
+    d, _ = stacked(t)
+    d.call("bdev_passthru_delete", name="p")
+    equal(settings(d), [], "deleted while it ran")
+    d.call("bdev_passthru_create", name="p", base_bdev_name="b")
+    equal((settings(d), limit(d)), ([], 0), "made anew")
+    d.call("bdev_set_qos_limit", name="p", rw_ios_per_sec=2000)
+    d.call("bdev_aio_delete", name="b")
+    check(settings(d), "kept while it waits")
+    d.call("bdev_passthru_delete", name="p")
+    equal(settings(d), [], "deleted while it waited")
+    d.call("bdev_aio_create", name="b", filename=t.path("b.img"), block_size=512)
+    d.call("bdev_passthru_create", name="p", base_bdev_name="b")
+    equal((settings(d), limit(d)), ([], 0), "made anew")
+    # A bdev that stands on nothing waits for nothing.
+    d.call("bdev_set_qos_limit", name="b", rw_ios_per_sec=3000)
+    d.call("bdev_aio_delete", name="b")
+    d.call("bdev_aio_create", name="b", filename=t.path("b.img"), block_size=512)
+    equal(limit(d, "b"), 0)
+
+
+def test_a_limit_from_the_first_request(t):
+    """Nobody gets at the bdev between its coming and its limits."""
+    d = t.daemon()
+    d.call("bdev_malloc_create", name="m", num_blocks=64 * MIB // 512, block_size=512)
+    d.call("bdev_passthru_create", name="p", base_bdev_name="m")
+    d.call("bdev_passthru_create", name="top", base_bdev_name="p")
+    d.call("bdev_set_qos_limit", name="p", rw_ios_per_sec=LIMIT)
+    d.call("bdev_malloc_delete", name="m")
+    d.call("bdev_malloc_create", name="m", num_blocks=64 * MIB // 512, block_size=512)
+    until(lambda: d.call("bdev_get_bdevs", name="top", timeout=5000), "what stands on p")
+    d.controller("a", "top")
+    begin = time.monotonic()
+    c = client(t, d, "a", 32)
+    until(lambda: d.call("bdev_get_iostat", names=["p"])["bdevs"][0]["num_read_ops"] > 1000, "it reads")
+    time.sleep(0.5)
+    done = d.call("bdev_get_iostat", names=["p"])["bdevs"][0]["num_read_ops"]
+    check(done <= LIMIT * (time.monotonic() - begin + 0.2), f"{done} reads")
+    end(c)
 
 
 if __name__ == "__main__":
