@@ -326,6 +326,60 @@ stale_member(void **state)
 	}
 }
 
+struct both {
+	struct bdev_examine_wait wait;
+	bool online;
+	atomic_bool done;
+};
+
+static void
+examined(struct bdev_examine_wait *w)
+{
+	struct both *both = CONTAINER_OF(w, struct both, wait);
+
+	both->online = bdev_find("R") != NULL;
+	atomic_store(&both->done, true);
+}
+
+static void
+wait_on_app(void *arg)
+{
+	struct both *both = arg;
+
+	bdev_examine_release();
+	bdev_wait_for_examine(&both->wait, examined);
+}
+
+static void
+hold_on_app(void *arg)
+{
+	bdev_examine_hold();
+}
+
+/* Who waits for the end of examinations finds the array, though the stale base had to go first. */
+static void
+stale_member_is_awaited(void **state)
+{
+	struct stage s;
+	uint8_t block[BS];
+	struct both both = {0};
+
+	begin(&s, 2);
+	make_and_fill(&s, RAID_LEVEL_1, 0, 2);
+	disk_pull(&s, 0);
+	memset(block, 0x99, sizeof(block));
+	EXPECT(rw(&s, BDEV_WRITE, 7, 1, block) == 0);
+	stage_restart(&s, true);
+	env_call(&s.env, s.env.app, hold_on_app, NULL);
+	disk_add(&s, 0);
+	disk_add(&s, 1);
+	env_call(&s.env, s.env.app, wait_on_app, &both);
+	env_wait(&s.env, &both.done);
+	EXPECT(both.online);
+	array_wait_whole(&s, "R", 2);
+	stage_stop(&s);
+}
+
 /* ---- An unclean stop ---- */
 
 static void
@@ -462,6 +516,7 @@ main(void)
 		cmocka_unit_test(any_order),
 		cmocka_unit_test(parts_are_missing),
 		cmocka_unit_test(stale_member),
+		cmocka_unit_test(stale_member_is_awaited),
 		cmocka_unit_test(unclean_stop_is_mended),
 		cmocka_unit_test(two_arrays_of_one_name),
 		cmocka_unit_test(hostile_superblocks),
