@@ -18,7 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-FUZZ_SECONDS = 12
+FUZZ_SECONDS = 8
 FUZZ_SECONDS_LONG = 600
 SANITIZER_ENV = {
     "ASAN_OPTIONS": "detect_stack_use_after_return=1:strict_string_checks=1:abort_on_error=0",
@@ -28,10 +28,10 @@ SANITIZER_ENV = {
 # Folder, what it is, options of meson, environment of meson, suites, names left out but for --all, multiplier of time-outs.
 NOT_SANITIZED = ("e2e-quickstart", "e2e-idle", "e2e-container", "e2e-image")
 # What these do besides is done under the sanitizers by unit tests, and by the end-to-end tests that stay.
-NOT_WITH_ADDRESSES = ("e2e-recover", "e2e-placement", "e2e-top")
+NOT_WITH_ADDRESSES = ("e2e-recover", "e2e-placement", "e2e-top", "e2e-guest", "e2e-density")
 NOT_WITH_THREADS = ("e2e-recover", "e2e-placement", "e2e-top", "e2e-guest", "e2e-cli", "e2e-density", "e2e-iscsi_initiator",
                     "e2e-initiator", "e2e-crypto", "e2e-partition", "e2e-metadata", "e2e-qcow2", "e2e-qos", "e2e-state",
-                    "e2e-access", "bdev_limits", "bdev_null")
+                    "e2e-access", "e2e-nbd", "e2e-raid", "bdev_limits", "bdev_null", "bdev_malloc", "raid_degrade")
 BUILDS = [
     ("build", "release", ["--buildtype=release", "-Dtests=true"], {}, ["static", "unit", "e2e"], (), 1),
     ("build-asan", "ASan + UBSan", ["--buildtype=debugoptimized", "-Db_sanitize=address,undefined", "-Dtests=true"], {},
