@@ -72,7 +72,8 @@ int raid_add_base(const char *name, const char *base,
 
 /*
  * Takes a base out of the array that has it; one that cannot do without goes offline, or says
- * -EBUSY when it has a superblock. 0: done follows, when it is closed. -ENODEV: no array has this bdev. By the UUID of a member that an array
+ * -EBUSY when it has a superblock. 0: done follows, when it is closed. -ENODEV: no array has this
+ * bdev. By the UUID of a member that an array
  * waits for: it is lost, and the array is to start without it; -EBUSY: it cannot.
  */
 int raid_remove_base(const char *base, void (*done)(void *ctx, int status), void *ctx,
