@@ -169,7 +169,7 @@ def test_ten_thousand(t):
         equal([c["ctrlr"] for c in listed], [f"c{i}" for i in range(count)], how)
         equal([b["name"] for b in ask(d, "bdev_get_bdevs")], [f"n{i}" for i in range(count)], how)
         equal(d.call("vhost_get_controllers", name=f"c{count // 2}"), [listed[count // 2]], how)
-        check(SCALE > 1 or memory(d)[1] < 64, f"{how}: {memory(d)} MiB")
+        check(SCALE > 1 or memory(d)[1] < 80, f"{how}: {memory(d)} MiB")
         d.kill()
         d = daemon(t, state=True, folder=d.folder)
     burst(d, [call("vhost_delete_controller", i, ctrlr=f"c{i}") for i in range(count)])
