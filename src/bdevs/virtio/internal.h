@@ -32,11 +32,17 @@ struct virtio_request {
 };
 
 /* A queue, on the thread that uses it. */
+/* What happens at the end of a turn. It may outlive its lane by that much. */
+struct virtio_turn {
+	struct defer defer;
+	struct virtio_lane *lane; /* NULL: stopped meanwhile */
+	bool waiting;
+};
+
 struct virtio_lane {
 	struct driver_blk_queue *ring; /* NULL: none */
 	struct poller poller;
-	struct defer batch;
-	bool batch_waiting;
+	struct virtio_turn *turn; /* from start to stop */
 	bool expecting;
 	bool broken;
 	unsigned small_count, large_count;

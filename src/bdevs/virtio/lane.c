@@ -34,10 +34,12 @@ channel_of(struct virtio_lane *lane)
 static void
 turn_end(struct defer *d)
 {
-	struct virtio_lane *q = CONTAINER_OF(d, struct virtio_lane, batch);
+	struct virtio_turn *turn = CONTAINER_OF(d, struct virtio_turn, defer);
+	struct virtio_lane *q = turn->lane;
 
-	q->batch_waiting = false;
-	if (q->ring == NULL) {
+	turn->waiting = false;
+	if (q == NULL) {
+		free(turn);
 		return;
 	}
 	driver_blk_kick(q->ring);
@@ -147,9 +149,9 @@ virtio_send(struct remote_channel *c, struct remote_request *remote)
 	/* A slot is free, and the buffer is the connection's. */
 	CHECK(driver_blk_submit(q->ring, &req->blk) == 0);
 	q->expecting |= list_empty(&c->flying);
-	if (!q->batch_waiting) {
-		q->batch_waiting = true;
-		thread_batch(&q->batch, turn_end);
+	if (!q->turn->waiting) {
+		q->turn->waiting = true;
+		thread_batch(&q->turn->defer, turn_end);
 	}
 	return true;
 }
@@ -242,6 +244,18 @@ forget(struct virtio_lane *q)
 	q->ring = NULL;
 }
 
+/* The turn is freed when it has ended. */
+static void
+end_turn(struct virtio_lane *q)
+{
+	if (q->turn != NULL && q->turn->waiting) {
+		q->turn->lane = NULL;
+	} else {
+		free(q->turn);
+	}
+	q->turn = NULL;
+}
+
 int
 virtio_lane_start(struct remote_channel *c)
 {
@@ -251,10 +265,13 @@ virtio_lane_start(struct remote_channel *c)
 
 	q->ring = &link->blk->queues[c->index];
 	q->small = calloc(q->ring->slot_count, sizeof(*q->small));
-	if (q->small == NULL) {
+	q->turn = calloc(1, sizeof(*q->turn));
+	if (q->small == NULL || q->turn == NULL) {
+		end_turn(q);
 		forget(q);
 		return -ENOMEM;
 	}
+	q->turn->lane = q;
 	q->small_count = q->large_count = 0;
 	for (unsigned i = q->ring->slot_count; i > 0; i--) {
 		q->small[q->small_count++] = link->buffers[c->index].small + (i - 1) * SMALL_BYTES;
@@ -265,6 +282,7 @@ virtio_lane_start(struct remote_channel *c)
 	q->broken = q->expecting = false;
 	rc = poller_start(&q->poller, &queue_poller, driver_blk_fd(q->ring));
 	if (rc != 0) {
+		end_turn(q);
 		forget(q);
 	}
 	return rc;
@@ -276,5 +294,6 @@ virtio_lane_stop(struct remote_channel *c)
 	struct virtio_lane *q = lane_of(c);
 
 	poller_stop(&q->poller);
+	end_turn(q);
 	forget(q);
 }
