@@ -37,6 +37,14 @@ take(struct input *in, unsigned bytes)
 }
 
 static void
+skip(struct input *in, size_t bytes)
+{
+	bytes = MIN(bytes, in->left);
+	in->p += bytes;
+	in->left -= bytes;
+}
+
+static void
 turn(unsigned rounds)
 {
 	for (unsigned i = 0; i < rounds; i++) {
@@ -86,7 +94,7 @@ step(struct nbd_client *c, struct input *in)
 	switch (what % 16) {
 	case 0:
 		push(c, in->p, MIN(in->left, (size_t)what));
-		take(in, what);
+		skip(in, what);
 		break;
 	case 1:
 		(void)stream_recv(&c->stream, sink, sizeof(sink));

@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The blobstore's own. Which file does what:
+ *
+ *	format.c          bytes <-> structures
+ *	store.c           options, information, owner's queue of changes (md_op), events
+ *	create.c load.c unload.c   a store's beginning and end; load.c reads all metadata, recover.c what a store that was not
+ *	                  clean needs besides
+ *	alloc.c           who has which cluster and metadata page; freeing, clearing, watermarks
+ *	thread.c          the store's part on each thread: channels, gates, grace periods
+ *	io.c              the long way of requests; cow.c: clusters that a write needs; commit.c: their entry into the metadata
+ *	                  (batched); release.c: unmapped clusters
+ *	md.c              a blob's metadata to pages, and their writing
+ *	volume.c          create, delete, resize, xattrs, read-only
+ *	snapshot.c        snapshots (of groups), clones; merge.c: what becomes of deleted snapshots; inflate.c; parent.c;
+ *	                  external.c; copy.c; extent.c
+ *	check.c           looks at, mends, and saves what it can of a store that nobody has open (check.h)
+ *
+ * Invariants
+ *  1. Metadata is changed by one activity at a time (md_op): an operation of volume.c and the like, or a commit of what writes
+ *     have allocated. Only the owner changes blobs, maps' structure and pages.
+ *  2. An entry of a map changes without further ado only from 0 to BUSY and from BUSY to a cluster (or back to 0), by the one
+ *     that made it BUSY or by the commit. All other changes of a map that I/O may use happen with the blob's gate closed and
+ *     nothing in flight (snapshot, resize), or leave what a reader finds the same (merge): entries first, then the parent;
+ *     readers load the parent before the entry.
+ *  3. A cluster is given to somebody else only when (a) the metadata that gave it up is on stable storage, (b) a grace period
+ *     has passed: every request that was in flight on any thread when it was given up has ended, (c) it is cleared. The same,
+ *     but for (c), with metadata pages: there are no readers of those, so (a) is enough.
+ *  4. Data before what points to it: a device with a write cache is flushed between the data of new clusters (and new pages) and
+ *     the page that makes them part of a blob; and after that before anything it replaces is given up, or somebody is answered who
+ *     was promised stable storage. A write that allocated is answered when its page is written (the end of the process
+ *     loses nothing), not flushed.
+ *  5. A blob's commit is one page written in place: the first of its chain, or an extent page. Its other pages are always written
+ *     to new places.
+ *  6. When a commit's page could not be written, nobody knows what is on the disk: the store is broken, metadata stays as it
+ *     is until it is loaded again.
+ */
+#ifndef BLOB_INTERNAL_H
+#define BLOB_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "base/list.h"
+#include "blob/blob.h"
+#include "blob/route.h"
+#include "event/channel.h"
+#include "event/thread.h"
+
+/* ---- Blobs (maps and gates: route.h) ---- */
+
+struct blob_own_xattr {
+	struct list link;
+	char *name;
+	void *value;
+	uint16_t bytes;
+	bool internal;
+};
+
+struct blob {
+	/* Read by any thread with a channel. */
+	struct blob_head head; /* map, gate */
+	_Atomic(struct blob *) parent;
+	_Atomic(struct blob_external *) external; /* what reads below go to when there is no parent; NULL: zeroes */
+	struct blob_store *store;
+	uint64_t id;
+	_Atomic uint64_t allocated; /* clusters */
+
+	/* The owner's. */
+	struct list link;    /* of the store's blobs, by id */
+	struct list clones;  /* blobs whose parent this is */
+	struct list clone_link;
+	struct list xattrs;  /* struct blob_own_xattr, in the order they are on disk */
+	struct blob_flags flags;
+	uint32_t *pages; /* the chain's, pages[0] = id - BLOB_ID_BASE */
+	uint32_t num_pages;
+	unsigned opens;
+	bool is_external; /* has an external snapshot, be it missing */
+	bool snapshot;    /* was made as one, or has clones */
+	bool deleted;     /* BLOB_XATTR_DELETED */
+	bool gone;        /* deleted for good; freed after a grace period */
+	bool data_ro;
+	bool md_ro;
+	bool busy; /* long work, or a change that spans several md_ops */
+	struct err damage; /* code 0: none */
+};
+
+static inline bool
+blob_has_table(const struct blob *blob)
+{
+	return (blob->flags.invalid & BLOB_INVALID_EXTENT_TABLE) != 0;
+}
+
+/* The extent a cluster belongs to; NULL: none yet. */
+static inline struct blob_extent *
+blob_map_extent(struct blob_map *map, uint64_t index)
+{
+	return atomic_load_explicit(&map->extents[index], memory_order_acquire);
+}
+
+/* A map for so many clusters, all 0; extents of `from` (may be NULL) are taken over as far as they reach. NULL: memory. */
+struct blob_map *blob_map_create(uint64_t num_clusters, struct blob_map *from);
+/* free_extents: and what it has. */
+void blob_map_free(struct blob_map *map, bool free_extents);
+/* Made when it is not there yet. Any thread. NULL: memory. */
+struct blob_extent *blob_map_make_extent(struct blob_map *map, uint64_t index);
+
+/* ---- The store ---- */
+
+/* A change of metadata, or a commit: run, one at a time, when those before it have called md_op_end(). */
+struct md_op {
+	struct list link;
+	const char *name; /* for traces and messages: "snapshot" */
+	struct blob_store *store;
+	void (*run)(struct md_op *op);
+};
+
+/* Bits in use; clusters are claimed by any thread. */
+struct blob_bits {
+	_Atomic uint64_t *words;
+	uint64_t count;
+};
+
+struct blob_store {
+	struct blob_dev *dev;
+	struct thread *owner;
+	struct blob_dev_channel *dev_ch; /* the owner's */
+	struct blob_super super; /* as on disk, but for clean */
+	struct blob_store_options options;
+	uint32_t block_shift;        /* log2 of device blocks... of the device's block size */
+	uint32_t unit_blocks;        /* device blocks of an I/O unit */
+	uint64_t cluster_units;      /* I/O units of a cluster */
+	uint64_t cluster_blocks;     /* device blocks of a cluster */
+	uint64_t total_clusters;
+	uint64_t data_clusters; /* of them blobs may have */
+
+	/* alloc.c */
+	struct blob_bits clusters;
+	struct blob_bits pages;   /* owner */
+	struct blob_bits blobids; /* owner */
+	_Atomic uint64_t free_clusters; /* neither in use nor promised */
+	_Atomic uint64_t next_cluster;  /* where to look first */
+	uint32_t free_pages;
+	uint32_t next_page;
+	unsigned low_percent;
+	_Atomic bool pause_when_full;
+	bool low, full;
+	struct blob_limbo *limbo; /* clusters on their way to be free */
+
+	/* thread.c: all threads' parts; the lock guards the list. */
+	struct device device; /* its channels: struct blob_thread */
+	struct list graces;
+
+	/* store.c */
+	struct list blobs;      /* all, by id */
+	struct blob **by_page;  /* blob whose chain starts at a metadata page; md.length entries */
+	unsigned num_blobs, num_damaged;
+	struct list ops;        /* md_ops that wait */
+	struct md_op *op;       /* that runs */
+	bool clean_on_disk;     /* the super block says clean: to be changed before anything else */
+	bool readonly, broken, recovered, unloading, abandoned;
+	unsigned background;    /* pieces of background work under way */
+	struct list idle_waiters;
+
+	struct blob_commit *commit;   /* commit.c */
+	struct blob_merges *merges;   /* merge.c */
+	struct list externals;        /* external.c: struct blob_external */
+	struct list full_waiters;     /* cow.c: requests of all threads that wait for space */
+};
+
+/* ---- store.c ---- */
+
+/* Owner. Runs op->run when its turn comes (never from inside); from then on op's owner does as it likes until md_op_end(). A
+ * commit is put in front of waiting operations. When the store is broken, read-only or being abandoned, op->run
+ * still comes: md_op_refused() says so. */
+void md_op_start(struct blob_store *store, struct md_op *op, const char *name, void (*run)(struct md_op *op));
+void md_op_start_first(struct blob_store *store, struct md_op *op, const char *name, void (*run)(struct md_op *op));
+void md_op_end(struct md_op *op); /* before done() of whoever asked; op may be reused or freed afterwards */
+/* 0, or why nothing may be changed: -EROFS, -ENODEV; fills err. */
+int md_op_refused(struct blob_store *store, struct err *err);
+void store_event(struct blob_store *store, enum blob_store_event event);
+/* Metadata could not be written where it counts (invariant 6). */
+void store_break(struct blob_store *store, int status, const char *what);
+void store_background_begin(struct blob_store *store);
+void store_background_end(struct blob_store *store);
+struct blob *store_new_blob(struct blob_store *store, uint64_t id); /* linked, map of 0 clusters; NULL: memory */
+void store_free_blob(struct blob *blob); /* unlinked; its map and extents, after a grace period if it had users */
+/* Calls an owner-side done later, with a copy of err; for functions that fail early. */
+void store_answer(struct blob_store *store, blob_done_fn done, void *ctx, int status, const struct err *err);
+
+/* ---- md.c: pages ---- */
+
+/*
+ * Pages gathered to be written at once: contiguous ones together, in parallel, followed by a flush when asked for and the
+ * device needs one. In the owner's memory, md_tx_init() first; reusable after done. Before the first write of a store that is clean on
+ * disk, the super block is written and flushed by itself.
+ */
+struct md_tx {
+	struct blob_store *store;
+	void (*done)(struct md_tx *tx, int status);
+	struct md_tx_page *pages;
+	unsigned count, room;
+	unsigned pending;
+	bool flush;
+	int status;
+	struct blob_dev_io *ios;
+};
+void md_tx_init(struct md_tx *tx, struct blob_store *store);
+void md_tx_release(struct md_tx *tx);
+/* A zeroed page that will be written to metadata page `page`; NULL: memory. Valid until done. */
+uint8_t *md_tx_page(struct md_tx *tx, uint32_t page);
+/* done from a later turn or from the device's; at once deferred when there is nothing to write. flush also with nothing to write. */
+void md_tx_write(struct md_tx *tx, bool flush, void (*done)(struct md_tx *tx, int status));
+
+/*
+ * A blob's metadata as it shall be: written by md_persist() in the way of invariant 5. What is not given stays as it is in the
+ * blob: fields are initialised from it by md_image_init().
+ */
+struct md_image {
+	struct blob *blob;
+	struct blob_flags flags;
+	struct list xattrs;     /* struct blob_own_xattr: a copy that md_image_xattr*() change */
+	struct blob_map *map;   /* extents[i]->page is what the table lists; of RLE blobs the clusters */
+	uint32_t *new_pages;    /* chain pages claimed for it */
+	uint32_t num_new_pages;
+};
+int md_image_init(struct md_image *image, struct blob *blob);
+void md_image_release(struct md_image *image); /* gives back pages that were claimed and not taken over */
+int md_image_set_xattr(struct md_image *image, bool internal, const char *name, const void *value, size_t bytes);
+void md_image_remove_xattr(struct md_image *image, bool internal, const char *name);
+/* Serialises: pages 2..n (new places) go to body, the first to commit. 0, -ENOSPC (pages), -ENOMEM, -EMSGSIZE (an xattr). */
+int md_image_put(struct md_image *image, struct md_tx *body, struct md_tx *commit);
+/* The commit is on the disk: the blob gets flags, xattrs and chain of the image; the old chain's other pages are free. */
+void md_image_apply(struct md_image *image);
+/* One extent page to tx: entries of e that are BUSY are written as 0. `page` may differ from e->page. */
+int md_put_extent(struct md_tx *tx, const struct blob *blob, const struct blob_extent *e, uint64_t index, uint32_t page);
+
+/* The usual change of one blob: body, flush, commit, flush, apply. Lives in the caller's memory until done. */
+struct md_persist {
+	struct md_image image; /* changed by the caller between init and run */
+	struct md_tx body, commit;
+	void (*done)(struct md_persist *p, int status);
+};
+int md_persist_init(struct md_persist *p, struct blob *blob);
+void md_persist_run(struct md_persist *p, void (*done)(struct md_persist *p, int status));
+void md_persist_release(struct md_persist *p);
+
+/* ---- alloc.c ---- */
+
+/* Any thread. Takes `count` clusters off those that are free, without saying which: 0, -ENOSPC. */
+int alloc_reserve(struct blob_store *store, uint64_t count);
+void alloc_unreserve(struct blob_store *store, uint64_t count);
+/* Any thread: which one, of a reservation. near: 0, or the cluster behind which it would be best. Never fails. */
+uint32_t alloc_take(struct blob_store *store, uint32_t near);
+/* A cluster that never became part of a blob on disk. Any thread. */
+void alloc_put_back(struct blob_store *store, uint32_t cluster);
+/*
+ * Owner. Clusters that the metadata on stable storage gives up: they are free after a grace period, and cleared by `clear`. In the
+ * background; the array is copied. BUSY and 0 entries are skipped.
+ */
+int alloc_free_later(struct blob_store *store, const uint32_t *clusters, uint64_t count, enum blob_clear clear);
+/* Owner: metadata pages. BLOB_PAGE_NONE: there are none. */
+uint32_t alloc_page(struct blob_store *store);
+void alloc_free_page(struct blob_store *store, uint32_t page);
+void alloc_watch(struct blob_store *store); /* owner: looks whether the watermark was crossed, wakes who waits for space */
+
+static inline bool
+bits_get(const struct blob_bits *bits, uint64_t i)
+{
+	return (atomic_load_explicit(&bits->words[i / 64], memory_order_relaxed) >> (i % 64) & 1) != 0;
+}
+int bits_init(struct blob_bits *bits, uint64_t count);
+/* Keeps what is set. */
+int bits_resize(struct blob_bits *bits, uint64_t count);
+void bits_release(struct blob_bits *bits);
+bool bits_set(struct blob_bits *bits, uint64_t i); /* what it was before */
+void bits_clear(struct blob_bits *bits, uint64_t i);
+
+/* ---- thread.c ---- */
+
+/* The store on one thread. Only that thread touches it. */
+struct blob_thread {
+	struct channel channel;
+	struct blob_store *store;
+	struct blob_dev_channel *dev_ch;
+	struct blob_counts counts;
+	struct list channels; /* struct blob_channel */
+	struct blob_cow *cow; /* cow.c: allocations under way, buffers */
+	struct list visits;   /* thread.c: gates and grace periods that wait here */
+	struct list externals; /* external.c: channels on external snapshots, made when they are first read */
+};
+
+/* Owner. done(wait) when every request that was in flight on any thread has ended. In the caller's memory. */
+struct blob_wait {
+	struct list link;
+	struct blob_store *store;
+	struct blob *blob; /* of gates */
+	void (*done)(struct blob_wait *wait);
+	unsigned pending;
+	struct msg msg;
+};
+void grace_start(struct blob_store *store, struct blob_wait *wait, void (*done)(struct blob_wait *wait));
+/* Owner. New requests of blob (those that modify, or all) are held; done when none is in flight. */
+void gate_close(struct blob *blob, enum blob_gate gate, struct blob_wait *wait, void (*done)(struct blob_wait *wait));
+/* What was held goes on, on its thread, in order; the caller's channels of the blob keep up with its new map. */
+void gate_open(struct blob *blob);
+/* Holds io in its channel; it is not in flight then. The channel's thread. */
+void gate_hold(struct blob_io *io);
+
+/* ---- io.c, cow.c, commit.c, release.c ---- */
+
+/* Takes up a request that was held, or found a cluster busy; the channel's thread. */
+void io_resume(struct blob_io *io);
+/* The write `io` stands at a cluster that the blob has not itself: allocates it, fills it with what was there and the write's
+ * piece, commits; then io_piece_done(io, status). -EAGAIN: the cluster came otherwise, look again. */
+void cow_start(struct blob_io *io, uint64_t cluster);
+void io_piece_done(struct blob_io *io, int status);
+/* Reads what blob does not have itself, from `unit` on within one cluster, from those below it: io's piece. */
+void io_read_below(struct blob_io *io);
+
+/* An allocation that has its data on the device, to become part of the blob. */
+struct blob_alloc {
+	struct msg msg;         /* to the owner, and back */
+	struct list link;       /* the owner's: of the next commit */
+	struct blob *blob;
+	uint64_t index;         /* cluster of the blob */
+	uint32_t cluster;       /* of the device; 0: the entry becomes 0 (release.c) */
+	int status;
+	struct thread *origin;
+	void (*done)(struct blob_alloc *alloc); /* on origin: status 0: the entry is there */
+};
+/* Any thread. */
+void commit_send(struct blob_alloc *alloc, void (*done)(struct blob_alloc *alloc));
+/* Any thread: calls done on this thread when the entry is BUSY no more. */
+void commit_wait_busy(struct blob_alloc *waiter, void (*done)(struct blob_alloc *waiter));
+int commit_init(struct blob_store *store);
+void commit_release(struct blob_store *store);
+
+/* Gives back whole clusters [first, first + count) of a thin blob without anything below it; done(ctx, status) on the owner. */
+void release_clusters(struct blob *blob, uint64_t first, uint64_t count, blob_done_fn done, void *ctx);
+
+/* ---- load.c, recover.c ---- */
+
+/* All metadata pages that were read: NULL where none was, or it is not in use. */
+struct md_pages {
+	uint8_t **page; /* md.length */
+	uint32_t count;
+};
+/* Makes a blob of the chain that starts at page `first`; clusters and pages it has are marked in `store`'s bits. Damage is noted
+ * in the blob. -ENOMEM. */
+int load_blob(struct blob_store *store, const struct md_pages *pages, uint32_t first);
+/* After all blobs: parents, clones; then what SNAPTMP, SNAPRM and BERTHDEL ask for. */
+int load_family(struct blob_store *store, struct err *err);
+
+/* ---- merge.c ---- */
+
+/* A deleted snapshot has one clone, or none, left, or was found when the store was loaded: background work. Owner. */
+void merge_consider(struct blob *snapshot);
+
+#endif
