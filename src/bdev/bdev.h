@@ -87,6 +87,8 @@ const char *bdev_op_name(enum bdev_op op);
 /* Read, write, compare, of bdevs that have metadata: md has that of num_blocks blocks. Without it
  * the core makes up and checks the protection information of a bdev that has any. */
 #define BDEV_IO_MD 0x4
+/* The submitter's own: a bit to find again in done; nobody else looks at it. */
+#define BDEV_IO_SUBMITTER 0x8
 
 /* What a part of a bdev consists of (BDEV_BLOCK_STATUS). */
 struct bdev_extent {

@@ -67,11 +67,11 @@ fill_with_buffer(struct core_channel *c, struct part *part, struct bdev_io *requ
 {
 	unsigned shift = c->pub.block_size_shift;
 	uint64_t left = request->num_blocks - request->issued_blocks;
-	uint64_t n = MIN(rw_room(c->pub.bdev, from_lba, left), BOUNCE_BYTES >> shift);
+	uint64_t n = MIN(rw_room(c, from_lba, left, false), BOUNCE_BYTES >> shift);
 
 	/* What is read in one piece must be written in one, too. */
 	if (request->op == BDEV_COPY) {
-		n = rw_room(c->pub.bdev, request->lba + request->issued_blocks, n);
+		n = rw_room(c, request->lba + request->issued_blocks, n, true);
 	}
 	if (bounce_get(c, part, n << shift) == 0) {
 		return false;
@@ -85,7 +85,7 @@ fill_swap_write(struct core_channel *c, struct part *part, struct bdev_io *reque
 {
 	unsigned shift = c->pub.block_size_shift;
 	uint64_t lba = request->lba + request->issued_blocks;
-	uint64_t n = MIN(rw_room(c->pub.bdev, lba, request->num_blocks - request->issued_blocks),
+	uint64_t n = MIN(rw_room(c, lba, request->num_blocks - request->issued_blocks, true),
 			 BOUNCE_BYTES >> shift);
 
 	if (bounce_get(c, part, n << shift) == 0) {

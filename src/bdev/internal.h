@@ -254,7 +254,7 @@ void nomem_retry_later(struct timer *timer);
 bool needs_copy(const struct bdev *bdev, const struct bdev_io *io);
 void split_channel_release(struct core_channel *c);
 /* Blocks that one read or write from lba on may have. */
-uint64_t rw_room(const struct bdev *bdev, uint64_t lba, uint64_t num_blocks);
+uint64_t rw_room(struct core_channel *c, uint64_t lba, uint64_t num_blocks, bool write);
 /* The core has to add a flush for BDEV_IO_FUA. */
 bool needs_flush(const struct bdev *bdev, const struct bdev_io *io);
 void split_start(struct core_channel *c, struct bdev_io *io);

@@ -262,14 +262,14 @@ check_list(const struct core_channel *c, const struct bdev_io *io, bool *ret_fit
 
 /* The same for the number of blocks, and for what else the module leaves to the core. */
 static bool
-range_fits(const struct core_channel *c, const struct bdev_io *io)
+range_fits(struct core_channel *c, const struct bdev_io *io)
 {
 	const struct bdev *bdev = c->pub.bdev;
 
 	switch (io->op) {
 	case BDEV_READ:
 	case BDEV_WRITE:
-		return rw_room(bdev, io->lba, io->num_blocks) == io->num_blocks &&
+		return rw_room(c, io->lba, io->num_blocks, io->op == BDEV_WRITE) == io->num_blocks &&
 		       !needs_flush(bdev, io) && !needs_copy(bdev, io) && bdev->md_bytes == 0;
 	case BDEV_UNMAP:
 		return bdev->max_unmap_blocks == 0 || io->num_blocks <= bdev->max_unmap_blocks;

@@ -35,6 +35,13 @@ struct bdev_ops {
 	void (*submit)(struct bdev_channel *ch, struct bdev_io *io);
 
 	/*
+	 * The channel's thread: how many of num_blocks, more than fit before the boundary, a read or write from lba on may
+	 * have nevertheless; at least what fits. It is asked when the request is cut: submit takes what was answered, even if
+	 * it would answer otherwise by now. NULL: no more than what fits. optimal_boundary_blocks is set.
+	 */
+	uint64_t (*reach)(struct bdev_channel *ch, uint64_t lba, uint64_t num_blocks, bool write);
+
+	/*
 	 * The channel's thread: a reset has begun (status -ECANCELED), or the bdev is being removed
 	 * (-ENODEV). Ends with status what the module lets wait of its own accord, perhaps for
 	 * ever, and lets what is still at a device below end without delay. NULL: nothing waits.
@@ -62,7 +69,7 @@ struct bdev {
 	uint64_t max_write_zeroes_blocks;
 	/* Of a compare-and-write that submit takes, 0: any; nor does one cross the boundary below. The core does the others. */
 	uint32_t max_compare_write_blocks;
-	uint32_t optimal_boundary_blocks; /* no read or write crosses a multiple of this, 0: none */
+	uint32_t optimal_boundary_blocks; /* no read or write crosses a multiple of this, but see ops->reach; 0: none */
 	uint32_t unmap_granularity_blocks;
 	struct bdev_hints hints;
 	bool write_cache;

@@ -72,15 +72,29 @@ needs_copy(const struct bdev *bdev, const struct bdev_io *io)
 	return bdev->needs_stable_data && io->op == BDEV_WRITE;
 }
 
-uint64_t
-rw_room(const struct bdev *bdev, uint64_t lba, uint64_t num_blocks)
+/* Up to the boundary, or as far beyond it as the module says. */
+static uint64_t
+boundary_room(struct core_channel *c, uint64_t lba, uint64_t num_blocks, bool write)
 {
+	const struct bdev *bdev = c->pub.bdev;
+	uint64_t room = bdev->optimal_boundary_blocks - lba % bdev->optimal_boundary_blocks;
+
+	if (num_blocks <= room) {
+		return num_blocks;
+	}
+	return bdev->ops->reach == NULL ? room : bdev->ops->reach(&c->pub, lba, num_blocks, write);
+}
+
+uint64_t
+rw_room(struct core_channel *c, uint64_t lba, uint64_t num_blocks, bool write)
+{
+	const struct bdev *bdev = c->pub.bdev;
+
 	if (bdev->max_rw_blocks != 0) {
 		num_blocks = MIN(num_blocks, bdev->max_rw_blocks);
 	}
 	if (bdev->optimal_boundary_blocks != 0) {
-		num_blocks = MIN(num_blocks, bdev->optimal_boundary_blocks -
-						     lba % bdev->optimal_boundary_blocks);
+		num_blocks = boundary_room(c, lba, num_blocks, write);
 	}
 	if (bdev->md_bytes != 0) {
 		num_blocks = MIN(num_blocks, md_room(bdev));
@@ -184,7 +198,7 @@ fill_rw(struct core_channel *c, struct part *part, struct bdev_io *request)
 {
 	unsigned shift = c->pub.block_size_shift, iovcnt;
 	uint64_t left = request->num_blocks - request->issued_blocks;
-	uint64_t want = rw_room(c->pub.bdev, request->lba + request->issued_blocks, left) << shift;
+	uint64_t want = rw_room(c, request->lba + request->issued_blocks, left, request->op == BDEV_WRITE) << shift;
 	bool bad;
 	uint64_t bytes = gather(c, request, part, want, &iovcnt, &bad);
 
@@ -203,9 +217,8 @@ fill_rw(struct core_channel *c, struct part *part, struct bdev_io *request)
 static void
 fill_zeroes(struct core_channel *c, struct part *part, struct bdev_io *request)
 {
-	const struct bdev *bdev = c->pub.bdev;
 	uint64_t left = request->num_blocks - request->issued_blocks;
-	uint64_t n = rw_room(bdev, request->lba + request->issued_blocks, left);
+	uint64_t n = rw_room(c, request->lba + request->issued_blocks, left, true);
 
 	n = MIN(n, MEM_ZEROES_BYTES >> c->pub.block_size_shift);
 	part->iov[0] =

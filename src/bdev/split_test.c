@@ -75,6 +75,39 @@ boundary(void **state)
 	end();
 }
 
+/* Runs of the module's own, longer than its boundary: 0 to 19, and 20 on. */
+static uint64_t
+reach(struct bdev_channel *ch, uint64_t lba, uint64_t num_blocks, bool write)
+{
+	uint64_t end = write ? lba / 8 * 8 + 8 : lba < 20 ? 20 : UINT64_MAX;
+
+	return MIN(num_blocks, end - lba);
+}
+
+static void
+beyond_boundary(void **state)
+{
+	struct bdev_ops ops;
+
+	begin(1000, 512);
+	s.bdev.optimal_boundary_blocks = 8;
+	ops = *s.bdev.ops;
+	ops.reach = reach;
+	s.bdev.ops = &ops;
+	scripted_open(&s, &env);
+	assert_int_equal(env_rw(&env.workers[0], BDEV_READ, 5, 15, buf), 0);
+	assert_int_equal(s.log_count, 1);
+	expect_part(0, BDEV_READ, 5, 15, 1);
+	assert_int_equal(env_rw(&env.workers[0], BDEV_READ, 5, 27, buf), 0);
+	assert_int_equal(s.log_count, 3);
+	expect_part(1, BDEV_READ, 5, 15, 1);
+	expect_part(2, BDEV_READ, 20, 12, 1);
+	assert_int_equal(env_rw(&env.workers[0], BDEV_WRITE, 5, 12, buf), 0);
+	assert_int_equal(s.log_count, 6);
+	expect_part(3, BDEV_WRITE, 5, 3, 1);
+	end();
+}
+
 static void
 entries(void **state)
 {
@@ -341,6 +374,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(length),
 		cmocka_unit_test(boundary),
+		cmocka_unit_test(beyond_boundary),
 		cmocka_unit_test(entries),
 		cmocka_unit_test(stable_data),
 		cmocka_unit_test(ranges),
