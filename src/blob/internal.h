@@ -22,7 +22,7 @@
  *  2. An entry of a map changes without further ado only from 0 to BUSY and from BUSY to a cluster (or back to 0), by the one
  *     that made it BUSY or by the commit. All other changes of a map that I/O may use happen with the blob's gate closed and
  *     nothing in flight (snapshot, resize), or leave what a reader finds the same (merge): entries first, then the parent;
- *     readers load the parent before the entry.
+ *     readers load what is below before the entry.
  *  3. A cluster is given to somebody else only when (a) the metadata that gave it up is on stable storage, (b) a grace period
  *     has passed: every request that was in flight on any thread when it was given up has ended, (c) it is cleared. The same,
  *     but for (c), with metadata pages: there are no readers of those, so (a) is enough.
@@ -59,8 +59,7 @@ struct blob_own_xattr {
 struct blob {
 	/* Read by any thread with a channel. */
 	struct blob_head head; /* map, gate */
-	_Atomic(struct blob *) parent;
-	_Atomic(struct blob_external *) external; /* what reads below go to when there is no parent; NULL: zeroes */
+	_Atomic uintptr_t below; /* what has the clusters that it has not itself: see blob_below() */
 	struct blob_store *store;
 	uint64_t id;
 	_Atomic uint64_t allocated; /* clusters */
@@ -74,7 +73,6 @@ struct blob {
 	uint32_t *pages; /* the chain's, pages[0] = id - BLOB_ID_BASE */
 	uint32_t num_pages;
 	unsigned opens;
-	bool is_external; /* has an external snapshot, be it missing */
 	bool snapshot;    /* was made as one, or has clones */
 	bool deleted;     /* BLOB_XATTR_DELETED */
 	bool gone;        /* deleted for good; freed after a grace period */
@@ -83,6 +81,36 @@ struct blob {
 	bool busy; /* long work, or a change that spans several md_ops */
 	struct err damage; /* code 0: none */
 };
+
+/*
+ * What is below a blob is one word, so that any thread finds it whole: nothing (zeroes), its parent, or an external snapshot
+ * (lowest bit set). Readers go: below, then the entry, and only then, when that is 0, to what they found below (invariant 2).
+ */
+static inline uintptr_t
+blob_below(const struct blob *blob)
+{
+	return atomic_load_explicit(&blob->below, memory_order_acquire);
+}
+
+static inline struct blob *
+below_parent(uintptr_t below)
+{
+	return (below & 1) != 0 ? NULL : (struct blob *)below;
+}
+
+static inline struct blob_external *
+below_external(uintptr_t below)
+{
+	return (below & 1) != 0 ? (struct blob_external *)(below & ~(uintptr_t)1) : NULL;
+}
+
+/* Owner. At most one of the two. */
+static inline void
+blob_set_below(struct blob *blob, struct blob *parent, struct blob_external *external)
+{
+	atomic_store_explicit(&blob->below, external != NULL ? (uintptr_t)external | 1 : (uintptr_t)parent,
+			      memory_order_release);
+}
 
 static inline bool
 blob_has_table(const struct blob *blob)
@@ -350,6 +378,37 @@ struct md_pages {
 int load_blob(struct blob_store *store, const struct md_pages *pages, uint32_t first);
 /* After all blobs: parents, clones; then what SNAPTMP, SNAPRM and BERTHDEL ask for. */
 int load_family(struct blob_store *store, struct err *err);
+
+/* ---- external.c ---- */
+
+/*
+ * An external snapshot, shared by the blobs of one store that name it; it may be missing. A blob has it from external_attach() or
+ * external_share() to external_detach(), which does not set blob->below: the caller does, before it detaches.
+ */
+struct blob_external *external_attach(struct blob *blob, const void *id, size_t bytes); /* NULL: memory. Asks open_external */
+struct blob_external *external_share(struct blob_external *external);
+/* In the background: after a grace period the last one closes its device. NULL is accepted. */
+void external_detach(struct blob_store *store, struct blob_external *external);
+bool external_missing(const struct blob_external *external);
+/* Owner, everything is over: closes all devices that are left. */
+void external_release_all(struct blob_store *store);
+/* On the thread: puts its channels. From the destruction of the store's channel. */
+void external_thread_release(struct blob_thread *t);
+
+/* A read of an external snapshot, in the memory of whoever asks, who is in flight until done(). */
+struct external_request {
+	struct list link;
+	struct iovec iov[BLOB_IO_SLICE];
+	int iovcnt; /* at most BLOB_IO_SLICE; as long as count */
+	uint64_t unit, count; /* in I/O units */
+	void (*done)(struct external_request *r, int status); /* on this thread, never from inside: 0; -ENODEV: missing */
+	struct blob_dev_io *io;
+	struct defer defer;
+	int status;
+	void *channel;
+};
+/* What lies beyond its end is zeroes. */
+void external_read(struct blob_thread *t, struct blob_external *external, struct external_request *r);
 
 /* ---- merge.c ---- */
 
