@@ -188,7 +188,8 @@ void blob_page_begin(struct blob_page_writer *w, uint8_t page[BLOB_PAGE_BYTES]);
 bool blob_put_flags(struct blob_page_writer *w, const struct blob_flags *flags);
 bool blob_put_xattr(struct blob_page_writer *w, bool internal, const char *name, uint16_t name_bytes, const void *value,
 		    uint16_t value_bytes);
-/* As many of the runs as fit, at least one; how many. 0: none fits. Runs of the table with a page have length 1. */
+/* As many of the runs as fit, at least one; how many. 0: none fits. Runs of the table with a page have length 1. A table
+ * without runs (of a blob without clusters) is written with num_runs 0; it always fits an empty page. */
 uint32_t blob_put_extent_rle(struct blob_page_writer *w, const struct blob_run *runs, uint32_t num_runs);
 uint32_t blob_put_extent_table(struct blob_page_writer *w, uint64_t num_clusters, const struct blob_run *runs,
 			       uint32_t num_runs);
