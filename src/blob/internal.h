@@ -21,7 +21,7 @@
  *     have allocated. Only the owner changes blobs, maps' structure and pages.
  *  2. An entry of a map changes without further ado only from 0 to BUSY and from BUSY to a cluster (or back to 0), by the one
  *     that made it BUSY or by the commit. All other changes of a map that I/O may use happen with the blob's gate closed and
- *     nothing in flight (snapshot, resize), or leave what a reader finds the same (merge): entries first, then the parent;
+ *     nothing in flight (snapshot, resize), or leave what a reader finds the same (merge): entries first, then what is below;
  *     readers load what is below before the entry.
  *  3. A cluster is given to somebody else only when (a) the metadata that gave it up is on stable storage, (b) a grace period
  *     has passed: every request that was in flight on any thread when it was given up has ended, (c) it is cleared. The same,
@@ -185,6 +185,7 @@ struct blob_store {
 	struct list ops;        /* md_ops that wait */
 	struct md_op *op;       /* that runs */
 	bool clean_on_disk;     /* the super block says clean: to be changed before anything else */
+	struct list md_waiters; /* md.c: struct md_tx that wait for that; the first one writes it */
 	bool readonly, broken, recovered, unloading, abandoned;
 	unsigned background;    /* pieces of background work under way */
 	struct list idle_waiters;
@@ -227,10 +228,14 @@ struct md_tx {
 	void (*done)(struct md_tx *tx, int status);
 	struct md_tx_page *pages;
 	unsigned count, room;
+	unsigned next; /* of pages: not submitted yet */
 	unsigned pending;
 	bool flush;
+	bool wrote; /* a page of it went to the device */
 	int status;
-	struct blob_dev_io *ios;
+	struct md_slot *free_slots;
+	struct list link;  /* waits until the super block says that the store is not clean */
+	struct defer defer;
 };
 void md_tx_init(struct md_tx *tx, struct blob_store *store);
 void md_tx_release(struct md_tx *tx);
@@ -238,6 +243,14 @@ void md_tx_release(struct md_tx *tx);
 uint8_t *md_tx_page(struct md_tx *tx, uint32_t page);
 /* done from a later turn or from the device's; at once deferred when there is nothing to write. flush also with nothing to write. */
 void md_tx_write(struct md_tx *tx, bool flush, void (*done)(struct md_tx *tx, int status));
+
+/* Xattrs as they are in memory. NULL: memory. `name` need not be terminated. */
+struct blob_own_xattr *own_xattr_create(bool internal, const char *name, size_t name_bytes, const void *value, size_t bytes);
+void own_xattr_free(struct blob_own_xattr *x);
+void own_xattrs_free(struct list *xattrs);
+struct blob_own_xattr *own_xattr_find(const struct list *xattrs, bool internal, const char *name);
+/* A blob id that an internal xattr holds, BLOB_ID_NONE when there is none. */
+uint64_t own_xattr_id(const struct list *xattrs, const char *name);
 
 /*
  * A blob's metadata as it shall be: written by md_persist() in the way of invariant 5. What is not given stays as it is in the
@@ -248,8 +261,8 @@ struct md_image {
 	struct blob_flags flags;
 	struct list xattrs;     /* struct blob_own_xattr: a copy that md_image_xattr*() change */
 	struct blob_map *map;   /* extents[i]->page is what the table lists; of RLE blobs the clusters */
-	uint32_t *new_pages;    /* chain pages claimed for it */
-	uint32_t num_new_pages;
+	uint32_t *new_pages;    /* the chain: the blob's first page, and those that were claimed for it */
+	uint32_t num_new_pages; /* claimed ones */
 };
 int md_image_init(struct md_image *image, struct blob *blob);
 void md_image_release(struct md_image *image); /* gives back pages that were claimed and not taken over */
@@ -261,12 +274,17 @@ int md_image_put(struct md_image *image, struct md_tx *body, struct md_tx *commi
 void md_image_apply(struct md_image *image);
 /* One extent page to tx: entries of e that are BUSY are written as 0. `page` may differ from e->page. */
 int md_put_extent(struct md_tx *tx, const struct blob *blob, const struct blob_extent *e, uint64_t index, uint32_t page);
+/* The same for a blob that has, or shall have, num_clusters: a page has as many entries as there are clusters in its range. */
+int md_put_extent_of(struct md_tx *tx, uint64_t blob_id, uint64_t num_clusters, const struct blob_extent *e, uint64_t index,
+		     uint32_t page);
 
 /* The usual change of one blob: body, flush, commit, flush, apply. Lives in the caller's memory until done. */
 struct md_persist {
 	struct md_image image; /* changed by the caller between init and run */
-	struct md_tx body, commit;
+	struct md_tx body, commit; /* the caller may put extent pages into body before the run */
 	void (*done)(struct md_persist *p, int status);
+	struct defer defer;
+	int status;
 };
 int md_persist_init(struct md_persist *p, struct blob *blob);
 void md_persist_run(struct md_persist *p, void (*done)(struct md_persist *p, int status));
