@@ -408,6 +408,7 @@ struct blob_external *external_share(struct blob_external *external);
 /* In the background: after a grace period the last one closes its device. NULL is accepted. */
 void external_detach(struct blob_store *store, struct blob_external *external);
 bool external_missing(const struct blob_external *external);
+uint64_t external_bytes(const struct blob_external *external); /* UINT64_MAX: it is missing. Any thread */
 /* Owner, everything is over: closes all devices that are left. */
 void external_release_all(struct blob_store *store);
 /* On the thread: puts its channels. From the destruction of the store's channel. */

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What blobs consist of: runs of clusters that are alike, for block status and for what has changed between snapshots. Reads
+ * maps only; what it meets lives until this thread's turn is over, since a grace period asks this thread, too. A cluster that
+ * is being allocated is not there yet.
+ * Contexts: the owner, or the thread of a channel of the blob.
+ */
+#include "blob/internal.h"
+
+/* Most clusters one call looks at: answers may be shorter than the run. */
+#define LOOK_MAX 65536u
+
+static bool
+has(const struct blob *blob, uint64_t cluster)
+{
+	uint32_t entry = blob_map_entry(&blob->head, cluster);
+
+	return entry != 0 && entry != BLOB_CLUSTER_BUSY;
+}
+
+/* Whoever has it: a blob from `blob` down to, but without, `end`; *ret_below: what is below the last one looked at. */
+static const struct blob *
+owner_of(const struct blob *blob, const struct blob *end, uint64_t cluster, uintptr_t *ret_below)
+{
+	for (;;) {
+		const struct blob *parent;
+
+		*ret_below = blob_below(blob);
+		if (has(blob, cluster)) {
+			return blob;
+		}
+		parent = below_parent(*ret_below);
+		/* What a parent has beyond its end is not to be seen, nor is what lies below that. */
+		if (parent == NULL || parent == end || cluster >= blob_num_clusters(parent)) {
+			*ret_below = parent == NULL ? *ret_below : 0;
+			return NULL;
+		}
+		blob = parent;
+	}
+}
+
+static uint32_t
+look(const struct blob *blob, uint64_t cluster)
+{
+	uintptr_t below;
+	const struct blob *owner = owner_of(blob, NULL, cluster, &below);
+
+	if (owner != NULL) {
+		return owner == blob ? BLOB_EXTENT_ALLOCATED : 0;
+	}
+	if (below_external(below) == NULL ||
+	    cluster * blob->store->super.cluster_bytes >= external_bytes(below_external(below))) {
+		return BLOB_EXTENT_ZERO;
+	}
+	return 0;
+}
+
+static uint32_t
+look_since(const struct blob *blob, const struct blob *since, uint64_t cluster)
+{
+	uintptr_t below;
+	uint32_t flags = look(blob, cluster);
+
+	if (since == NULL) {
+		return flags | ((flags & BLOB_EXTENT_ZERO) == 0 ? BLOB_EXTENT_CHANGED : 0);
+	}
+	return flags | (owner_of(blob, since, cluster, &below) != NULL ? BLOB_EXTENT_CHANGED : 0);
+}
+
+uint64_t
+blob_extent(const struct blob *blob, uint64_t cluster, uint32_t *ret_flags)
+{
+	uint64_t end = MIN(blob_num_clusters(blob), cluster + LOOK_MAX), i = cluster + 1;
+	uint32_t flags = look(blob, cluster);
+
+	while (i < end && look(blob, i) == flags) {
+		i++;
+	}
+	*ret_flags = flags;
+	return i - cluster;
+}
+
+uint64_t
+blob_diff(const struct blob *blob, const struct blob *since, uint64_t cluster, uint32_t *ret_flags)
+{
+	uint64_t end = MIN(blob_num_clusters(blob), cluster + LOOK_MAX), i = cluster + 1;
+	const struct blob *at = blob;
+	uint32_t flags;
+
+	while (since != NULL && at != since) {
+		at = below_parent(blob_below(at));
+		if (at == NULL) {
+			return 0;
+		}
+	}
+	flags = since == blob ? look(blob, cluster) : look_since(blob, since, cluster);
+	while (i < end && (since == blob ? look(blob, i) : look_since(blob, since, i)) == flags) {
+		i++;
+	}
+	*ret_flags = flags;
+	return i - cluster;
+}
