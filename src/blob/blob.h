@@ -35,6 +35,7 @@
 struct blob;
 struct blob_store;
 struct blob_external;
+struct blob_wait;
 
 typedef void (*blob_done_fn)(void *ctx, int status, const struct err *err);
 typedef void (*blob_store_done_fn)(void *ctx, struct blob_store *store, int status, const struct err *err);
@@ -248,9 +249,11 @@ struct blob_channel {
 	const struct blob_head *head; /* of the blob */
 	struct blob_counts *counts;   /* of the thread */
 	struct blob_thread *thread;   /* the store's part on this thread */
-	uint32_t unit_shift;        /* log2 of I/O units in a cluster; 0: it is no power of two */
+	uint32_t unit_shift;        /* log2 of I/O units in a cluster; BLOB_SHIFT_NONE: it is no power of two */
 	bool readonly;
 	uint64_t inflight; /* begun and not ended, held ones excepted */
+	uint64_t passing;  /* reads of the long way, which pass a gate for writes */
+	struct blob_wait *wait; /* a gate that waits for them to end */
 	struct list held;  /* wait for a gate, or for space; oldest first */
 	struct list link;  /* of the thread's channels */
 };
@@ -292,6 +295,7 @@ struct blob_io {
 	int status;
 	uint8_t parity;
 	bool touch;
+	bool inside; /* of the call that began it: not done from there */
 	struct iovec slice[BLOB_IO_SLICE];
 	_Alignas(64) struct blob_dev_io dev;
 };

@@ -6,7 +6,9 @@
  *	store.c           options, information, owner's queue of changes (md_op), events
  *	create.c load.c unload.c   a store's beginning and end; load.c reads all metadata, recover.c what a store that was not
  *	                  clean needs besides
- *	alloc.c           who has which cluster and metadata page; freeing, clearing, watermarks
+ *	grow.c            a store on a device that has grown; masks.c: the three masks, read and written; ask.c: what only asks;
+ *	map.c             maps of clusters
+ *	alloc.c           who has which cluster and metadata page, watermarks; limbo.c: clusters on their way to be free
  *	thread.c          the store's part on each thread: channels, gates, grace periods
  *	io.c              the long way of requests; cow.c: clusters that a write needs; commit.c: their entry into the metadata
  *	                  (batched); release.c: unmapped clusters
@@ -22,7 +24,8 @@
  *  2. An entry of a map changes without further ado only from 0 to BUSY and from BUSY to a cluster (or back to 0), by the one
  *     that made it BUSY or by the commit. All other changes of a map that I/O may use happen with the blob's gate closed and
  *     nothing in flight (snapshot, resize), or leave what a reader finds the same (merge): entries first, then what is below;
- *     readers load what is below before the entry.
+ *     readers load what is below before the entry. Where reads go on while a blob gets another map (snapshot), what is below is
+ *     set before the map, and a reader that finds nothing in the map looks whether what is below is still the same.
  *  3. A cluster is given to somebody else only when (a) the metadata that gave it up is on stable storage, (b) a grace period
  *     has passed: every request that was in flight on any thread when it was given up has ended, (c) it is cleared. The same,
  *     but for (c), with metadata pages: there are no readers of those, so (a) is enough.
@@ -76,10 +79,12 @@ struct blob {
 	bool snapshot;    /* was made as one, or has clones */
 	bool deleted;     /* BLOB_XATTR_DELETED */
 	bool gone;        /* deleted for good; freed after a grace period */
-	bool data_ro;
+	_Atomic bool data_ro; /* set before gate_close(), or between it and gate_open(): both tell the channels */
 	bool md_ro;
 	bool busy; /* long work, or a change that spans several md_ops */
 	struct err damage; /* code 0: none */
+	struct list gate_waits; /* thread.c: struct blob_wait; the first one's visit is under way */
+	unsigned gates;         /* thread.c: how many have closed it */
 };
 
 /*
@@ -145,7 +150,8 @@ struct md_op {
 /* Bits in use; clusters are claimed by any thread. */
 struct blob_bits {
 	_Atomic uint64_t *words;
-	uint64_t count;
+	_Atomic uint64_t count;
+	uint64_t room; /* what words has place for: within it, growing disturbs nobody */
 };
 
 struct blob_store {
@@ -173,16 +179,29 @@ struct blob_store {
 	_Atomic bool pause_when_full;
 	bool low, full;
 	struct blob_limbo *limbo; /* clusters on their way to be free */
+	_Atomic bool starved;     /* a write found no free cluster */
 
 	/* thread.c: all threads' parts; the lock guards the list. */
 	struct device device; /* its channels: struct blob_thread */
-	struct list graces;
+	struct list graces; /* struct blob_wait of the next one */
+	struct list graced; /* of the one that is under way */
+	_Atomic unsigned grace_pending;
+	struct msg grace_msg;
+	struct msg sweep_msg; /* gate_open(): visits all threads */
+	bool sweeping, sweep_again;
+	_Atomic bool space_wanted; /* cow.c: a write found no space; cow_space() looks */
+	_Atomic bool space_told;   /* full_msg is under way */
+	struct msg full_msg;
 
 	/* store.c */
 	struct list blobs;      /* all, by id */
 	struct blob **by_page;  /* blob whose chain starts at a metadata page; md.length entries */
 	unsigned num_blobs, num_damaged;
 	struct list ops;        /* md_ops that wait */
+	struct list first_ops;  /* those that go before them, in turns: neither kind starves */
+	bool first_was_last;
+	bool kicked;            /* kick is under way */
+	struct defer kick;
 	struct md_op *op;       /* that runs */
 	bool clean_on_disk;     /* the super block says clean: to be changed before anything else */
 	struct list md_waiters; /* md.c: struct md_tx that wait for that; the first one writes it */
@@ -193,7 +212,6 @@ struct blob_store {
 	struct blob_commit *commit;   /* commit.c */
 	struct blob_merges *merges;   /* merge.c */
 	struct list externals;        /* external.c: struct blob_external */
-	struct list full_waiters;     /* cow.c: requests of all threads that wait for space */
 };
 
 /* ---- store.c ---- */
@@ -213,6 +231,14 @@ void store_background_begin(struct blob_store *store);
 void store_background_end(struct blob_store *store);
 struct blob *store_new_blob(struct blob_store *store, uint64_t id); /* linked, map of 0 clusters; NULL: memory */
 void store_free_blob(struct blob *blob); /* unlinked; its map and extents, after a grace period if it had users */
+/* A store that has read no metadata yet; takes dev, but closes it only in store_free(). NULL, and *ret_rc. */
+struct blob_store *store_alloc(struct blob_dev *dev, const struct blob_store_options *options, int *ret_rc);
+/* What follows from store->super; bits for clusters, pages, blob ids, those of metadata's clusters set. 0, -ENOMEM, -EINVAL. */
+int store_set_geometry(struct blob_store *store, struct err *err);
+/* Nothing is under way, nobody has a channel; its blobs go too, and the device is closed. NULL is accepted. */
+void store_free(struct blob_store *store);
+/* Owner. fn(ctx) when no operation waits or runs and no background work is under way; -ENOMEM. */
+int store_when_idle(struct blob_store *store, void (*fn)(void *ctx), void *ctx);
 /* Calls an owner-side done later, with a copy of err; for functions that fail early. */
 void store_answer(struct blob_store *store, blob_done_fn done, void *ctx, int status, const struct err *err);
 
@@ -305,9 +331,17 @@ void alloc_put_back(struct blob_store *store, uint32_t cluster);
  */
 int alloc_free_later(struct blob_store *store, const uint32_t *clusters, uint64_t count, enum blob_clear clear);
 /* Owner: metadata pages. BLOB_PAGE_NONE: there are none. */
+/* Never page 0, which an extent table could not name. */
 uint32_t alloc_page(struct blob_store *store);
 void alloc_free_page(struct blob_store *store, uint32_t page);
-void alloc_watch(struct blob_store *store); /* owner: looks whether the watermark was crossed, wakes who waits for space */
+/* Owner: looks whether the watermark was crossed, wakes who waits for space. After commits, and by whoever was put on full_waiters. */
+void alloc_watch(struct blob_store *store);
+int alloc_init(struct blob_store *store); /* when the bits are right: counts what is free */
+void alloc_release(struct blob_store *store);
+/* Owner: clusters up to total_clusters, more than before, may be taken. */
+void alloc_grow(struct blob_store *store, uint64_t total_clusters);
+/* Clusters that wait to be free. */
+uint64_t limbo_clusters(const struct blob_store *store);
 
 static inline bool
 bits_get(const struct blob_bits *bits, uint64_t i)
@@ -331,9 +365,13 @@ struct blob_thread {
 	struct blob_counts counts;
 	struct list channels; /* struct blob_channel */
 	struct blob_cow *cow; /* cow.c: allocations under way, buffers */
-	struct list visits;   /* thread.c: gates and grace periods that wait here */
+	unsigned waits;       /* thread.c: gates and grace periods that wait here */
+	bool grace;           /* one of them: for requests of the other parity */
 	struct list externals; /* external.c: channels on external snapshots, made when they are first read */
 };
+
+void threads_init(struct blob_store *store); /* registers store->device */
+void threads_release(struct blob_store *store);
 
 /* Owner. done(wait) when every request that was in flight on any thread has ended. In the caller's memory. */
 struct blob_wait {
@@ -341,27 +379,58 @@ struct blob_wait {
 	struct blob_store *store;
 	struct blob *blob; /* of gates */
 	void (*done)(struct blob_wait *wait);
-	unsigned pending;
+	_Atomic unsigned pending;
 	struct msg msg;
 };
+/* Owner, before the first channel; after the last, with no visit under way. */
+void threads_init(struct blob_store *store);
+void threads_release(struct blob_store *store);
 void grace_start(struct blob_store *store, struct blob_wait *wait, void (*done)(struct blob_wait *wait));
 /* Owner. New requests of blob (those that modify, or all) are held; done when none is in flight. */
 void gate_close(struct blob *blob, enum blob_gate gate, struct blob_wait *wait, void (*done)(struct blob_wait *wait));
-/* What was held goes on, on its thread, in order; the caller's channels of the blob keep up with its new map. */
+/* Answers gate_close(), once each: the gate opens with the last. What was held goes on, on its thread, in order. */
 void gate_open(struct blob *blob);
-/* Holds io in its channel; it is not in flight then. The channel's thread. */
-void gate_hold(struct blob_io *io);
+/* Whether io, which is not in flight, is to wait: then it is held in its channel. The channel's thread. */
+bool gate_holds(struct blob_io *io);
+/* What is held anywhere looks again: gates, space. Owner. */
+void gate_sweep(struct blob_store *store);
+/* The channel's thread: io is in flight from here to there. */
+void io_begin(struct blob_io *io);
+void io_end(struct blob_io *io);
 
 /* ---- io.c, cow.c, commit.c, release.c ---- */
 
-/* Takes up a request that was held, or found a cluster busy; the channel's thread. */
+/* Takes up a request that was held; the channel's thread. */
 void io_resume(struct blob_io *io);
-/* The write `io` stands at a cluster that the blob has not itself: allocates it, fills it with what was there and the write's
- * piece, commits; then io_piece_done(io, status). -EAGAIN: the cluster came otherwise, look again. */
-void cow_start(struct blob_io *io, uint64_t cluster);
+/* The piece that io is in flight with has ended: the next one. -EAGAIN: it is to be looked at again. Not from inside submit. */
 void io_piece_done(struct blob_io *io, int status);
-/* Reads what blob does not have itself, from `unit` on within one cluster, from those below it: io's piece. */
-void io_read_below(struct blob_io *io);
+/*
+ * As a write of what is there already: every cluster of the range [unit, unit + count) that the blob has not itself is its own
+ * afterwards (inflate, decouple). io's op and iov are ignored. Of read-only blobs, too.
+ */
+void blob_touch(struct blob_channel *ch, struct blob_io *io);
+
+/* Who has a cluster of a blob, as of now. */
+enum blob_owner {
+	BLOB_OWNER_SELF,
+	BLOB_OWNER_PARENT,   /* some blob below */
+	BLOB_OWNER_EXTERNAL, /* *ret_external */
+	BLOB_OWNER_NONE,     /* zeroes */
+};
+enum blob_owner io_lookup(const struct blob *blob, uint64_t cluster, uint32_t *ret_entry, struct blob_external **ret_external);
+
+/*
+ * io is in flight and stands at a cluster that the blob has not itself (or that is BUSY): allocates it, fills it with what was there
+ * and io's piece, commits; then io_piece_done(io, status). -EAGAIN: the cluster came otherwise, look again.
+ */
+void cow_start(struct blob_io *io, uint64_t cluster);
+/* io's piece is a read of `external`, or goes through a buffer because its scatter list is too fine. Then io_piece_done(). */
+void cow_read_external(struct blob_io *io, struct blob_external *external);
+void cow_bounce(struct blob_io *io, uint64_t lba);
+/* Frees what a thread has; from the destruction of the store's channel. */
+void cow_release(struct blob_thread *t);
+/* Owner, alloc_watch(): clusters are free, or were not enough: events BLOB_STORE_FULL and _FULL_ENDS; wakes who waits for space. */
+void cow_space(struct blob_store *store);
 
 /* An allocation that has its data on the device, to become part of the blob. */
 struct blob_alloc {
@@ -369,17 +438,31 @@ struct blob_alloc {
 	struct list link;       /* the owner's: of the next commit */
 	struct blob *blob;
 	uint64_t index;         /* cluster of the blob */
-	uint32_t cluster;       /* of the device; 0: the entry becomes 0 (release.c) */
-	int status;
+	uint32_t cluster;       /* of the device; 0: none was taken yet */
+	int status;             /* when sent: not 0: it came to nothing, the entry becomes 0 again */
 	struct thread *origin;
 	void (*done)(struct blob_alloc *alloc); /* on origin: status 0: the entry is there */
 };
-/* Any thread. */
+/* Any thread; the entry is BUSY. A cluster that does not become the blob's is put back. */
 void commit_send(struct blob_alloc *alloc, void (*done)(struct blob_alloc *alloc));
 /* Any thread: calls done on this thread when the entry is BUSY no more. */
 void commit_wait_busy(struct blob_alloc *waiter, void (*done)(struct blob_alloc *waiter));
+/* cow.c. Owner: there may be space again, full_waiters try again. */
+void cow_wake(struct blob_store *store);
 int commit_init(struct blob_store *store);
 void commit_release(struct blob_store *store);
+
+/* release.c: what one extent gives up, as part of a commit. */
+struct blob_release;
+struct blob_part {
+	struct list link;
+	struct blob_release *release;
+	uint64_t extent;
+	uint32_t first, count;                  /* entries */
+	uint32_t cluster[BLOB_EXTENT_CLUSTERS]; /* what they were; 0: left alone */
+};
+void commit_part(struct blob_store *store, struct blob *blob, struct blob_part *part);
+void release_part_done(struct blob_part *part, int status); /* commit.c's answer; the entries are changed */
 
 /* Gives back whole clusters [first, first + count) of a thin blob without anything below it; done(ctx, status) on the owner. */
 void release_clusters(struct blob *blob, uint64_t first, uint64_t count, blob_done_fn done, void *ctx);
@@ -390,12 +473,27 @@ void release_clusters(struct blob *blob, uint64_t first, uint64_t count, blob_do
 struct md_pages {
 	uint8_t **page; /* md.length */
 	uint32_t count;
+	struct blob_bits chains; /* pages that chains have so far */
+	bool beyond;    /* a page was named that the used-page mask does not have */
 };
-/* Makes a blob of the chain that starts at page `first`; clusters and pages it has are marked in `store`'s bits. Damage is noted
- * in the blob. -ENOMEM. */
-int load_blob(struct blob_store *store, const struct md_pages *pages, uint32_t first);
-/* After all blobs: parents, clones; then what SNAPTMP, SNAPRM and BERTHDEL ask for. */
+/* parse.c: makes a blob of the chain that starts at page `first`. Damage is noted in the blob. -ENOMEM. */
+int load_blob(struct blob_store *store, struct md_pages *pages, uint32_t first);
+/* The first damage counts. */
+void blob_set_damage(struct blob *blob, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/*
+ * recover.c, after all blobs: what SNAPTMP, SNAPRM, BERTHDEL and intents ask for, in memory; parents and clones; then clusters and
+ * pages are marked in the store's bits. recover_write() brings it to the disk, as the store's first change; done comes later.
+ */
 int load_family(struct blob_store *store, struct err *err);
+void recover_write(struct blob_store *store, void (*done)(void *ctx), void *ctx);
+
+/* ---- masks.c ---- */
+
+/* 0, or -ENOMEM, -EILSEQ: its header is not what it must be. *ret_bits: as many as the store needs. */
+struct mask_io;
+void masks_read(struct blob_store *store, void (*done)(void *ctx, int status), void *ctx);
+/* All three, flushed; then, when clean, the super block with that, flushed. */
+void masks_write(struct blob_store *store, bool clean, void (*done)(void *ctx, int status), void *ctx);
 
 /* ---- external.c ---- */
 

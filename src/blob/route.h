@@ -23,6 +23,7 @@ struct blob_extent {
 	uint32_t page;   /* metadata page, 0: none yet (page 0 is never an extent page). Owner */
 	uint32_t merged; /* merge.c: the page that was written for it, 0: none. Owner */
 	bool touched;    /* merge.c: changed since. Owner */
+	uint32_t dirty;  /* commit.c: 1 + its place in the round that is under way, 0: none. Owner */
 	_Atomic uint32_t cluster[BLOB_EXTENT_CLUSTERS];
 };
 
