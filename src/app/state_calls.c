@@ -24,6 +24,7 @@ static const struct rule {
 	{"bdev_error_create", "base_name", "bdev", "EE_", false},
 	{"bdev_raid_add_base_bdev", "raid_bdev", "bdev", NULL, false},
 	{"bdev_raid_remove_base_bdev", NULL, NULL, NULL, false},
+	{"bdev_lvol_", NULL, NULL, NULL, false},
 	{"bdev_rbd_register_cluster", "name", "cluster", NULL, false},
 	{"bdev_rbd_unregister_cluster", "name", "cluster", NULL, false},
 	{"bdev_split_", "base_bdev", "split", NULL, false},
@@ -32,7 +33,7 @@ static const struct rule {
 	{"accel_crypto_key_", "name", "key", NULL, false},
 	{"nbd_", "nbd_device", "nbd", NULL, true},
 	{"vhost_", "ctrlr", "controller", NULL, true},
-	{"berth_disk_", "name", "disk", NULL, false},
+	{"berth_disk_", "name", "disk", NULL, true},
 	{"berth_nbd_server_", "name", "nbd server", NULL, false},
 	{"berth_nbd_export_", "name", "nbd export", NULL, true},
 };

@@ -10,7 +10,7 @@
  *
  * Context: the app thread, for all functions here. What changes something is asynchronous: done comes once, on the app thread, never
  * from inside the call, when the change is on stable storage and the bdevs are as they shall be; err says which thing is wrong
- * and is borrowed during the call. done may be NULL. Strings are copied.
+ * and is borrowed during the call. done may be NULL. Strings are copied. (Without any memory: at once, -ENOMEM.)
  *
  * Errors, besides those of blob/blob.h: -EINVAL (a name that is empty, longer than LVOL_NAME_BYTES - 1, has a slash or is
  * reserved); -EEXIST (a name that is taken, also by one that is being made at this moment); -ENODEV (the store, or the volume, is on its
@@ -35,7 +35,6 @@ struct lvol_store;
 #define LVOL_ID_BYTES 64    /* "<uuid>" or "<uuid>_<blob id>", with its end */
 #define LVOL_ALIAS_BYTES (2 * LVOL_NAME_BYTES)
 #define LVOL_TYPE "LVOLSTORE"
-#define LVOL_MD_RATIO_DEFAULT 100 /* metadata pages for a hundred clusters */
 #define LVOL_LOW_PERCENT_DEFAULT 10
 
 typedef void (*lvol_done_fn)(void *ctx, int status, const struct err *err);
@@ -49,7 +48,7 @@ struct lvol_store_options {
 	const char *name;
 	uuid_t uuid;            /* all zero: a new one */
 	uint32_t cluster_bytes; /* 0: BLOB_CLUSTER_BYTES_DEFAULT */
-	uint32_t md_ratio;      /* 0: LVOL_MD_RATIO_DEFAULT */
+	uint32_t md_ratio;      /* metadata pages for a hundred clusters, 0: chosen by their number */
 	uint32_t md_page_bytes; /* 0: 4096; a power of two from 4096 to 65536 */
 	enum blob_clear clear;  /* of the base; BLOB_CLEAR_DEFAULT: unmap */
 	bool overwrite; /* a store that is there, but is not loaded, may go; else -EEXIST */
@@ -209,6 +208,11 @@ int lvol_shallow_copy_check(uint32_t id, struct lvol_copy_status *ret_status);
  */
 int lvol_extents(struct lvol *lvol, struct lvol *since, uint64_t lba, struct bdev_extent *extents, unsigned max,
 		 unsigned *ret_count, struct err *err);
+
+/* The snapshot of another store, by its UUID, whose contents a volume has: the xattr "berth.origin". False: nobody said. */
+#define LVOL_XATTR_ORIGIN "berth.origin"
+void lvol_set_origin(struct lvol *lvol, const uuid_t origin, lvol_done_fn done, void *ctx);
+bool lvol_origin(const struct lvol *lvol, uuid_t ret_origin);
 
 /* ---- The process ---- */
 

@@ -67,6 +67,9 @@ extern const struct rpc_method bdev_powercut_methods[];
 extern const struct rpc_method bdev_split_methods[];
 extern const struct rpc_method bdev_delay_methods[];
 extern const struct rpc_method bdev_error_methods[];
+extern const struct rpc_method lvol_store_methods[];
+extern const struct rpc_method lvol_methods[];
+extern const struct rpc_method lvol_data_methods[];
 extern const struct rpc_method vhost_methods[];
 extern const struct rpc_method disk_methods[];
 extern const struct rpc_method nbd_methods[];
@@ -129,6 +132,7 @@ extern const struct bdev_kind bdev_powercut_kind;
 extern const struct bdev_kind bdev_split_kind;
 extern const struct bdev_kind bdev_delay_kind;
 extern const struct bdev_kind bdev_error_kind;
+extern const struct bdev_kind bdev_lvol_kind;
 
 /* The kind of bdev and the parameters that make it again (new reference; may be NULL for ret).
  * NULL: none of ours. */
@@ -160,6 +164,8 @@ void kept_bdev_leaves(const char *name);
 void kept_bdev_came(const char *name);
 /* Something was deleted. */
 void kept_sweep(void);
+/* This was, for ever. */
+void kept_drop(const char *name);
 /* There is no such bdev: true, and answered, when one waits under this name and the call is kept for it. */
 bool kept_set(struct rpc_request *req, const char *method, const char *name);
 

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Encryption of a volume by one option: a crypto bdev on it, which is an ordinary one from then on. The state directory remembers
+ * it by the volume's UUID, and it waits for the volume at the next start.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "bdevs/crypto/crypto.h"
+#include "methods/lvol_internal.h"
+
+int
+lvol_crypt_make(struct lvol *lvol, const char *key_name, const char *name, struct err *err)
+{
+	struct crypto_bdev_options o = {.name = name, .base_name = lvol_id(lvol), .key_name = key_name};
+
+	return bdev_crypto_create(&o, NULL, err);
+}
+
+/* ---- Deleting ---- */
+
+struct search {
+	const char *base_name;
+	char name[BDEV_NAME_BYTES];
+};
+
+static void
+look(struct search *s, const struct crypto_bdev_options *o)
+{
+	if (strcmp(o->base_name, s->base_name) == 0) {
+		snprintf(s->name, sizeof(s->name), "%s", o->name);
+	}
+}
+
+static void
+look_at_waiting(void *ctx, const struct crypto_bdev_options *o, bool for_key)
+{
+	look(ctx, o);
+}
+
+struct deletion {
+	void (*done)(void *ctx, int status, const char *name);
+	void *ctx;
+	char name[BDEV_NAME_BYTES];
+};
+
+static void
+deleted(void *ctx, int status)
+{
+	struct deletion *d = ctx;
+
+	d->done(d->ctx, status, d->name);
+	free(d);
+}
+
+void
+lvol_crypt_delete(const char *volume_id, void (*done)(void *ctx, int status, const char *name), void *ctx)
+{
+	struct search s = {.base_name = volume_id};
+	struct crypto_bdev_options o;
+	struct deletion *d;
+
+	for (struct bdev *b = bdev_first(); b != NULL; b = bdev_next(b)) {
+		if (bdev_crypto_get_options(b, &o)) {
+			look(&s, &o);
+		}
+	}
+	bdev_crypto_for_each_waiting(look_at_waiting, &s);
+	d = s.name[0] != '\0' ? calloc(1, sizeof(*d)) : NULL;
+	if (d == NULL) {
+		done(ctx, 0, NULL);
+		return;
+	}
+	d->done = done;
+	d->ctx = ctx;
+	snprintf(d->name, sizeof(d->name), "%s", s.name);
+	if (bdev_crypto_delete(d->name, deleted, d, NULL) != 0) {
+		free(d);
+		done(ctx, 0, NULL);
+	}
+}
