@@ -14,19 +14,6 @@
 
 #define LINGER_ROUNDS 50
 
-_Noreturn void
-env_failed(const char *expr, const char *file, int line, const char *fmt, ...)
-{
-	va_list ap;
-
-	fprintf(stderr, "%s:%d: expected: %s\n", file, line, expr);
-	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	fputc('\n', stderr);
-	abort();
-}
-
 /* ---- Waiting ---- */
 
 /* What happens next, or a millisecond. */

@@ -13,14 +13,7 @@
 
 #include "bdev/bdev.h"
 #include "event/reactor.h"
-
-_Noreturn void env_failed(const char *expr, const char *file, int line, const char *fmt, ...)
-	__attribute__((format(printf, 4, 5)));
-
-/* Also says in words what was going on. */
-#define EXPECT_SAY(expr, ...) \
-	((expr) ? (void)0 : env_failed(#expr, __FILE__, __LINE__, __VA_ARGS__))
-#define EXPECT(expr) EXPECT_SAY(expr, "%s", "")
+#include "testkit/expect.h"
 
 #define ENV_WORKERS 2
 #define ENV_TIMEOUT_NS (UINT64_C(60) * 1000000000)
