@@ -179,7 +179,6 @@ struct blob_store {
 	_Atomic bool pause_when_full;
 	bool low, full;
 	struct blob_limbo *limbo; /* clusters on their way to be free */
-	_Atomic bool starved;     /* a write found no free cluster */
 
 	/* thread.c: all threads' parts; the lock guards the list. */
 	struct device device; /* its channels: struct blob_thread */
@@ -212,6 +211,7 @@ struct blob_store {
 	struct blob_commit *commit;   /* commit.c */
 	struct blob_merges *merges;   /* merge.c */
 	struct list externals;        /* external.c: struct blob_external */
+	struct blob_recovery *recovery; /* recover.c, while it is loaded */
 };
 
 /* ---- store.c ---- */
@@ -330,11 +330,10 @@ void alloc_put_back(struct blob_store *store, uint32_t cluster);
  * background; the array is copied. BUSY and 0 entries are skipped.
  */
 int alloc_free_later(struct blob_store *store, const uint32_t *clusters, uint64_t count, enum blob_clear clear);
-/* Owner: metadata pages. BLOB_PAGE_NONE: there are none. */
-/* Never page 0, which an extent table could not name. */
+/* Owner: metadata pages. BLOB_PAGE_NONE: there are none. Never page 0, which an extent table could not name. */
 uint32_t alloc_page(struct blob_store *store);
 void alloc_free_page(struct blob_store *store, uint32_t page);
-/* Owner: looks whether the watermark was crossed, wakes who waits for space. After commits, and by whoever was put on full_waiters. */
+/* Owner: looks whether the watermark was crossed, wakes who waits for space. After commits. */
 void alloc_watch(struct blob_store *store);
 int alloc_init(struct blob_store *store); /* when the bits are right: counts what is free */
 void alloc_release(struct blob_store *store);
@@ -369,9 +368,6 @@ struct blob_thread {
 	bool grace;           /* one of them: for requests of the other parity */
 	struct list externals; /* external.c: channels on external snapshots, made when they are first read */
 };
-
-void threads_init(struct blob_store *store); /* registers store->device */
-void threads_release(struct blob_store *store);
 
 /* Owner. done(wait) when every request that was in flight on any thread has ended. In the caller's memory. */
 struct blob_wait {
@@ -421,12 +417,15 @@ enum blob_owner io_lookup(const struct blob *blob, uint64_t cluster, uint32_t *r
 
 /*
  * io is in flight and stands at a cluster that the blob has not itself (or that is BUSY): allocates it, fills it with what was there
- * and io's piece, commits; then io_piece_done(io, status). -EAGAIN: the cluster came otherwise, look again.
+ * and io's piece, commits. -EAGAIN: the cluster came otherwise, look again. Here and in the next two 0: io_piece_done() comes, or
+ * io is held; else the piece has ended with that already.
  */
-void cow_start(struct blob_io *io, uint64_t cluster);
-/* io's piece is a read of `external`, or goes through a buffer because its scatter list is too fine. Then io_piece_done(). */
-void cow_read_external(struct blob_io *io, struct blob_external *external);
-void cow_bounce(struct blob_io *io, uint64_t lba);
+int cow_start(struct blob_io *io, uint64_t cluster);
+/* io's piece is a read of `external`; of scatter entries so fine that they go through a buffer, when iovcnt is 0 */
+int cow_read_external(struct blob_io *io, struct blob_external *external, int iovcnt);
+/* io's piece goes through a buffer to or from the device. */
+int cow_bounce(struct blob_io *io, uint64_t lba);
+size_t cow_buffer_bytes(const struct blob_store *store);
 /* Frees what a thread has; from the destruction of the store's channel. */
 void cow_release(struct blob_thread *t);
 /* Owner, alloc_watch(): clusters are free, or were not enough: events BLOB_STORE_FULL and _FULL_ENDS; wakes who waits for space. */
@@ -447,8 +446,6 @@ struct blob_alloc {
 void commit_send(struct blob_alloc *alloc, void (*done)(struct blob_alloc *alloc));
 /* Any thread: calls done on this thread when the entry is BUSY no more. */
 void commit_wait_busy(struct blob_alloc *waiter, void (*done)(struct blob_alloc *waiter));
-/* cow.c. Owner: there may be space again, full_waiters try again. */
-void cow_wake(struct blob_store *store);
 int commit_init(struct blob_store *store);
 void commit_release(struct blob_store *store);
 
@@ -456,15 +453,17 @@ void commit_release(struct blob_store *store);
 struct blob_release;
 struct blob_part {
 	struct list link;
+	struct blob *blob;
 	struct blob_release *release;
 	uint64_t extent;
 	uint32_t first, count;                  /* entries */
 	uint32_t cluster[BLOB_EXTENT_CLUSTERS]; /* what they were; 0: left alone */
 };
-void commit_part(struct blob_store *store, struct blob *blob, struct blob_part *part);
+void commit_part(struct blob_part *part); /* owner */
 void release_part_done(struct blob_part *part, int status); /* commit.c's answer; the entries are changed */
 
-/* Gives back whole clusters [first, first + count) of a thin blob without anything below it; done(ctx, status) on the owner. */
+/* Gives back whole clusters [first, first + count) of a thin blob without anything below it; done(ctx, status) on the owner.
+ * -ENOTSUP: it is none. */
 void release_clusters(struct blob *blob, uint64_t first, uint64_t count, blob_done_fn done, void *ctx);
 
 /* ---- load.c, recover.c ---- */
@@ -484,16 +483,48 @@ void blob_set_damage(struct blob *blob, const char *fmt, ...) __attribute__((for
  * recover.c, after all blobs: what SNAPTMP, SNAPRM, BERTHDEL and intents ask for, in memory; parents and clones; then clusters and
  * pages are marked in the store's bits. recover_write() brings it to the disk, as the store's first change; done comes later.
  */
-int load_family(struct blob_store *store, struct err *err);
+int load_family(struct blob_store *store, const struct md_pages *pages, bool clean, struct err *err);
 void recover_write(struct blob_store *store, void (*done)(void *ctx), void *ctx);
+void recover_release(struct blob_store *store);
 
 /* ---- masks.c ---- */
 
-/* 0, or -ENOMEM, -EILSEQ: its header is not what it must be. *ret_bits: as many as the store needs. */
-struct mask_io;
+/* Into the store's bits, which had none set. -EILSEQ: a mask's header is not what it must be. */
 void masks_read(struct blob_store *store, void (*done)(void *ctx, int status), void *ctx);
-/* All three, flushed; then, when clean, the super block with that, flushed. */
-void masks_write(struct blob_store *store, bool clean, void (*done)(void *ctx, int status), void *ctx);
+/* All three, and a flush. */
+void masks_write(struct blob_store *store, void (*done)(void *ctx, int status), void *ctx);
+
+/* ---- store_io.c: the owner's plain requests ---- */
+
+#define STORE_IO_BYTES (1u << 20) /* of one read or write; longer regions are done in pieces */
+
+/* One request at a time, with a buffer of its own. */
+struct store_io {
+	struct blob_store *store;
+	void (*done)(struct store_io *io, int status);
+	void *ctx;
+	uint64_t at; /* of whoever uses it */
+	uint8_t *buf;
+	size_t bytes; /* of buf */
+	struct defer defer;
+	struct iovec iov;
+	_Alignas(64) struct blob_dev_io dev;
+};
+/* bytes 0: no buffer. NULL: memory. */
+struct store_io *store_io_create(struct blob_store *store, size_t bytes);
+void store_io_free(struct store_io *io); /* accepts NULL */
+/* Both in bytes, of whole device blocks. Reads and writes from the start of buf. */
+void store_io_submit(struct store_io *io, enum blob_dev_op op, uint64_t offset, uint64_t bytes,
+		     void (*done)(struct store_io *io, int status));
+/* A flush, when the device needs one; else done() in a later turn. */
+void store_io_flush(struct store_io *io, void (*done)(struct store_io *io, int status));
+/* The next two may call done() at once, when there is no memory. */
+/* The super block, and a flush; *super is not kept. zero: a page of zeroes instead. */
+void super_write(struct blob_store *store, const struct blob_super *super, bool zero, void (*done)(void *ctx, int status),
+		 void *ctx);
+/* Unmaps or zeroes a range in bounded pieces, a few at once; ops that fail are counted into status. */
+void store_clear_range(struct blob_store *store, enum blob_dev_op op, uint64_t offset, uint64_t bytes,
+		       void (*done)(void *ctx, int status), void *ctx);
 
 /* ---- external.c ---- */
 
