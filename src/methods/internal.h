@@ -73,6 +73,7 @@ extern const struct rpc_method lvol_data_methods[];
 extern const struct rpc_method vhost_methods[];
 extern const struct rpc_method disk_methods[];
 extern const struct rpc_method nbd_methods[];
+extern const struct rpc_method nbd_lend_methods[];
 
 /* ---- JSON helpers ---- */
 
@@ -190,6 +191,10 @@ void disk_config(json_t *calls, bool for_state);
 void nbd_config(json_t *calls, bool for_state);
 void iscsi_options_config(json_t *calls, bool for_state);
 void rbd_clusters_config(json_t *calls, bool for_state);
+
+/* What is lent (nbd_lend.c): servers and exports whose names begin so are shown to nobody. */
+#define NBD_LENT_PREFIX ".lent-"
+void nbd_lend_stop(void);
 
 /* Whether the state's berth_disk_create makes this bdev, this controller as it is. */
 bool disk_has_bdev(const char *bdev_name);

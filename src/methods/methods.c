@@ -49,6 +49,7 @@ methods_init(const struct methods_options *options)
 		bdev_powercut_methods,
 		bdev_split_methods,
 		nbd_methods,
+		nbd_lend_methods,
 		bdev_delay_methods,
 		bdev_error_methods,
 	};
@@ -79,6 +80,7 @@ methods_shutdown(void)
 	bdev_virtio_shutdown();
 	bdev_nbd_shutdown();
 	bdev_iscsi_shutdown();
+	nbd_lend_stop();
 	notify_stop();
 }
 

@@ -22,6 +22,23 @@ text_or_null(const char *text)
 	return text != NULL ? text_json(text) : json_null();
 }
 
+static bool
+lent(const char *name)
+{
+	return strncmp(name, NBD_LENT_PREFIX, strlen(NBD_LENT_PREFIX)) == 0;
+}
+
+/* True when the request may go on; else it has been answered. */
+static bool
+check_name(struct rpc_request *req, const char *name)
+{
+	if (lent(name)) {
+		rpc_error(req, -EINVAL, "'%.128s': names that begin with " NBD_LENT_PREFIX " are not free to take", name);
+		return false;
+	}
+	return true;
+}
+
 /* ---- Servers ---- */
 
 static json_t *
@@ -101,8 +118,12 @@ server_create(struct rpc_request *req, const void *params)
 	};
 	struct err err = ERR_NONE;
 	struct nbd_server *s;
-	int rc = nbd_server_create(&o, &s, &err);
+	int rc;
 
+	if (!check_name(req, p->name)) {
+		return;
+	}
+	rc = nbd_server_create(&o, &s, &err);
 	if (rc != 0) {
 		rpc_error_from(req, rc, &err);
 		return;
@@ -138,7 +159,7 @@ get_servers(struct rpc_request *req, const void *params)
 		struct nbd_server_info info;
 
 		nbd_server_get_info(s, &info);
-		if (p->name == NULL || strcmp(info.options->name, p->name) == 0) {
+		if (p->name == NULL ? !lent(info.options->name) : strcmp(info.options->name, p->name) == 0) {
 			json_array_append_new(array, server_json(s));
 		}
 	}
@@ -207,6 +228,9 @@ export_create(struct rpc_request *req, const void *params)
 	if (o.name == NULL) {
 		o.name = bdev != NULL ? bdev_name(bdev) : p->bdev_name;
 	}
+	if (!check_name(req, o.name)) {
+		return;
+	}
 	rc = nbd_export_create(&o, &e, &err);
 	if (rc != 0) {
 		rpc_error_from(req, rc, &err);
@@ -251,7 +275,7 @@ get_exports(struct rpc_request *req, const void *params)
 		struct nbd_export_info info;
 
 		nbd_export_get_info(e, &info);
-		if (p->name == NULL || strcmp(info.options->name, p->name) == 0) {
+		if (p->name == NULL ? !lent(info.options->name) : strcmp(info.options->name, p->name) == 0) {
 			rpc_list_add(list, info.options->name);
 		}
 	}
@@ -348,14 +372,19 @@ nbd_config(json_t *calls, bool for_state)
 	struct nbd_disk_info disk;
 
 	for (struct nbd_server *s = nbd_server_first(); s != NULL; s = nbd_server_next(s)) {
-		json_array_append_new(calls, call_json("berth_nbd_server_create", server_params(s)));
+		struct nbd_server_info info;
+
+		nbd_server_get_info(s, &info);
+		if (!lent(info.options->name)) {
+			json_array_append_new(calls, call_json("berth_nbd_server_create", server_params(s)));
+		}
 	}
 	for (struct nbd_export *e = nbd_export_first(); e != NULL; e = nbd_export_next(e)) {
 		struct nbd_export_info info;
 
 		nbd_export_get_info(e, &info);
 		/* One that has lost its bdev could not be made again. */
-		if (info.bdev_name != NULL) {
+		if (info.bdev_name != NULL && !lent(info.options->name)) {
 			json_array_append_new(calls, call_json("berth_nbd_export_create", export_params(e)));
 		}
 	}
