@@ -230,6 +230,8 @@ void store_break(struct blob_store *store, int status, const char *what);
 void store_background_begin(struct blob_store *store);
 void store_background_end(struct blob_store *store);
 struct blob *store_new_blob(struct blob_store *store, uint64_t id); /* linked, map of 0 clusters; NULL: memory */
+/* Out of everything that finds blobs; its id may be another's. store_free_blob() does it, too, if nobody has. */
+void store_unlink_blob(struct blob *blob);
 void store_free_blob(struct blob *blob); /* unlinked; its map and extents, after a grace period if it had users */
 /* A store that has read no metadata yet; takes dev, but closes it only in store_free(). NULL, and *ret_rc. */
 struct blob_store *store_alloc(struct blob_dev *dev, const struct blob_store_options *options, int *ret_rc);
@@ -558,7 +560,45 @@ struct external_request {
 /* What lies beyond its end is zeroes. */
 void external_read(struct blob_thread *t, struct blob_external *external, struct external_request *r);
 
+/* ---- volume.c, reap.c, snapshot.c ---- */
+
+/* For what a blob's change has to say: "blob ID: what went wrong". Returns code. */
+int volume_error(const struct blob *blob, int code, struct err *err);
+/* Inside an md_op: ends a blob without clones for good: its first page is zeroed, then it is found no more, its parent is
+ * considered, and what it had comes back in the background (blob is not to be used any more). On failure it stays. */
+void volume_erase(struct blob *blob, void (*done)(void *ctx, int status), void *ctx);
+
+/* What a deleted blob, or a map that was cut, gives back: clusters, extent pages, memory; in the background. Both are made
+ * before the commit, so that nothing can fail after it. */
+struct reap;
+struct reap *reap_create(struct blob_store *store, enum blob_clear clear); /* NULL: memory */
+void reap_free(struct reap *reap); /* it came to nothing; NULL is accepted */
+/* blob is gone, on the disk, too; it was unlinked. */
+void reap_blob(struct reap *reap, struct blob *blob);
+/* A map nobody has any more: clusters from `from` on are free, and the extents from that which holds it on. */
+void reap_map(struct reap *reap, struct blob_map *map, uint64_t from);
+
+/*
+ * The intent of a group: on the first of its new snapshots, whose first page is the commit of the whole group, as an internal xattr; it goes with
+ * that snapshot's SNAPTMP. Rolled forward when the store is loaded: each original whose SNAP is not its snapshot (all of which have SNAPTMP) gets
+ * THIN, SNAP, an empty map, no external snapshot.
+ */
+#define BLOB_XATTR_GROUP "BERTHGROUP"
+#define SNAPSHOT_GROUP_MAX 240u
+struct snapshot_pair {
+	uint64_t original;
+	uint64_t snapshot;
+};
+/* How many pairs; -EILSEQ. Pure. */
+int snapshot_intent_decode(const void *value, size_t bytes, struct snapshot_pair ret_pairs[SNAPSHOT_GROUP_MAX]);
+
 /* ---- merge.c ---- */
+
+/* The blob's map or place in its family is about to change in this md_op: what was prepared for a merge that it takes part in is
+ * dropped; the merge begins anew, or is considered again. */
+void merge_disturb(struct blob *blob);
+/* There may be metadata pages or space again: merges that lacked some go on. */
+void merge_kick(struct blob_store *store);
 
 /* A deleted snapshot has one clone, or none, left, or was found when the store was loaded: background work. Owner. */
 void merge_consider(struct blob *snapshot);
