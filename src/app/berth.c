@@ -23,6 +23,42 @@ const struct ctl_command ctl_commands[] = {
 		 "  delete NAME          even while a VM uses it\n"
 		 "    --keep-file        leaves the file in the state directory\n",
 	 .run = ctl_disk},
+	{.name = "volume",
+	 .arguments = "create NAME SIZE | list [STORE] | show NAME | snapshot NAME SNAPSHOT | clone SNAPSHOT NAME"
+		      " | resize NAME SIZE | rename NAME NEW | delete NAME | inflate NAME | send NAME | receive [NAME]"
+		      " | import FILE NAME",
+	 .summary = "thin volumes, snapshots and clones, in volume stores",
+	 .help = "  NAME                 or STORE/NAME, or a UUID; a new one goes to the only store, or that of the disks\n"
+		 "  create NAME SIZE\n"
+		 "    --store STORE      where it goes; also of receive and import\n"
+		 "    --thick            all of its space is taken now\n"
+		 "    --encrypt KEY      a bdev NAME_crypt encrypts it, with a key of accel_crypto_key_create\n"
+		 "  list [STORE], show NAME\n"
+		 "  snapshot NAME SNAPSHOT [NAME SNAPSHOT ...]\n"
+		 "                       several volumes at one instant\n"
+		 "  clone SNAPSHOT NAME\n"
+		 "  resize NAME SIZE, rename NAME NEW, delete NAME\n"
+		 "  inflate NAME         makes it independent of its parent, and thick\n"
+		 "    --thin             only copies what the parent has\n"
+		 "  send NAME            a snapshot to standard output; of a volume it makes one\n"
+		 "    --from SNAPSHOT    only what has changed since\n"
+		 "    --snapshot NAME    of the snapshot that it makes\n"
+		 "  receive [NAME]       a stream of send from standard input becomes a volume with a snapshot, or is added to it\n"
+		 "    --snapshot NAME    of the snapshot; else what the sender called it\n"
+		 "  import FILE NAME     a raw or qcow2 image, which is read as the volume needs it\n"
+		 "    --copy             copies it all now: the file is not needed afterwards\n"
+		 "    --format FORMAT    raw or qcow2; else the file's first bytes say\n",
+	 .run = ctl_volume},
+	{.name = "store",
+	 .arguments = "list [STORE] | create STORE BDEV | grow STORE",
+	 .summary = "volume stores",
+	 .help = "  list [STORE]\n"
+		 "  create STORE BDEV    what is on the bdev is lost\n"
+		 "    --cluster-size SIZE  64K (default) or more\n"
+		 "  grow STORE           takes up what its bdev has grown by; the store of disks grows its file with the space\n"
+		 "                       that its file system has\n"
+		 "    --size SIZE        of the store of disks: to this size\n",
+	 .run = ctl_store},
 	{.name = "export",
 	 .arguments = "BDEV [options] | --list | --remove NAME",
 	 .summary = "disks and other bdevs for NBD clients",

@@ -18,6 +18,8 @@
 #define CTL_SOCKET "/var/tmp/berth.sock"
 #define CTL_TIMEOUT_S 60
 #define CTL_WAITING_MS 200
+/* The volume store in the state directory, which berth_disk_create makes. */
+#define CTL_STORE_OF_DISKS "disks"
 
 enum ctl_exit {
 	CTL_OK = 0,
@@ -116,6 +118,8 @@ bool ctl_reactor_polls(const json_t *details);
 int ctl_rpc(struct ctl *ctl, int argc, char **argv);
 int ctl_disk(struct ctl *ctl, int argc, char **argv);
 int ctl_export(struct ctl *ctl, int argc, char **argv);
+int ctl_volume(struct ctl *ctl, int argc, char **argv);
+int ctl_store(struct ctl *ctl, int argc, char **argv);
 int ctl_status(struct ctl *ctl, int argc, char **argv);
 int ctl_mode(struct ctl *ctl, int argc, char **argv);
 int ctl_jobs(struct ctl *ctl, int argc, char **argv);

@@ -213,6 +213,69 @@ export_words(struct ctl *ctl, int argc, char **argv)
 	}
 }
 
+/* Volumes by their aliases. */
+static void
+alias_words(struct ctl *ctl)
+{
+	json_t *volumes = NULL, *error = NULL;
+	const json_t *v;
+	size_t i;
+
+	ctl->timeout_s = 1;
+	if (ctl_call(ctl, "completion", "bdev_lvol_get_lvols", NULL, &volumes, &error) == CTL_OK) {
+		json_array_foreach(volumes, i, v) {
+			if (json_is_string(json_object_get(v, "alias"))) {
+				puts(json_string_value(json_object_get(v, "alias")));
+			}
+		}
+	}
+	json_decref(volumes);
+	json_decref(error);
+}
+
+static void
+volume_words(struct ctl *ctl, int argc, char **argv)
+{
+	static const struct {
+		const char *action, *options;
+	} actions[] = {
+		{"create", "--store\n--thick\n--encrypt"}, {"inflate", "--thin"},
+		{"send", "--from\n--snapshot"},	    {"receive", "--store\n--snapshot"},
+		{"import", "<file>"},
+	};
+	const char *last = argc > 0 ? argv[argc - 1] : "";
+
+	if (argc == 0) {
+		puts("create\nlist\nshow\nsnapshot\nclone\nresize\nrename\ndelete\ninflate\nsend\nreceive\nimport");
+		return;
+	}
+	if (strcmp(last, "--store") == 0 || (strcmp(argv[0], "list") == 0)) {
+		named_words(ctl, "bdev_lvol_get_lvstores");
+		return;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(actions) && last[0] != '-'; i++) {
+		if (strcmp(argv[0], actions[i].action) == 0) {
+			puts(actions[i].options);
+		}
+	}
+	if (strcmp(argv[0], "import") != 0) {
+		alias_words(ctl);
+	}
+}
+
+static void
+store_words(struct ctl *ctl, int argc, char **argv)
+{
+	if (argc == 0) {
+		puts("list\ncreate\ngrow");
+	} else if (strcmp(argv[0], "create") == 0) {
+		puts("--cluster-size");
+		named_words(ctl, "bdev_get_bdevs");
+	} else {
+		named_words(ctl, "bdev_lvol_get_lvstores");
+	}
+}
+
 /* Of the view that was chosen. */
 static void
 column_words(int argc, char **argv)
@@ -352,6 +415,10 @@ print_words(struct ctl *ctl, int argc, char **argv)
 		}
 	} else if (strcmp(argv[0], "disk") == 0) {
 		disk_action_words(ctl, argc - 1, argv + 1);
+	} else if (strcmp(argv[0], "volume") == 0) {
+		volume_words(ctl, argc - 1, argv + 1);
+	} else if (strcmp(argv[0], "store") == 0) {
+		store_words(ctl, argc - 1, argv + 1);
 	} else if (strcmp(argv[0], "export") == 0) {
 		export_words(ctl, argc - 1, argv + 1);
 	} else if (strcmp(argv[0], "config") == 0) {

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the actions of berth volume and berth store share (ctl_volume_find.c). Functions return exit codes, and have said what is
+ * wrong. */
+#ifndef APP_CTL_VOLUME_H
+#define APP_CTL_VOLUME_H
+
+#include "app/ctl.h"
+
+/* A string of an object, "" when it has none; a number, 0 when it has none or one below. */
+const char *volume_text(const json_t *object, const char *key);
+uint64_t volume_number(const json_t *object, const char *key);
+
+/* The volume that the user calls so: NAME where only one store has such a one, STORE/NAME, or its UUID. An element of
+ * bdev_lvol_get_lvols, new reference. */
+int volume_find(struct ctl *ctl, const char *command, const char *name, json_t **ret);
+/* The same in an answer; NULL: there is none. Borrowed. */
+const json_t *volume_in(const json_t *volumes, const char *name);
+
+/*
+ * Where a new volume belongs: STORE/NAME says it, or store does, or there is only one, or one that is the disks' (STORE_OF_DISKS).
+ * Both are the caller's to free.
+ */
+int volume_place(struct ctl *ctl, const char *command, const char *name, const char *store, char **ret_store, char **ret_name);
+
+/* A size as people write it, in MiB, rounded up. */
+int volume_size_in_mib(const char *command, const char *text, uint64_t *ret_mib);
+
+/* Calls a method and drops its answer. Takes params. */
+int volume_call(struct ctl *ctl, const char *command, const char *method, json_t *params);
+/* The same of one that answers with a UUID; the caller frees it. */
+int volume_make(struct ctl *ctl, const char *command, const char *method, json_t *params, char **ret_uuid);
+/* Long work: there is no telling when it answers. */
+int volume_call_long(struct ctl *ctl, const char *command, const char *method, json_t *params);
+
+int volume_send(struct ctl *ctl, int argc, char **argv);
+int volume_receive(struct ctl *ctl, int argc, char **argv);
+int volume_import(struct ctl *ctl, int argc, char **argv);
+
+#endif
