@@ -251,6 +251,7 @@ struct blob_channel {
 	struct blob_thread *thread;   /* the store's part on this thread */
 	uint32_t unit_shift;        /* log2 of I/O units in a cluster; BLOB_SHIFT_NONE: it is no power of two */
 	bool readonly;
+	bool thick;                 /* learnt from the owner: nothing is given back */
 	uint64_t inflight; /* begun and not ended, held ones excepted */
 	uint64_t passing;  /* reads of the long way, which pass a gate for writes */
 	struct blob_wait *wait; /* a gate that waits for them to end */

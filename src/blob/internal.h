@@ -173,6 +173,7 @@ struct blob_store {
 	struct blob_bits blobids; /* owner */
 	_Atomic uint64_t free_clusters; /* neither in use nor promised */
 	_Atomic uint64_t next_cluster;  /* where to look first */
+	_Atomic uint32_t *spans;        /* free ones of each 4096 */
 	uint32_t free_pages;
 	uint32_t next_page;
 	unsigned low_percent;
@@ -269,6 +270,8 @@ void md_tx_init(struct md_tx *tx, struct blob_store *store);
 void md_tx_release(struct md_tx *tx);
 /* A zeroed page that will be written to metadata page `page`; NULL: memory. Valid until done. */
 uint8_t *md_tx_page(struct md_tx *tx, uint32_t page);
+/* The i-th page that md_tx_page() gave, before the write. */
+const uint8_t *md_tx_bytes(const struct md_tx *tx, unsigned i);
 /* done from a later turn or from the device's; at once deferred when there is nothing to write. flush also with nothing to write. */
 void md_tx_write(struct md_tx *tx, bool flush, void (*done)(struct md_tx *tx, int status));
 
@@ -341,6 +344,8 @@ int alloc_init(struct blob_store *store); /* when the bits are right: counts wha
 void alloc_release(struct blob_store *store);
 /* Owner: clusters up to total_clusters, more than before, may be taken. */
 void alloc_grow(struct blob_store *store, uint64_t total_clusters);
+int limbo_init(struct blob_store *store);
+void limbo_release(struct blob_store *store);
 /* Clusters that wait to be free. */
 uint64_t limbo_clusters(const struct blob_store *store);
 
@@ -459,6 +464,7 @@ struct blob_part {
 	struct blob_release *release;
 	uint64_t extent;
 	uint32_t first, count;                  /* entries */
+	struct defer defer;
 	uint32_t cluster[BLOB_EXTENT_CLUSTERS]; /* what they were; 0: left alone */
 };
 void commit_part(struct blob_part *part); /* owner */
@@ -475,6 +481,13 @@ struct md_pages {
 	uint8_t **page; /* md.length */
 	uint32_t count;
 	struct blob_bits chains; /* pages that chains have so far */
+	struct md_extent_of {    /* all extents of all blobs */
+		struct blob *blob;
+		struct blob_extent *extent;
+		uint64_t index;
+	} *extents;
+	uint64_t num_extents, room;
+	uint64_t clusters; /* of run-length extents */
 	bool beyond;    /* a page was named that the used-page mask does not have */
 };
 /* parse.c: makes a blob of the chain that starts at page `first`. Damage is noted in the blob. -ENOMEM. */
@@ -485,7 +498,7 @@ void blob_set_damage(struct blob *blob, const char *fmt, ...) __attribute__((for
  * recover.c, after all blobs: what SNAPTMP, SNAPRM, BERTHDEL and intents ask for, in memory; parents and clones; then clusters and
  * pages are marked in the store's bits. recover_write() brings it to the disk, as the store's first change; done comes later.
  */
-int load_family(struct blob_store *store, const struct md_pages *pages, bool clean, struct err *err);
+int load_family(struct blob_store *store, const struct md_pages *pages, struct err *err);
 void recover_write(struct blob_store *store, void (*done)(void *ctx), void *ctx);
 void recover_release(struct blob_store *store);
 
@@ -584,7 +597,7 @@ void reap_map(struct reap *reap, struct blob_map *map, uint64_t from);
  * THIN, SNAP, an empty map, no external snapshot.
  */
 #define BLOB_XATTR_GROUP "BERTHGROUP"
-#define SNAPSHOT_GROUP_MAX 240u
+#define SNAPSHOT_GROUP_MAX 128u
 struct snapshot_pair {
 	uint64_t original;
 	uint64_t snapshot;
