@@ -57,7 +57,8 @@ struct blob_survey_blob {
 	uint64_t num_clusters;
 	uint64_t allocated;
 	bool has_flags, has_table, has_rle;
-	bool newer; /* unknown "invalid" flags: no more is known of it than its clusters */
+	bool newer;  /* unknown "invalid" flags: it cannot be opened */
+	bool sealed; /* something unknown is in it, be it flags or descriptors: its metadata must not be written anew */
 	uint32_t *pages; /* the chain, as far as it is good */
 	uint32_t num_pages;
 	struct blob_survey_xattr *xattrs;

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Between check.c, check_owners.c, check_names.c and check_repair.c. */
+#ifndef BLOB_CHECK_INTERNAL_H
+#define BLOB_CHECK_INTERNAL_H
+
+#include "blob/check.h"
+
+struct check {
+	struct blob_survey *survey;
+	struct blob_check_report *report;
+	bool lvol;        /* a store of logical volumes: names and UUIDs are known */
+	bool masks_count; /* the store is clean: masks say what is in use */
+	bool no_memory;
+	uint8_t *cluster_used; /* bits: somebody's, as found */
+	uint32_t *page_owner;  /* number of the blob + 1, 0: nobody's; as found */
+	char called[192];
+};
+
+/* repair: what is done about it, "": nothing can be. */
+void check_note(struct check *c, enum blob_finding_kind kind, uint64_t blob, const char *repair, const char *fmt, ...)
+	__attribute__((format(printf, 5, 6)));
+
+/* check_owners.c: who has which cluster and page, against each other and against the masks. */
+void check_owners(struct check *c);
+/* Where data clusters begin, and end. */
+bool check_data_cluster(const struct blob_survey *survey, uint64_t cluster);
+
+/* check_names.c: the super blob, names and UUIDs of logical volumes. */
+void check_names(struct check *c);
+
+/* check_repair.c */
+int check_repair(struct check *c, struct err *err);
+
+#endif

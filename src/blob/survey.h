@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Between the files of the offline checker: survey*.c, check*.c, salvage.c. */
+#ifndef BLOB_SURVEY_H
+#define BLOB_SURVEY_H
+
+#include "blob/check.h"
+
+/* ---- survey.c ---- */
+
+/* A copy of item at the array's end; NULL: memory. The array is only ever grown by this. */
+void *survey_push(void **array, uint32_t *count, size_t item_bytes, const void *item);
+bool survey_zero(const void *buf, size_t bytes);
+uint64_t survey_page_offset(const struct blob_super *super, uint32_t page);
+/* A metadata page with contents and a right checksum; NULL: it is not. */
+const uint8_t *survey_page(const struct blob_survey *survey, uint32_t page);
+bool survey_page_bad(const struct blob_survey *survey, uint32_t page);
+
+/* ---- survey_blob.c ---- */
+
+int survey_blobs(struct blob_survey *survey); /* -ENOMEM */
+/* Behind those it has; -ENOMEM. */
+int survey_add_run(struct blob_survey_blob *blob, uint64_t at, uint32_t cluster, uint32_t length);
+void survey_blob_release(struct blob_survey_blob *blob);
+/* The extent page's descriptor; -EILSEQ: it is none, with the reason. */
+int survey_extent_page(const struct blob_survey *survey, uint32_t page, struct blob_descriptor *ret_d, struct err *err);
+
+#endif
