@@ -581,6 +581,9 @@ int volume_error(const struct blob *blob, int code, struct err *err);
  * considered, and what it had comes back in the background (blob is not to be used any more). On failure it stays. */
 void volume_erase(struct blob *blob, void (*done)(void *ctx, int status), void *ctx);
 
+/* Whether something below the blob has, or may have, something at a cluster; whatever the size of the blob. */
+bool volume_is_below(const struct blob *blob, uint64_t cluster);
+
 /* What a deleted blob, or a map that was cut, gives back: clusters, extent pages, memory; in the background. Both are made
  * before the commit, so that nothing can fail after it. */
 struct reap;

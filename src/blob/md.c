@@ -152,6 +152,13 @@ md_tx_page(struct md_tx *tx, uint32_t page)
 	return p->buf;
 }
 
+const uint8_t *
+md_tx_bytes(const struct md_tx *tx, unsigned i)
+{
+	CHECK(i < tx->count);
+	return tx->pages[i].buf;
+}
+
 static void
 tx_finish(struct md_tx *tx)
 {
