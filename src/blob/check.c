@@ -71,9 +71,8 @@ check_note(struct check *c, enum blob_finding_kind kind, uint64_t blob, const ch
 	}
 }
 
-/* "volume lvs/name (blob 0x100000002)", as far as that is known; for one message. */
-static const char *
-call(struct check *c, const struct blob_survey_blob *blob)
+const char *
+check_call(struct check *c, const struct blob_survey_blob *blob)
 {
 	const char *name = blob_survey_text(blob, "name");
 
@@ -138,27 +137,6 @@ check_bad_pages(struct check *c)
 /* ---- One blob ---- */
 
 static void
-drop_xattr(struct blob_survey_blob *blob, uint32_t i)
-{
-	free(blob->xattrs[i].name);
-	free(blob->xattrs[i].value);
-	blob->num_xattrs--;
-	memmove(&blob->xattrs[i], &blob->xattrs[i + 1], (blob->num_xattrs - i) * sizeof(blob->xattrs[0]));
-	blob->dirty = true;
-}
-
-static void
-drop_internal(struct blob_survey_blob *blob, const char *name)
-{
-	for (uint32_t i = 0; i < blob->num_xattrs; i++) {
-		if (blob->xattrs[i].internal && strcmp(blob->xattrs[i].name, name) == 0) {
-			drop_xattr(blob, i);
-			return;
-		}
-	}
-}
-
-static void
 check_chain(struct check *c, struct blob_survey_blob *blob)
 {
 	bool keep = blob->has_flags && (blob->has_table || blob->has_rle);
@@ -168,7 +146,7 @@ check_chain(struct check *c, struct blob_survey_blob *blob)
 	}
 	check_note(c, BLOB_FINDING_CHAIN, blob->id,
 		   blob->sealed ? "" : keep ? "it is kept with the clusters that are known; others read as its parent has them, or as zeroes" :
-		   "it is removed", "%s: %.160s", call(c, blob), blob->damage.text);
+		   "it is removed", "%s: %.160s", check_call(c, blob), blob->damage.text);
 	if (keep || blob->sealed) {
 		blob->dirty = true;
 		blob->flags.invalid |= BLOB_INVALID_THIN;
@@ -185,7 +163,7 @@ check_flags(struct check *c, struct blob_survey_blob *blob)
 
 	if (blob->newer || (blob->flags.data_ro & ~BLOB_DATA_RO_KNOWN) != 0 || (blob->flags.md_ro & ~BLOB_MD_RO_KNOWN) != 0) {
 		check_note(c, BLOB_FINDING_NEWER, blob->id, "",
-			   "%s has flags of a later version (0x%" PRIx64 ", 0x%" PRIx64 ", 0x%" PRIx64 "): %s", call(c, blob),
+			   "%s has flags of a later version (0x%" PRIx64 ", 0x%" PRIx64 ", 0x%" PRIx64 "): %s", check_call(c, blob),
 			   blob->flags.invalid, blob->flags.data_ro, blob->flags.md_ro,
 			   blob->newer ? "it cannot be opened" : "it can only be read");
 	}
@@ -208,7 +186,7 @@ check_flags(struct check *c, struct blob_survey_blob *blob)
 	}
 	if (blob->flags.invalid != was) {
 		check_note(c, BLOB_FINDING_FLAGS, blob->id, "they are set right",
-			   "%s: its flags 0x%" PRIx64 " do not fit what it has (0x%" PRIx64 ")", call(c, blob), was,
+			   "%s: its flags 0x%" PRIx64 " do not fit what it has (0x%" PRIx64 ")", check_call(c, blob), was,
 			   blob->flags.invalid);
 		blob->dirty = true;
 	}
@@ -229,9 +207,9 @@ check_xattrs(struct check *c, struct blob_survey_blob *blob)
 		}
 		if (twice || odd) {
 			check_note(c, BLOB_FINDING_XATTR, blob->id, twice ? "the first one is kept" : "it is removed",
-				   "%s: %sxattr %.64s %s", call(c, blob), x->internal ? "internal " : "", x->name,
+				   "%s: %sxattr %.64s %s", check_call(c, blob), x->internal ? "internal " : "", x->name,
 				   twice ? "is there twice" : "is no blob id");
-			drop_xattr(blob, i--);
+			survey_drop_xattr(blob, i--);
 		}
 	}
 }
@@ -261,7 +239,7 @@ check_extents(struct check *c, struct blob_survey_blob *blob)
 		if (e->broken) {
 			check_note(c, BLOB_FINDING_EXTENT, blob->id,
 				   "it is left out: these clusters read as the parent has them, or as zeroes",
-				   "%s: its extent page for the clusters from %" PRIu64 " on is broken: %.80s", call(c, blob), start,
+				   "%s: its extent page for the clusters from %" PRIu64 " on is broken: %.80s", check_call(c, blob), start,
 				   err.text);
 			blob->dirty = true;
 			if (blob->allocated < blob->num_clusters) {
@@ -272,7 +250,7 @@ check_extents(struct check *c, struct blob_survey_blob *blob)
 		if (d.page.num_clusters != extent_clusters(blob, e->index)) {
 			check_note(c, BLOB_FINDING_EXTENT, blob->id, "it is written anew",
 				   "%s: its extent page for the clusters from %" PRIu64 " on has %" PRIu32 " entries instead of %" PRIu32,
-				   call(c, blob), start, d.page.num_clusters, extent_clusters(blob, e->index));
+				   check_call(c, blob), start, d.page.num_clusters, extent_clusters(blob, e->index));
 			blob->dirty = e->rewrite = true;
 		}
 	}
@@ -285,32 +263,10 @@ check_holes(struct check *c, struct blob_survey_blob *blob)
 		return;
 	}
 	check_note(c, BLOB_FINDING_HOLE, blob->id, "it becomes a thin one",
-		   "%s is thick, but has only %" PRIu64 " of its %" PRIu64 " clusters", call(c, blob), blob->allocated,
+		   "%s is thick, but has only %" PRIu64 " of its %" PRIu64 " clusters", check_call(c, blob), blob->allocated,
 		   blob->num_clusters);
 	blob->flags.invalid |= BLOB_INVALID_THIN;
 	blob->dirty = true;
-}
-
-static void
-check_pending(struct check *c, struct blob_survey_blob *blob)
-{
-	uint64_t removal = blob_survey_id(blob, BLOB_XATTR_REMOVAL_PENDING);
-	uint64_t making = blob_survey_id(blob, BLOB_XATTR_SNAPSHOT_PENDING);
-
-	if (removal == BLOB_ID_NONE && making == BLOB_ID_NONE) {
-		return;
-	}
-	if (blob_survey_vanishes(c->survey, blob)) {
-		check_note(c, BLOB_FINDING_PENDING, blob->id, "it is removed", "%s was being %s when power failed: the next load removes it",
-			   call(c, blob), removal != BLOB_ID_NONE ? "removed" : "made");
-		blob->drop = true;
-		return;
-	}
-	check_note(c, BLOB_FINDING_PENDING, blob->id, "it stays as a snapshot", "%s was being %s when power failed: the next load keeps it",
-		   call(c, blob), removal != BLOB_ID_NONE ? "removed" : "made");
-	drop_internal(blob, BLOB_XATTR_REMOVAL_PENDING);
-	drop_internal(blob, BLOB_XATTR_SNAPSHOT_PENDING);
-	blob->flags.data_ro |= BLOB_DATA_RO_READ_ONLY;
 }
 
 /* ---- Families ---- */
@@ -340,7 +296,7 @@ static void
 detach(struct blob_survey_blob *blob)
 {
 	blob->parent = BLOB_ID_NONE;
-	drop_internal(blob, BLOB_XATTR_PARENT);
+	survey_drop_internal(blob, BLOB_XATTR_PARENT);
 }
 
 static void
@@ -352,7 +308,7 @@ check_parent(struct check *c, struct blob_survey_blob *blob, uint32_t *marks)
 	uint64_t id;
 
 	if (loop != NULL) {
-		check_note(c, BLOB_FINDING_PARENT, loop->id, detached, "%s is its own ancestor", call(c, loop));
+		check_note(c, BLOB_FINDING_PARENT, loop->id, detached, "%s is its own ancestor", check_call(c, loop));
 		detach(loop);
 	}
 	id = blob->parent;
@@ -361,14 +317,14 @@ check_parent(struct check *c, struct blob_survey_blob *blob, uint32_t *marks)
 		return;
 	}
 	if (parent == NULL) {
-		check_note(c, BLOB_FINDING_PARENT, blob->id, detached, "%s: its parent 0x%" PRIx64 " is not there", call(c, blob), id);
+		check_note(c, BLOB_FINDING_PARENT, blob->id, detached, "%s: its parent 0x%" PRIx64 " is not there", check_call(c, blob), id);
 		detach(blob);
 	} else if (parent->drop) {
-		check_note(c, BLOB_FINDING_PARENT, blob->id, detached, "%s: its parent 0x%" PRIx64 " is broken", call(c, blob), id);
+		check_note(c, BLOB_FINDING_PARENT, blob->id, detached, "%s: its parent 0x%" PRIx64 " is broken", check_call(c, blob), id);
 		detach(blob);
 	} else if ((parent->flags.data_ro & BLOB_DATA_RO_READ_ONLY) == 0) {
 		check_note(c, BLOB_FINDING_FLAGS, parent->id, "it is made read-only", "%s has clones, but is not read-only",
-			   call(c, parent));
+			   check_call(c, parent));
 		parent->flags.data_ro |= BLOB_DATA_RO_READ_ONLY;
 		parent->dirty = true;
 	}
@@ -404,7 +360,7 @@ check_families(struct check *c)
 			continue;
 		}
 		check_note(c, BLOB_FINDING_DELETED, blob->id, clones[i] == 0 ? "it is removed" : "",
-			   "%s was deleted, and stays for %" PRIu32 " clones", call(c, blob), clones[i]);
+			   "%s was deleted, and stays for %" PRIu32 " clones", check_call(c, blob), clones[i]);
 		blob->drop = clones[i] == 0;
 	}
 	free(marks);
@@ -420,6 +376,8 @@ look(struct check *c)
 	struct blob_survey *s = c->survey;
 
 	check_super(c);
+	/* As the next load does, before it looks at who has what. */
+	check_groups(c);
 	/* Before anything is dropped or changed. */
 	check_owners(c);
 	check_bad_pages(c);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Between check.c, check_owners.c, check_names.c and check_repair.c. */
+/* Between check.c, check_owners.c, check_pending.c, check_names.c and check_repair.c. */
 #ifndef BLOB_CHECK_INTERNAL_H
 #define BLOB_CHECK_INTERNAL_H
 
@@ -19,6 +19,13 @@ struct check {
 /* repair: what is done about it, "": nothing can be. */
 void check_note(struct check *c, enum blob_finding_kind kind, uint64_t blob, const char *repair, const char *fmt, ...)
 	__attribute__((format(printf, 5, 6)));
+
+/* "volume NAME (blob 0x100000002)", as far as that is known; for one message. */
+const char *check_call(struct check *c, const struct blob_survey_blob *blob);
+
+/* check_pending.c: what was under way when power failed. Groups of snapshots, over all; then each blob. */
+void check_groups(struct check *c);
+void check_pending(struct check *c, struct blob_survey_blob *blob);
 
 /* check_owners.c: who has which cluster and page, against each other and against the masks. */
 void check_owners(struct check *c);

@@ -53,34 +53,6 @@ check_super_blob(struct check *c)
 	s->super.super_blob = better != NULL ? better->id : BLOB_ID_NONE;
 }
 
-/* The value becomes another one. */
-static void
-set_text(struct check *c, struct blob_survey_blob *blob, const char *name, const char *text)
-{
-	struct blob_survey_xattr x = {.name = strdup(name), .value = malloc(NAME_BYTES), .bytes = (uint16_t)(strlen(text) + 1)};
-
-	if (x.name == NULL || x.value == NULL) {
-		goto fail;
-	}
-	memcpy(x.value, text, x.bytes);
-	blob->dirty = true;
-	for (uint32_t i = 0; i < blob->num_xattrs; i++) {
-		if (!blob->xattrs[i].internal && strcmp(blob->xattrs[i].name, name) == 0) {
-			free(blob->xattrs[i].name);
-			free(blob->xattrs[i].value);
-			blob->xattrs[i] = x;
-			return;
-		}
-	}
-	if (survey_push((void **)&blob->xattrs, &blob->num_xattrs, sizeof(x), &x) != NULL) {
-		return;
-	}
-fail:
-	c->no_memory = true;
-	free(x.name);
-	free(x.value);
-}
-
 /* A name of the id, behind as much of the old one as there is room for. */
 static void
 rename_blob(struct check *c, struct blob_survey_blob *blob, const char *old)
@@ -88,7 +60,9 @@ rename_blob(struct check *c, struct blob_survey_blob *blob, const char *old)
 	char text[NAME_BYTES];
 
 	snprintf(text, sizeof(text), "%.40s_%" PRIx64, old, blob->id);
-	set_text(c, blob, "name", text);
+	if (survey_set_xattr(blob, false, "name", text, (uint16_t)(strlen(text) + 1)) != 0) {
+		c->no_memory = true;
+	}
 }
 
 static void
@@ -96,11 +70,7 @@ drop_uuid(struct blob_survey_blob *blob)
 {
 	for (uint32_t i = 0; i < blob->num_xattrs; i++) {
 		if (!blob->xattrs[i].internal && strcmp(blob->xattrs[i].name, "uuid") == 0) {
-			free(blob->xattrs[i].name);
-			free(blob->xattrs[i].value);
-			blob->num_xattrs--;
-			memmove(&blob->xattrs[i], &blob->xattrs[i + 1], (blob->num_xattrs - i) * sizeof(blob->xattrs[0]));
-			blob->dirty = true;
+			survey_drop_xattr(blob, i);
 			return;
 		}
 	}

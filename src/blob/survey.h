@@ -21,6 +21,11 @@ int survey_blobs(struct blob_survey *survey); /* -ENOMEM */
 /* Behind those it has; -ENOMEM. */
 int survey_add_run(struct blob_survey_blob *blob, uint64_t at, uint32_t cluster, uint32_t length);
 void survey_blob_release(struct blob_survey_blob *blob);
+/* The blob is dirty then. */
+void survey_drop_xattr(struct blob_survey_blob *blob, uint32_t i);
+void survey_drop_internal(struct blob_survey_blob *blob, const char *name);
+/* In place of the one of that name; -ENOMEM. */
+int survey_set_xattr(struct blob_survey_blob *blob, bool internal, const char *name, const void *value, uint16_t bytes);
 /* The extent page's descriptor; -EILSEQ: it is none, with the reason. */
 int survey_extent_page(const struct blob_survey *survey, uint32_t page, struct blob_descriptor *ret_d, struct err *err);
 

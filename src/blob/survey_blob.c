@@ -298,3 +298,53 @@ survey_blob_release(struct blob_survey_blob *blob)
 	free(blob->runs);
 	free(blob->extents);
 }
+
+/* ---- Changing ---- */
+
+void
+survey_drop_xattr(struct blob_survey_blob *blob, uint32_t i)
+{
+	free(blob->xattrs[i].name);
+	free(blob->xattrs[i].value);
+	blob->num_xattrs--;
+	memmove(&blob->xattrs[i], &blob->xattrs[i + 1], (blob->num_xattrs - i) * sizeof(blob->xattrs[0]));
+	blob->dirty = true;
+}
+
+void
+survey_drop_internal(struct blob_survey_blob *blob, const char *name)
+{
+	for (uint32_t i = 0; i < blob->num_xattrs; i++) {
+		if (blob->xattrs[i].internal && strcmp(blob->xattrs[i].name, name) == 0) {
+			survey_drop_xattr(blob, i);
+			return;
+		}
+	}
+}
+
+int
+survey_set_xattr(struct blob_survey_blob *blob, bool internal, const char *name, const void *value, uint16_t bytes)
+{
+	struct blob_survey_xattr x = {.name = strdup(name), .value = malloc(bytes + 1u), .bytes = bytes, .internal = internal};
+
+	if (x.name == NULL || x.value == NULL) {
+		goto fail;
+	}
+	memcpy(x.value, value, bytes);
+	blob->dirty = true;
+	for (uint32_t i = 0; i < blob->num_xattrs; i++) {
+		if (blob->xattrs[i].internal == internal && strcmp(blob->xattrs[i].name, name) == 0) {
+			free(blob->xattrs[i].name);
+			free(blob->xattrs[i].value);
+			blob->xattrs[i] = x;
+			return 0;
+		}
+	}
+	if (survey_push((void **)&blob->xattrs, &blob->num_xattrs, sizeof(x), &x) != NULL) {
+		return 0;
+	}
+fail:
+	free(x.name);
+	free(x.value);
+	return -ENOMEM;
+}
