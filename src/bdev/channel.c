@@ -115,7 +115,7 @@ create(struct device *dev, struct channel *channel)
 	c->pub.bdev = bdev;
 	c->submit = bdev->ops->submit;
 	qos_channel_init(c);
-	c->pub.readonly = bdev->readonly || !desc->write;
+	c->pub.readonly = __atomic_load_n(&bdev->readonly, __ATOMIC_ACQUIRE) || !desc->write;
 	c->pub.module_ctx = (uint8_t *)c + round_up(sizeof(*c));
 	copy_limits(&c->pub, bdev);
 	stats_init(&c->stats);

@@ -63,8 +63,8 @@ first_that_waits_for(const struct bdev *bdev)
 
 /* From the start each time: what fn does may have changed the list. A watch that starts again is
  * not for a bdev that is there, so this ends. */
-static void
-tell_watches(struct bdev *bdev)
+void
+examine_tell_watches(struct bdev *bdev)
 {
 	struct list done;
 	struct bdev_watch *w;
@@ -174,7 +174,7 @@ examine_new(struct bdev *bdev)
 {
 	struct bdev_options options;
 
-	tell_watches(bdev);
+	examine_tell_watches(bdev);
 	bdev_get_options(&options);
 	if (options.auto_examine) {
 		enqueue(bdev);

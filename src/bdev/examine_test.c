@@ -131,6 +131,11 @@ call_order(void *arg)
 	bdev_examine_done();
 	EXPECT(bdev_examine("none", NULL) == -ENODEV);
 	bdev_watch_stop(&again);
+	/* A name that comes later. */
+	order[0] = '\0';
+	bdev_watch_start(&by_name, "store/a", named);
+	EXPECT(bdev_alias_add(&a.bdev, "other", NULL) == 0 && order[0] == '\0');
+	EXPECT(bdev_alias_add(&a.bdev, "store/a", NULL) == 0 && strcmp(order, "w") == 0);
 	bdev_set_examiners(NULL);
 	leave(&a);
 }

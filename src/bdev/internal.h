@@ -201,6 +201,8 @@ void notice(const struct bdev *bdev, enum bdev_notice what);
 /* ---- examine.c ---- */
 
 void examine_new(struct bdev *bdev);
+/* Those that wait for a name that bdev has. */
+void examine_tell_watches(struct bdev *bdev);
 /* The bdev goes. */
 void examine_forget(struct bdev_core *core);
 

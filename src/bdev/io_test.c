@@ -374,6 +374,38 @@ channels_know_their_rights(void **state)
 	end();
 }
 
+static atomic_bool readonly_everywhere;
+
+static void
+told_readonly(void *ctx)
+{
+	atomic_store(&readonly_everywhere, true);
+}
+
+static void
+set_readonly(void *arg)
+{
+	EXPECT(bdev_needed(&s.bdev));
+	EXPECT(bdev_set_readonly(&s.bdev, told_readonly, NULL) == 0);
+}
+
+static void
+becomes_readonly(void **state)
+{
+	static uint8_t buf[512];
+
+	begin();
+	atomic_store(&readonly_everywhere, false);
+	scripted_open(&s, &env);
+	assert_int_equal(env_rw(&env.workers[0], BDEV_WRITE, 0, 1, buf), 0);
+	env_call(&env, env.app, set_readonly, NULL);
+	env_wait(&env, &readonly_everywhere);
+	assert_int_equal(env_rw(&env.workers[0], BDEV_WRITE, 0, 1, buf), -EROFS);
+	assert_int_equal(env_rw(&env.workers[1], BDEV_WRITE, 0, 1, buf), -EROFS);
+	assert_int_equal(env_rw(&env.workers[1], BDEV_READ, 0, 1, buf), 0);
+	end();
+}
+
 int
 main(void)
 {
@@ -391,6 +423,7 @@ main(void)
 		cmocka_unit_test(done_may_put_the_channel),
 		cmocka_unit_test(channels_know_the_size),
 		cmocka_unit_test(channels_know_their_rights),
+		cmocka_unit_test(becomes_readonly),
 	};
 	int failures = 0;
 

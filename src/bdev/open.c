@@ -128,6 +128,19 @@ bdev_close(struct bdev_desc *desc)
 	core_try_destroy(core);
 }
 
+bool
+bdev_needed(const struct bdev *bdev)
+{
+	const struct bdev_desc *desc;
+
+	LIST_FOREACH (desc, &bdev->core->descs, link) {
+		if (desc->write || desc->claims) {
+			return true;
+		}
+	}
+	return false;
+}
+
 struct bdev *
 bdev_desc_bdev(struct bdev_desc *desc)
 {
@@ -279,4 +292,21 @@ bdev_resize(struct bdev *bdev, uint64_t num_blocks)
 	core->resizing = true;
 	visit_start(&core->resize_visit, core, resize_channel, resized_everywhere, NULL);
 	return 0;
+}
+
+/* ---- Read-only ---- */
+
+static void
+make_readonly(void *ctx, struct bdev_channel *ch)
+{
+	ch->readonly = true;
+	channel_refresh(core_channel(ch));
+}
+
+int
+bdev_set_readonly(struct bdev *bdev, void (*done)(void *ctx), void *ctx)
+{
+	app_thread_check();
+	__atomic_store_n(&bdev->readonly, true, __ATOMIC_RELEASE);
+	return bdev_for_each_channel(bdev, make_readonly, done, ctx);
 }

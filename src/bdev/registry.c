@@ -140,8 +140,14 @@ bdev_alias(const struct bdev *bdev, unsigned i)
 int
 bdev_alias_add(struct bdev *bdev, const char *alias, struct err *err)
 {
+	int rc;
+
 	app_thread_check();
-	return add_name(bdev, alias, err);
+	rc = add_name(bdev, alias, err);
+	if (rc == 0) {
+		examine_tell_watches(bdev);
+	}
+	return rc;
 }
 
 int

@@ -109,21 +109,6 @@ base_event(void *ctx, struct bdev *bdev, enum bdev_event ev)
 	}
 }
 
-static bool
-is_needed(const struct stack *s)
-{
-	const struct bdev_desc *desc;
-
-	if (s->registered) {
-		LIST_FOREACH (desc, &s->bdev.core->descs, link) {
-			if (desc->write || desc->claims) {
-				return true;
-			}
-		}
-	}
-	return false;
-}
-
 /* Somebody wants the base itself; what was found on it goes, unless it is in use. */
 static bool
 base_yields(void *ctx)
@@ -132,7 +117,7 @@ base_yields(void *ctx)
 	struct stack *s;
 
 	LIST_FOREACH (s, &base->users, base_link) {
-		if (is_needed(s)) {
+		if (s->registered && bdev_needed(&s->bdev)) {
 			return false;
 		}
 	}
