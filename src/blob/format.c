@@ -314,6 +314,7 @@ blob_layout_super(const struct blob_layout *layout, struct blob_super *ret_super
 	cluster_mask = mask_pages(clusters, page_bytes);
 	/* The store may grow until its mask fills what is reserved here. */
 	reserved = MAX(cluster_mask, page_mask);
+	reserved = MAX(reserved, mask_pages(MIN(clusters * layout->growth, CLUSTERS_MAX), page_bytes));
 	end = 1 + page_mask + reserved + page_mask + md_pages;
 	md_clusters = div_up(end, layout->cluster_bytes / page_bytes);
 	if (md_clusters >= clusters) {

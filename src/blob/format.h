@@ -68,6 +68,7 @@ struct blob_layout {
 	uint32_t md_page_bytes;
 	uint32_t io_unit_bytes;
 	uint32_t md_pages; /* 0: one a cluster, as SPDK's default */
+	uint32_t growth;   /* the cluster mask has room for so many times the clusters; 0: what SPDK reserves */
 };
 /* Fills all but type and super_blob; clean is true. -EINVAL, -ENOSPC (nothing is left for data), with the reason. */
 int blob_layout_super(const struct blob_layout *layout, struct blob_super *ret_super, struct err *err);

@@ -4,8 +4,8 @@
  *
  *	format.c          bytes <-> structures
  *	store.c           options, information, owner's queue of changes (md_op), events
- *	create.c load.c unload.c   a store's beginning and end; load.c reads all metadata, recover.c what a store that was not
- *	                  clean needs besides
+ *	create.c load.c unload.c   a store's beginning and end; load.c reads all metadata, parse.c makes blobs of it,
+ *	                  family.c brings them together, recover.c decides what was under way
  *	grow.c            a store on a device that has grown; masks.c: the three masks, read and written; ask.c: what only asks;
  *	map.c             maps of clusters
  *	alloc.c           who has which cluster and metadata page, watermarks; limbo.c: clusters on their way to be free
@@ -234,6 +234,8 @@ struct blob *store_new_blob(struct blob_store *store, uint64_t id); /* linked, m
 /* Out of everything that finds blobs; its id may be another's. store_free_blob() does it, too, if nobody has. */
 void store_unlink_blob(struct blob *blob);
 void store_free_blob(struct blob *blob); /* unlinked; its map and extents, after a grace period if it had users */
+void store_destroy_blob(struct blob *blob); /* now: nobody was ever in flight with it */
+void store_forget_blobs(struct blob_store *store); /* all of them, now */
 /* A store that has read no metadata yet; takes dev, but closes it only in store_free(). NULL, and *ret_rc. */
 struct blob_store *store_alloc(struct blob_dev *dev, const struct blob_store_options *options, int *ret_rc);
 /* What follows from store->super; bits for clusters, pages, blob ids, those of metadata's clusters set. 0, -ENOMEM, -EINVAL. */
@@ -494,13 +496,15 @@ struct md_pages {
 int load_blob(struct blob_store *store, struct md_pages *pages, uint32_t first);
 /* The first damage counts. */
 void blob_set_damage(struct blob *blob, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/*
- * recover.c, after all blobs: what SNAPTMP, SNAPRM, BERTHDEL and intents ask for, in memory; parents and clones; then clusters and
- * pages are marked in the store's bits. recover_write() brings it to the disk, as the store's first change; done comes later.
- */
+/* family.c, after all blobs: what was under way is decided (in memory), parents and clones find each other, clusters and pages are
+ * marked in the store's bits. */
 int load_family(struct blob_store *store, const struct md_pages *pages, struct err *err);
+/* recover.c: intents, SNAPTMP, SNAPRM, BERTHDEL. Those that were dropped are blobs until recover_write(). */
+int recover_decide(struct blob_store *store);
+struct blob *recover_dropped(const struct blob_store *store, unsigned i);
+/* What was decided, to the disk, as the store's first change; what cannot be written breaks the store. May call done() at once. */
 void recover_write(struct blob_store *store, void (*done)(void *ctx), void *ctx);
-void recover_release(struct blob_store *store);
+void recover_release(struct blob_store *store); /* it was written, or never will be */
 
 /* ---- masks.c ---- */
 

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Making a store on a device.
+ *
+ * Invariants
+ *  1. The super block comes last, when all it speaks of is on stable storage; one that was there is destroyed before anything
+ *     else is: a power cut leaves a whole store, or none.
+ *  2. What fails leaves the device without a store, closed.
+ * Context: the thread that becomes the owner.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blob/internal.h"
+#include "event/steps.h"
+
+/*
+ * Metadata pages, when nobody says how many. A volume needs one, and one for each 512 clusters that lie together in it; what random
+ * writes between snapshots leave behind is much sparser, so one for 64 clusters (0.1 % of the space, with clusters of 64 KiB). Small
+ * stores have many small volumes: 16384 pages, as long as these are no more than 1/64 of the space.
+ */
+#define CLUSTERS_PER_PAGE 64u
+#define PAGES_WANTED UINT64_C(16384)
+#define PAGES_SHARE 64u
+/* The cluster mask has room to grow so many times: beyond that metadata pages would be short even for volumes written in order. */
+#define GROWTH 8u
+
+struct create {
+	struct steps steps;
+	struct defer defer;
+	struct blob_store *store;
+	struct store_io *io;
+	bool was_there; /* a store, to be overwritten */
+	blob_store_done_fn done;
+	void *ctx;
+	int status;
+	struct err err;
+};
+
+static void
+step_done(void *ctx, int status)
+{
+	struct create *c = ctx;
+
+	steps_continue(&c->steps, status);
+}
+
+static void
+io_done(struct store_io *io, int status)
+{
+	step_done(io->ctx, status);
+}
+
+/* ---- Steps ---- */
+
+static int
+read_super(struct steps *s)
+{
+	struct create *c = CONTAINER_OF(s, struct create, steps);
+	struct blob_store *store = c->store;
+	size_t bytes = MAX(BLOB_PAGE_BYTES, store->dev->block_size);
+
+	if (store->readonly) {
+		return err_set(&s->err, -EROFS, "%s is read-only", store->dev->name);
+	}
+	if (store->dev->num_blocks << store->block_shift < bytes) {
+		return err_set(&s->err, -ENOSPC, "%s has less than %zu bytes", store->dev->name, bytes);
+	}
+	c->io = store_io_create(store, bytes);
+	if (c->io == NULL) {
+		return -ENOMEM;
+	}
+	c->io->ctx = c;
+	store_io_submit(c->io, BLOB_DEV_READ, 0, bytes, io_done);
+	return STEPS_WAIT;
+}
+
+static int
+look_at_super(struct steps *s)
+{
+	struct create *c = CONTAINER_OF(s, struct create, steps);
+	struct blob_super super;
+
+	c->was_there = blob_super_decode(c->io->buf, &super, NULL) != -EINVAL;
+	if (c->was_there && !c->store->options.overwrite) {
+		return err_set(&s->err, -EEXIST, "%s has a blobstore", c->store->dev->name);
+	}
+	return 0;
+}
+
+static int
+lay_out(struct steps *s)
+{
+	struct create *c = CONTAINER_OF(s, struct create, steps);
+	struct blob_store *store = c->store;
+	const struct blob_store_options *o = &store->options;
+	struct blob_layout layout = {
+		.device_bytes = store->dev->num_blocks << store->block_shift,
+		.cluster_bytes = o->cluster_bytes != 0 ? o->cluster_bytes : BLOB_CLUSTER_BYTES_DEFAULT,
+		.md_page_bytes = o->md_page_bytes != 0 ? o->md_page_bytes : MAX(BLOB_PAGE_BYTES, store->dev->block_size),
+		.io_unit_bytes = o->io_unit_bytes != 0 ? o->io_unit_bytes : store->dev->block_size,
+		.md_pages = o->md_pages,
+	};
+	uint64_t clusters = layout.device_bytes / layout.cluster_bytes;
+	int rc;
+
+	if (layout.md_pages == 0) {
+		uint64_t few = MIN(layout.device_bytes / PAGES_SHARE / layout.md_page_bytes, PAGES_WANTED);
+
+		layout.md_pages = (uint32_t)MIN(MAX(MAX(clusters / CLUSTERS_PER_PAGE, few), UINT64_C(16)), (uint64_t)INT32_MAX);
+		layout.growth = GROWTH;
+	}
+	rc = blob_layout_super(&layout, &store->super, &s->err);
+	if (rc != 0) {
+		return rc;
+	}
+	memcpy(store->super.type, o->type, sizeof(store->super.type));
+	return store_set_geometry(store, &s->err);
+}
+
+static int
+destroy_old(struct steps *s)
+{
+	struct create *c = CONTAINER_OF(s, struct create, steps);
+
+	if (!c->was_there) {
+		return 0;
+	}
+	super_write(c->store, &c->store->super, true, step_done, c);
+	return STEPS_WAIT;
+}
+
+static int
+clear_data(struct steps *s)
+{
+	struct create *c = CONTAINER_OF(s, struct create, steps);
+	struct blob_store *store = c->store;
+	uint64_t from = blob_super_md_clusters(&store->super) * store->super.cluster_bytes;
+	uint64_t bytes = (store->dev->num_blocks << store->block_shift) - from;
+	bool zeroes = store->options.clear == BLOB_CLEAR_WRITE_ZEROES;
+
+	if (store->options.clear == BLOB_CLEAR_NONE || (!zeroes && !store->dev->unmap)) {
+		return 0;
+	}
+	store_clear_range(store, zeroes ? BLOB_DEV_WRITE_ZEROES : BLOB_DEV_UNMAP, from, bytes, step_done, c);
+	return STEPS_WAIT;
+}
+
+/* All behind the super block, so that nothing there looks like metadata. */
+static int
+zero_metadata(struct steps *s)
+{
+	struct create *c = CONTAINER_OF(s, struct create, steps);
+	uint64_t page = c->store->super.md_page_bytes;
+	uint64_t end = ((uint64_t)c->store->super.md.start + c->store->super.md.length) * page;
+
+	store_clear_range(c->store, BLOB_DEV_WRITE_ZEROES, page, end - page, step_done, c);
+	return STEPS_WAIT;
+}
+
+static int
+write_masks(struct steps *s)
+{
+	struct create *c = CONTAINER_OF(s, struct create, steps);
+
+	masks_write(c->store, step_done, c);
+	return STEPS_WAIT;
+}
+
+static int
+write_super(struct steps *s)
+{
+	struct create *c = CONTAINER_OF(s, struct create, steps);
+
+	super_write(c->store, &c->store->super, false, step_done, c);
+	return STEPS_WAIT;
+}
+
+static int
+get_ready(struct steps *s)
+{
+	struct create *c = CONTAINER_OF(s, struct create, steps);
+
+	c->store->clean_on_disk = true;
+	if (alloc_init(c->store) != 0 || commit_init(c->store) != 0) {
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+static const struct step steps[] = {
+	{"reading the super block", read_super, NULL},
+	{"looking for a blobstore", look_at_super, NULL},
+	{"laying out", lay_out, NULL},
+	{"destroying the old super block", destroy_old, NULL},
+	{"clearing the device", clear_data, NULL},
+	{"zeroing metadata", zero_metadata, NULL},
+	{"writing the masks", write_masks, NULL},
+	{"writing the super block", write_super, NULL},
+	{"getting ready", get_ready, NULL},
+};
+
+/* ---- Beginning and end ---- */
+
+static void
+answer(struct defer *d)
+{
+	struct create *c = CONTAINER_OF(d, struct create, defer);
+
+	if (c->status != 0) {
+		store_free(c->store);
+		c->store = NULL;
+	}
+	c->done(c->ctx, c->store, c->status, c->status == 0 ? NULL : &c->err);
+	free(c);
+}
+
+static void
+created(struct steps *s, int status)
+{
+	struct create *c = CONTAINER_OF(s, struct create, steps);
+
+	store_io_free(c->io);
+	c->status = status;
+	c->err = s->err;
+	thread_defer(&c->defer, answer); /* not from inside the call, nor from a request's end: the device may be closed */
+}
+
+void
+blob_store_create(struct blob_dev *dev, const struct blob_store_options *options, blob_store_done_fn done, void *ctx)
+{
+	struct create *c = calloc(1, sizeof(*c));
+
+	CHECK(c != NULL);
+	c->done = done;
+	c->ctx = ctx;
+	c->store = store_alloc(dev, options, &c->status);
+	if (c->store == NULL) {
+		err_set(&c->err, c->status, "%s cannot be opened", dev->name);
+		dev->ops->close(dev);
+		thread_defer(&c->defer, answer);
+		return;
+	}
+	steps_run(&c->steps, steps, ARRAY_SIZE(steps), created);
+}

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The end of a store: orderly (masks, then the super block says clean), because its device is gone, or for good.
+ *
+ *	the operations that were asked for before end -> background work stops -> idle -> nobody has it open?
+ *	-> masks, flush -> super block "clean", flush -> freed, device closed
+ *
+ * Invariants
+ *  1. Masks on the disk count only when the super block says clean: it says so after they are flushed. When masks that counted are
+ *     about to be written over, it says unclean before.
+ *  2. A store that changed nothing writes nothing; one that is broken neither: the next load sees what became of it.
+ * Context: the owner.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "blob/internal.h"
+#include "event/steps.h"
+
+struct unload {
+	struct steps steps;
+	struct defer defer;
+	struct blob_store *store;
+	struct md_op op;
+	bool destroy;
+	bool stays; /* somebody has it open */
+	blob_done_fn done;
+	void *ctx;
+	int status;
+	struct err err;
+};
+
+static void
+step_done(void *ctx, int status)
+{
+	struct unload *u = ctx;
+
+	steps_continue(&u->steps, status);
+}
+
+/* ---- Steps ---- */
+
+static bool
+writes_nothing(const struct blob_store *store)
+{
+	return store->readonly || store->broken || (store->clean_on_disk && !store->recovered);
+}
+
+static int
+check_free(struct steps *s)
+{
+	struct unload *u = CONTAINER_OF(s, struct unload, steps);
+	struct blob *blob;
+
+	LIST_FOREACH(blob, &u->store->blobs, link) {
+		if (blob->opens > 0) {
+			u->stays = true;
+			return err_set(&s->err, -EBUSY, "a blob of the store on %s is open", u->store->dev->name);
+		}
+	}
+	return 0;
+}
+
+static int
+write_unclean(struct steps *s)
+{
+	struct unload *u = CONTAINER_OF(s, struct unload, steps);
+	struct blob_super super = u->store->super;
+
+	if (u->destroy || writes_nothing(u->store) || !u->store->clean_on_disk) {
+		return 0;
+	}
+	super.clean = false;
+	super_write(u->store, &super, false, step_done, u);
+	return STEPS_WAIT;
+}
+
+static int
+write_masks(struct steps *s)
+{
+	struct unload *u = CONTAINER_OF(s, struct unload, steps);
+
+	if (u->destroy || writes_nothing(u->store)) {
+		return 0;
+	}
+	masks_write(u->store, step_done, u);
+	return STEPS_WAIT;
+}
+
+static int
+write_super(struct steps *s)
+{
+	struct unload *u = CONTAINER_OF(s, struct unload, steps);
+	struct blob_super super = u->store->super;
+
+	if (u->destroy ? u->store->readonly : writes_nothing(u->store)) {
+		return u->destroy ? err_set(&s->err, -EROFS, "%s is read-only", u->store->dev->name) : 0;
+	}
+	super.clean = true;
+	super_write(u->store, &super, u->destroy, step_done, u);
+	return STEPS_WAIT;
+}
+
+static int
+clear_clusters(struct steps *s)
+{
+	struct unload *u = CONTAINER_OF(s, struct unload, steps);
+	struct blob_store *store = u->store;
+	uint64_t from = (uint64_t)store->super.md.start * store->super.md_page_bytes;
+
+	if (!u->destroy || !store->dev->unmap || store->options.clear == BLOB_CLEAR_NONE) {
+		return 0;
+	}
+	store_clear_range(store, BLOB_DEV_UNMAP, from, store->total_clusters * store->super.cluster_bytes - from, step_done, u);
+	return STEPS_WAIT;
+}
+
+static const struct step steps[] = {
+	{"looking for open blobs", check_free, NULL},
+	{"marking the store as not clean", write_unclean, NULL},
+	{"writing the masks", write_masks, NULL},
+	{"writing the super block", write_super, NULL},
+	{"clearing clusters", clear_clusters, NULL},
+};
+
+/* ---- Beginning and end ---- */
+
+static void
+answer(struct defer *d)
+{
+	struct unload *u = CONTAINER_OF(d, struct unload, defer);
+
+	if (u->stays) {
+		u->store->unloading = false;
+		merge_kick(u->store);
+	} else {
+		store_free(u->store);
+	}
+	u->done(u->ctx, u->status, u->status == 0 ? NULL : &u->err);
+	free(u);
+}
+
+static void
+unloaded(struct steps *s, int status)
+{
+	struct unload *u = CONTAINER_OF(s, struct unload, steps);
+
+	u->status = status;
+	u->err = s->err;
+	thread_defer(&u->defer, answer); /* not from a request's end: the device is closed */
+}
+
+static void
+idle(void *ctx)
+{
+	struct unload *u = ctx;
+
+	if (u->store->abandoned) {
+		thread_defer(&u->defer, answer);
+		return;
+	}
+	steps_run(&u->steps, steps, ARRAY_SIZE(steps), unloaded);
+}
+
+static void
+stop_background(struct md_op *op)
+{
+	struct unload *u = CONTAINER_OF(op, struct unload, op);
+
+	u->store->unloading = true;
+	md_op_end(op);
+	CHECK(store_when_idle(u->store, idle, u) == 0);
+}
+
+static struct unload *
+unload_create(struct blob_store *store, blob_done_fn done, void *ctx)
+{
+	struct unload *u = calloc(1, sizeof(*u));
+
+	CHECK(u != NULL);
+	u->store = store;
+	u->done = done;
+	u->ctx = ctx;
+	return u;
+}
+
+void
+blob_store_unload(struct blob_store *store, blob_done_fn done, void *ctx)
+{
+	struct unload *u = unload_create(store, done, ctx);
+
+	md_op_start(store, &u->op, "unload", stop_background);
+}
+
+void
+blob_store_destroy(struct blob_store *store, blob_done_fn done, void *ctx)
+{
+	struct unload *u = unload_create(store, done, ctx);
+
+	u->destroy = true;
+	md_op_start(store, &u->op, "destroy", stop_background);
+}
+
+void
+blob_store_abandon(struct blob_store *store, blob_done_fn done, void *ctx)
+{
+	struct unload *u = unload_create(store, done, ctx);
+
+	store->abandoned = true;
+	md_op_start(store, &u->op, "abandon", stop_background);
+}
