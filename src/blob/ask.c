@@ -104,7 +104,7 @@ blob_store_of(const struct blob *blob)
 uint64_t
 blob_num_clusters(const struct blob *blob)
 {
-	return atomic_load_explicit(&blob->head.map, memory_order_relaxed)->num_clusters;
+	return atomic_load_explicit(&blob->head.map, memory_order_acquire)->num_clusters;
 }
 
 uint64_t
