@@ -50,14 +50,23 @@ const struct ctl_command ctl_commands[] = {
 		 "    --format FORMAT    raw or qcow2; else the file's first bytes say\n",
 	 .run = ctl_volume},
 	{.name = "store",
-	 .arguments = "list [STORE] | create STORE BDEV | grow STORE",
+	 .arguments = "list [STORE] | create STORE BDEV | grow STORE | check PATH | dump PATH | salvage PATH DIR [VOLUME ...]",
 	 .summary = "volume stores",
 	 .help = "  list [STORE]\n"
 		 "  create STORE BDEV    what is on the bdev is lost\n"
 		 "    --cluster-size SIZE  64K (default) or more\n"
 		 "  grow STORE           takes up what its bdev has grown by; the store of disks grows its file with the space\n"
 		 "                       that its file system has\n"
-		 "    --size SIZE        of the store of disks: to this size\n",
+		 "    --size SIZE        of the store of disks: to this size\n"
+		 "Of a file or block device PATH that no berthd has open:\n"
+		 "  check PATH           what of the store cannot be; nothing is written\n"
+		 "    --repair           mends it, and says what was done\n"
+		 "    --rebuild-super    when the super block is gone: by what is left\n"
+		 "  dump PATH            all that the metadata says\n"
+		 "  salvage PATH DIR [VOLUME ...]\n"
+		 "                       what volumes hold, as sparse files in DIR; all volumes without a name, UUID or blob id\n"
+		 "    --cluster-size SIZE  of all three, where the super block is gone and nothing else says it\n"
+		 "Exit code of these: 0 no damage, 1 repaired, 4 damage is left, 8 it could not be done.\n",
 	 .run = ctl_store},
 	{.name = "export",
 	 .arguments = "BDEV [options] | --list | --remove NAME",

@@ -145,6 +145,9 @@ ctl_store(struct ctl *ctl, int argc, char **argv)
 		{"list", ctl_store_list},
 		{"create", ctl_store_create},
 		{"grow", ctl_store_grow},
+		{"check", ctl_store_check},
+		{"dump", ctl_store_dump},
+		{"salvage", ctl_store_salvage},
 	};
 
 	for (size_t i = 0; argc > 1 && i < ARRAY_SIZE(actions); i++) {
