@@ -209,6 +209,8 @@ struct blob_work {
 	/* The store's. */
 	struct blob *blob;
 	bool cancelled;
+	void (*cancel)(struct blob_work *work); /* NULL: it looks at `cancelled` often enough */
+	void *state;
 };
 /* Gives the blob storage for all it reads (inflate: thick afterwards, no parent) or only for what its parent has (decouple: thin,
  * the parent's parent, or what lies below that, stays). Lives in the caller's memory until done. Decouple without a parent: -EINVAL. */

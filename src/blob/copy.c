@@ -302,6 +302,7 @@ blob_shallow_copy(struct blob *blob, struct blob_dev *dev, struct blob_work *wor
 	if (c != NULL) {
 		work->blob = blob;
 		work->cancelled = false;
+		work->cancel = NULL;
 		c->work = work;
 		c->blob = blob;
 		c->dev = dev;

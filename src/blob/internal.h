@@ -619,6 +619,21 @@ int snapshot_intent_decode(const void *value, size_t bytes, struct snapshot_pair
 void merge_disturb(struct blob *blob);
 /* There may be metadata pages or space again: merges that lacked some go on. */
 void merge_kick(struct blob_store *store);
+/* No background work is under way any more. From store_free(). */
+void merge_release(struct blob_store *store);
+
+/* ---- inflate.c ---- */
+
+/* One cluster at a time becomes the blob's own (blob_touch()), on a channel of the owner. */
+struct touch {
+	void (*done)(struct touch *touch, int status);
+	void *ctx;
+	struct blob_channel *ch;
+	uint64_t cluster;
+	struct blob_io io; /* and the device's room */
+};
+struct touch *touch_create(struct blob_channel *ch, void (*done)(struct touch *touch, int status), void *ctx); /* free(); NULL: memory */
+void touch_start(struct touch *touch, uint64_t cluster);
 
 /* A deleted snapshot has one clone, or none, left, or was found when the store was loaded: background work. Owner. */
 void merge_consider(struct blob *snapshot);

@@ -569,6 +569,7 @@ store_free(struct blob_store *store)
 	dev = store->dev;
 	CHECK(!store->kicked && store->background == 0 && store->op == NULL);
 	recover_release(store);
+	merge_release(store);
 	store_forget_blobs(store);
 	commit_release(store);
 	external_release_all(store);
