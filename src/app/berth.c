@@ -11,17 +11,19 @@ static int run_help(struct ctl *ctl, int argc, char **argv);
 
 const struct ctl_command ctl_commands[] = {
 	{.name = "disk",
-	 .arguments = "create NAME SIZE | list [NAME] | delete NAME",
-	 .summary = "disks for VMs: a sparse file each, with a vhost-user-blk socket",
+	 .arguments = "create NAME SIZE | list [NAME] | resize NAME SIZE | delete NAME",
+	 .summary = "disks for VMs: a thin volume each, with a vhost-user-blk socket",
 	 .help = "  create NAME SIZE     size such as 512M, 10G, 1T\n"
 		 "    --block-size N     512 (default), 1024, 2048 or 4096 bytes\n"
-		 "    --backend NAME     auto (default), uring or aio\n"
+		 "    --backend NAME     volume (default) of the store of disks; or a sparse file of its own: file, uring, aio\n"
 		 "    --readonly         VMs may only read\n"
-		 "    --existing         takes the file that is there, unchanged\n"
+		 "    --existing         takes the volume or file that is there, unchanged\n"
 		 "    --uuid UUID        of the disk; a new one by default\n"
+		 "    --store-size SIZE  of the store, if this makes it: else what its file system has free\n"
 		 "  list [NAME]\n"
+		 "  resize NAME SIZE     larger while a VM uses it\n"
 		 "  delete NAME          even while a VM uses it\n"
-		 "    --keep-file        leaves the file in the state directory\n",
+		 "    --keep-file        leaves the volume or file where it is\n",
 	 .run = ctl_disk},
 	{.name = "volume",
 	 .arguments = "create NAME SIZE | list [STORE] | show NAME | snapshot NAME SNAPSHOT | clone SNAPSHOT NAME"

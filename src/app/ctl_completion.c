@@ -104,9 +104,9 @@ static void
 disk_action_words(struct ctl *ctl, int argc, char **argv)
 {
 	if (argc == 0) {
-		puts("create\nlist\ndelete");
+		puts("create\nlist\nresize\ndelete");
 	} else if (strcmp(argv[0], "create") == 0) {
-		puts("--block-size\n--backend\n--readonly\n--existing\n--uuid");
+		puts("--block-size\n--backend\n--readonly\n--existing\n--uuid\n--store-size");
 	} else {
 		disk_words(ctl);
 		if (strcmp(argv[0], "delete") == 0) {

@@ -30,8 +30,13 @@ print_created(const json_t *disk)
 {
 	char size[32];
 
-	printf("%s: %s, %s, on %s\n", text_of(disk, "name"), ctl_bytes(number_of(disk, "size"), size),
-	       text_of(disk, "backend"), text_of(disk, "file"));
+	if (json_is_string(json_object_get(disk, "volume"))) {
+		printf("%s: %s, volume %s\n", text_of(disk, "name"), ctl_bytes(number_of(disk, "size"), size),
+		       text_of(disk, "volume"));
+	} else {
+		printf("%s: %s, %s, on %s\n", text_of(disk, "name"), ctl_bytes(number_of(disk, "size"), size),
+		       text_of(disk, "backend"), text_of(disk, "file"));
+	}
 	printf("vhost-user-blk socket: %s\n", text_of(disk, "socket"));
 	if (json_object_get(disk, "note") != NULL) {
 		fprintf(stderr, "berth: note: %s\n", text_of(disk, "note"));
@@ -75,15 +80,25 @@ take_create_options(int *argc, char **argv, json_t *params)
 static int
 create_params(int argc, char **argv, json_t *params)
 {
+	const char *store_size = NULL;
 	struct err err = ERR_NONE;
 	uint64_t bytes;
 	int rc = take_create_options(&argc, argv, params);
 
+	if (rc == CTL_OK && ctl_take_option(&argc, argv, "--store-size", &store_size) < 0) {
+		rc = CTL_USAGE;
+	}
 	if (rc == CTL_OK) {
 		rc = ctl_check_arguments("disk create", argc, argv, 2, 2);
 	}
 	if (rc != CTL_OK) {
 		return rc;
+	}
+	if (store_size != NULL) {
+		if (ctl_size(store_size, &bytes, &err) != 0) {
+			return ctl_usage("disk create", "%s", err_text(&err));
+		}
+		json_object_set_new(params, "store_size", json_integer((json_int_t)bytes));
 	}
 	if (ctl_size(argv[2], &bytes, &err) != 0) {
 		return ctl_usage("disk create", "%s", err_text(&err));
@@ -178,13 +193,41 @@ disk_delete(struct ctl *ctl, int argc, char **argv)
 	return rc;
 }
 
+static int
+disk_resize(struct ctl *ctl, int argc, char **argv)
+{
+	json_t *params, *disk = NULL;
+	struct err err = ERR_NONE;
+	uint64_t bytes;
+	int rc = ctl_check_arguments("disk resize", argc, argv, 2, 2);
+
+	if (rc != CTL_OK) {
+		return rc;
+	}
+	if (ctl_size(argv[2], &bytes, &err) != 0) {
+		return ctl_usage("disk resize", "%s", err_text(&err));
+	}
+	params = json_pack("{s:s, s:I}", "name", argv[1], "size", (json_int_t)bytes);
+	if (params == NULL) {
+		return ctl_usage("disk resize", "the name is no UTF-8");
+	}
+	rc = ctl_call(ctl, "disk resize", "berth_disk_resize", params, &disk, NULL);
+	if (rc == CTL_OK && ctl->json) {
+		ctl_print_json(disk);
+	} else if (rc == CTL_OK) {
+		print_created(disk);
+	}
+	json_decref(disk);
+	return rc;
+}
+
 int
 ctl_disk(struct ctl *ctl, int argc, char **argv)
 {
 	static const struct {
 		const char *name;
 		int (*run)(struct ctl *ctl, int argc, char **argv);
-	} actions[] = {{"create", disk_create}, {"list", disk_list}, {"delete", disk_delete}};
+	} actions[] = {{"create", disk_create}, {"list", disk_list}, {"resize", disk_resize}, {"delete", disk_delete}};
 
 	for (size_t i = 0; argc > 1 && i < ARRAY_SIZE(actions); i++) {
 		if (strcmp(argv[1], actions[i].name) == 0) {
@@ -192,7 +235,7 @@ ctl_disk(struct ctl *ctl, int argc, char **argv)
 		}
 	}
 	return argc > 1 ? ctl_usage("disk", "there is no action '%s'", argv[1]) :
-			  ctl_usage("disk", "what? create, list or delete");
+			  ctl_usage("disk", "what? create, list, resize or delete");
 }
 
 /* ---- Status ---- */

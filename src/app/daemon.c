@@ -42,6 +42,7 @@
 #include "bdevs/rbd/rbd.h"
 #include "event/scheduler.h"
 #include "event/steps.h"
+#include "lvol/lvol.h"
 #include "methods/methods.h"
 #include "nbd/nbd.h"
 #include "rpc/rpc.h"
@@ -352,6 +353,13 @@ end_arrays(struct steps *s)
 }
 
 static int
+end_stores(struct steps *s)
+{
+	lvol_shutdown(bdevs_gone, NULL);
+	return STEPS_WAIT;
+}
+
+static int
 end_images(struct steps *s)
 {
 	bdev_rbd_shutdown(bdevs_gone, NULL);
@@ -459,7 +467,7 @@ forget(void *ctx, const char *family, const char *name)
 }
 
 /* Modules that look for what is theirs in each new bdev. */
-static const struct bdev_examiner *const examiners[] = {&gpt_examiner, &raid_examiner, NULL};
+static const struct bdev_examiner *const examiners[] = {&gpt_examiner, &raid_examiner, &lvol_examiner, NULL};
 
 static int
 start_methods(struct steps *s)
@@ -696,6 +704,7 @@ static const struct step start_steps[] = {
 	{"images", NULL, end_images},
 	{"bdevs", NULL, remove_bdevs},
 	{"arrays", NULL, end_arrays},
+	{"volume stores", NULL, end_stores},
 	{"vhost", start_vhost, stop_vhost},
 	{"NBD", start_nbd, stop_nbd},
 	{"scheduler", start_scheduler, stop_scheduler},

@@ -11,6 +11,7 @@
 #include "bdev/module.h"
 #include "bdevs/raid/raid.h"
 #include "bdevs/rbd/rbd.h"
+#include "lvol/lvol.h"
 #include "methods/methods.h"
 #include "rpc/rpc.h"
 
@@ -180,11 +181,17 @@ arrays_gone(void *ctx)
 	bdev_shutdown(bdevs_gone, ctx);
 }
 
+static void
+stores_gone(void *ctx)
+{
+	raid_shutdown(arrays_gone, ctx);
+}
+
 void
 perf_config_unload(struct perf_config *c)
 {
 	if (c->started) {
-		raid_shutdown(arrays_gone, c);
+		lvol_shutdown(stores_gone, c);
 	} else {
 		images_gone(c);
 	}

@@ -37,6 +37,7 @@ static const struct bdev_kind *const kinds[] = {
 	&bdev_split_kind,
 	&bdev_delay_kind,
 	&bdev_error_kind,
+	&bdev_lvol_kind,
 };
 
 const struct bdev_kind *

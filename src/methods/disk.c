@@ -1,53 +1,43 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Disks: a sparse file in the state directory, a bdev on it and a controller, all of one name.
+ * Disks: storage in the state directory, a bdev that is known by the disk's name, and a controller of this name. The storage is a thin
+ * volume in a store of its own there (disk_volume.c, disk_store.c), or a sparse file (disk_file.c).
  *
  * Invariants
  *  1. A disk is in `disks` from the success of its creation until its bdev goes away, however that
  *     happens.
- *  2. Creation is undone whole when a step fails; a file is removed only if this creation made it,
- *     or it held no data.
+ *  2. Creation is undone whole when a step fails; a file or volume is removed only if this creation
+ *     made it, or the file held no data.
  *  3. A file is removed only after its bdev is gone. What goes to the state log never makes or
- *     removes a file when it is replayed: creations are recorded with existing, deletions with
- *     keep_file.
+ *     removes a file or a volume when it is replayed: creations are recorded with existing,
+ *     deletions with keep_file.
+ *  4. A volume's bdev has the disk's name as one more alias, as long as it is a disk.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/check.h"
-#include "base/list.h"
 #include "base/log.h"
-#include "base/names.h"
 #include "base/path.h"
-#include "bdev/bdev.h"
+#include "bdev/module.h"
 #include "bdevs/aio/aio.h"
 #include "bdevs/uring/uring.h"
-#include "event/steps.h"
-#include "methods/internal.h"
+#include "methods/disk_internal.h"
 #include "rpc/schema_gen.h"
 #include "vhost/vhost.h"
 
-#define DISK_DIR "disks"
 #define DISK_NAME_MAX 200
 #define FAMILY "berth_disk_"
-
-struct disk {
-	struct list link; /* in order of creation */
-	struct names_node node;
-	char *name;
-	char *file;
-	char *backend; /* as asked for: "auto", "uring", "aio" */
-	bool readonly; /* the controller */
-};
+#define VOLUME "volume"
+#define BLOCK_SIZE_DEFAULT 512
 
 static struct list disks = {&disks, &disks};
 static struct names by_name;
+static struct names by_bdev;
 
 /* ---- The list ---- */
 
@@ -59,12 +49,21 @@ find(const char *name)
 	return node != NULL ? CONTAINER_OF(node, struct disk, node) : NULL;
 }
 
+static struct disk *
+find_bdev(const char *bdev_name)
+{
+	struct names_node *node = names_find(&by_bdev, bdev_name);
+
+	return node != NULL ? CONTAINER_OF(node, struct disk, bdev_node) : NULL;
+}
+
 static void
 disk_free(struct disk *d)
 {
 	if (d != NULL) {
 		list_remove(&d->link);
 		names_remove(&by_name, &d->node);
+		names_remove(&by_bdev, &d->bdev_node);
 		free(d->name);
 		free(d->file);
 		free(d->backend);
@@ -76,19 +75,20 @@ static void
 insert(struct disk *disk)
 {
 	names_add(&by_name, &disk->node, disk->name);
+	names_add(&by_bdev, &disk->bdev_node, disk->bdev_name);
 	list_append(&disks, &disk->link);
 }
 
 void
 disk_bdev_gone(const char *name)
 {
-	disk_free(find(name));
+	disk_free(find_bdev(name));
 }
 
 bool
 disk_has_bdev(const char *bdev_name)
 {
-	return find(bdev_name) != NULL;
+	return find_bdev(bdev_name) != NULL;
 }
 
 bool
@@ -96,7 +96,7 @@ disk_has_controller(const struct vhost_info *info)
 {
 	const struct disk *d = find(info->name);
 
-	return d != NULL && strcmp(info->bdev_name, d->name) == 0 &&
+	return d != NULL && strcmp(info->bdev_name, d->bdev_name) == 0 &&
 	       info->readonly == d->readonly && mask_is_all(info->cpumask);
 }
 
@@ -108,11 +108,11 @@ disk_count(void)
 
 /* ---- As JSON ---- */
 
-/* The parameters that make the disk again from the file that is there. */
+/* The parameters that make the disk again from the file or volume that is there. */
 static json_t *
 params_json(const struct disk *d)
 {
-	const struct bdev *b = bdev_find(d->name);
+	const struct bdev *b = bdev_find(d->bdev_name);
 	uuid_t uuid;
 
 	CHECK(b != NULL);
@@ -123,15 +123,55 @@ params_json(const struct disk *d)
 			 d->readonly, "existing", 1, "uuid", uuid_json(uuid));
 }
 
+/* Bytes that it takes where it is. */
+static uint64_t
+allocated(const struct disk *d, struct bdev *b)
+{
+	struct lvol *lvol = lvol_of_bdev(b);
+	struct stat st;
+
+	if (lvol != NULL) {
+		struct lvol_store_info store;
+		struct lvol_info info;
+
+		lvol_get_info(lvol, &info);
+		lvol_store_get_info(info.store, &store);
+		return info.allocated_clusters * store.blob.cluster_bytes;
+	}
+	return d->file != NULL && stat(d->file, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+}
+
+static const char *
+backend_of(const struct bdev *b)
+{
+	struct aio_bdev_info aio;
+
+	if (lvol_of_bdev(b) != NULL) {
+		return "volume";
+	}
+	return bdev_aio_info(b, &aio) ? "aio" : "uring";
+}
+
+static json_t *
+volume_json(const struct bdev *b)
+{
+	struct lvol *lvol = lvol_of_bdev(b);
+	struct lvol_info info;
+
+	if (lvol == NULL) {
+		return json_null();
+	}
+	lvol_get_info(lvol, &info);
+	return text_json(info.alias);
+}
+
 static json_t *
 disk_json(const void *ctx, const char *name)
 {
 	const struct disk *d = find(name);
-	const struct bdev *b = d != NULL ? bdev_find(name) : NULL;
+	struct bdev *b = d != NULL ? bdev_find(d->bdev_name) : NULL;
 	const struct vhost_controller *ctrlr = vhost_find(name);
-	struct aio_bdev_info aio;
 	struct vhost_info info = {0};
-	struct stat st = {0};
 	uuid_t uuid;
 
 	if (d == NULL) {
@@ -142,17 +182,12 @@ disk_json(const void *ctx, const char *name)
 	if (ctrlr != NULL) {
 		vhost_get_info(ctrlr, &info);
 	}
-	if (stat(d->file, &st) != 0) {
-		st.st_blocks = 0;
-	}
-	return json_pack("{s:s, s:I, s:I, s:I, s:s, s:b, s:o, s:o, s:o, s:b}", "name", d->name,
-			 "size", (json_int_t)(bdev_num_blocks(b) * bdev_block_size(b)), "allocated",
-			 (json_int_t)st.st_blocks * 512, "block_size",
-			 (json_int_t)bdev_block_size(b), "backend",
-			 bdev_aio_info(b, &aio) ? "aio" : "uring", "readonly", d->readonly, "uuid",
-			 uuid_json(uuid), "file", text_json(d->file), "socket",
-			 info.socket_path != NULL ? text_json(info.socket_path) : json_null(),
-			 "connected", info.has_session);
+	return json_pack("{s:s, s:I, s:I, s:I, s:s, s:b, s:o, s:o, s:o, s:o, s:b}", "name", d->name, "size",
+			 (json_int_t)(bdev_num_blocks(b) * bdev_block_size(b)), "allocated", (json_int_t)allocated(d, b),
+			 "block_size", (json_int_t)bdev_block_size(b), "backend", backend_of(b), "readonly", d->readonly, "uuid",
+			 uuid_json(uuid), "file", d->file != NULL ? text_json(d->file) : json_null(), "volume", volume_json(b),
+			 "socket", info.socket_path != NULL ? text_json(info.socket_path) : json_null(), "connected",
+			 info.has_session);
 }
 
 void
@@ -179,26 +214,6 @@ disk_config(json_t *calls, bool for_state)
 
 /* ---- Making and deleting: what both share ---- */
 
-struct job {
-	struct list link; /* in jobs */
-	struct steps steps;
-	struct worker_job work;
-	struct rpc_request *req;
-	char *name;
-	struct disk *disk; /* not in the list */
-	int dir_fd;
-	int work_status;
-	/* create */
-	uint64_t size;
-	uint32_t block_size;
-	bool existing;
-	bool made_file;
-	uuid_t uuid;
-	struct err note;
-	/* delete */
-	bool keep_file;
-};
-
 /* A name is worked on by one request at a time: in the middle of its life a disk's file looks
  * like one that nobody wants. */
 static struct list jobs = {&jobs, &jobs};
@@ -206,7 +221,7 @@ static struct list jobs = {&jobs, &jobs};
 static bool
 busy(const char *name)
 {
-	struct job *job;
+	struct disk_job *job;
 
 	LIST_FOREACH (job, &jobs, link) {
 		if (strcmp(job->name, name) == 0) {
@@ -217,7 +232,7 @@ busy(const char *name)
 }
 
 static void
-job_free(struct job *job)
+job_free(struct disk_job *job)
 {
 	list_remove(&job->link);
 	free(job->name);
@@ -228,43 +243,38 @@ job_free(struct job *job)
 	free(job);
 }
 
-static void
-gone(void *ctx, int status)
+void
+disk_step_gone(void *ctx, int status)
 {
-	struct job *job = ctx;
+	struct disk_job *job = ctx;
 
 	steps_continue(&job->steps, status);
 }
 
-static int
-delete_bdev(struct job *job, struct err *err)
+void
+disk_step_done(void *ctx, int status, const struct err *err)
 {
-	int rc = bdev_uring_delete(job->disk->name, gone, job, err);
+	struct disk_job *job = ctx;
 
-	return rc == -ENODEV ? bdev_aio_delete(job->disk->name, gone, job, err) : rc;
+	if (status != 0) {
+		job->steps.err = *err;
+	}
+	steps_continue(&job->steps, status);
 }
 
-static void
-work_done(struct worker_job *work)
+void
+disk_work_done(struct worker_job *work)
 {
-	struct job *job = CONTAINER_OF(work, struct job, work);
+	struct disk_job *job = CONTAINER_OF(work, struct disk_job, work);
 
 	steps_continue(&job->steps, job->work_status);
 }
 
-static char *
-file_path(const char *name)
-{
-	char *path;
-
-	return asprintf(&path, "%s/%s/%s.img", methods->state_dir, DISK_DIR, name) >= 0 ? path
-											: NULL;
-}
-
-static struct job *
+static struct disk_job *
 job_create(struct rpc_request *req, const char *name, const char *backend)
 {
-	struct job *job = calloc(1, sizeof(*job));
+	bool volume = strcmp(backend, VOLUME) == 0;
+	struct disk_job *job = calloc(1, sizeof(*job));
 	struct disk *disk = calloc(1, sizeof(*disk));
 
 	if (job == NULL || disk == NULL) {
@@ -278,9 +288,9 @@ job_create(struct rpc_request *req, const char *name, const char *backend)
 	job->disk = disk;
 	job->name = strdup(name);
 	disk->name = strdup(name);
-	disk->file = file_path(name);
+	disk->file = volume ? NULL : disk_file_path(name);
 	disk->backend = strdup(backend);
-	if (job->name == NULL || disk->name == NULL || disk->file == NULL ||
+	if (job->name == NULL || disk->name == NULL || (!volume && disk->file == NULL) ||
 	    disk->backend == NULL) {
 		job_free(job);
 		rpc_error(req, -ENOMEM, "out of memory");
@@ -315,91 +325,10 @@ check_request(struct rpc_request *req, const char *name)
 
 /* ---- berth_disk_create ---- */
 
-/* A file without a single block allocated that nobody has locked holds no data: what a creation
- * left that was cut short. */
-static bool
-is_leftover(struct job *job, const char *base)
-{
-	int fd = openat(job->dir_fd, base, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-	struct stat st;
-	bool leftover;
-
-	leftover = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_blocks == 0 &&
-		   flock(fd, LOCK_EX | LOCK_NB) == 0;
-	if (fd >= 0) {
-		close(fd);
-	}
-	return leftover;
-}
-
-static int
-open_new(struct job *job, const char *base)
-{
-	int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC;
-	int fd = openat(job->dir_fd, base, flags, 0600);
-
-	if (fd < 0 && errno == EEXIST) {
-		if (is_leftover(job, base) && unlinkat(job->dir_fd, base, 0) == 0) {
-			return openat(job->dir_fd, base, flags, 0600);
-		}
-		errno = EEXIST;
-	}
-	return fd;
-}
-
-static int
-file_error(struct job *job)
-{
-	int rc = -errno;
-
-	return err_set(&job->steps.err, rc, "%s: %s%s", job->disk->file, strerror(-rc),
-		       rc == -EEXIST
-			       ? " and belongs to no disk: remove it, or take it with existing"
-			       : "");
-}
-
-/* On the worker: blocks. Synced, so that a power cut cannot leave a disk in the log whose file
- * is not there. */
-static void
-make_file(struct worker_job *work)
-{
-	struct job *job = CONTAINER_OF(work, struct job, work);
-	const char *base = strrchr(job->disk->file, '/') + 1;
-	int fd = open_new(job, base);
-
-	if (fd < 0) {
-		job->work_status = file_error(job);
-		return;
-	}
-	job->made_file = true;
-	job->work_status = 0;
-	if (ftruncate(fd, (off_t)job->size) != 0 || fsync(fd) != 0 || fsync(job->dir_fd) != 0) {
-		job->work_status = file_error(job);
-		unlinkat(job->dir_fd, base, 0);
-	}
-	close(fd);
-}
-
-static int
-open_dir(struct job *job, struct err *err)
-{
-	char *dir = path_join(methods->state_dir, DISK_DIR);
-	int rc = dir != NULL ? path_make_dirs(dir, 0700, err) : -ENOMEM;
-
-	if (rc == 0) {
-		job->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		rc = job->dir_fd >= 0
-			     ? 0
-			     : err_set(err, -errno, "cannot open %s: %s", dir, strerror(errno));
-	}
-	free(dir);
-	return rc;
-}
-
 static int
 check_step(struct steps *s)
 {
-	struct job *job = CONTAINER_OF(s, struct job, steps);
+	struct disk_job *job = CONTAINER_OF(s, struct disk_job, steps);
 	const char *name = job->disk->name;
 
 	if (bdev_find(name) != NULL) {
@@ -412,103 +341,16 @@ check_step(struct steps *s)
 		return err_set(&s->err, -EINVAL, "size %llu is no multiple of the block size %u",
 			       (unsigned long long)job->size, job->block_size);
 	}
-	return open_dir(job, &s->err);
-}
-
-static int
-existing_file(struct job *job, struct err *err)
-{
-	struct stat st;
-
-	if (stat(job->disk->file, &st) != 0) {
-		return err_set(err, -errno, "%s: %s", job->disk->file, strerror(errno));
-	}
-	if (S_ISREG(st.st_mode) && (uint64_t)st.st_size != job->size) {
-		return err_set(err, -EINVAL, "%s has %lld bytes, not %llu", job->disk->file,
-			       (long long)st.st_size, (unsigned long long)job->size);
-	}
 	return 0;
-}
-
-static int
-file_step(struct steps *s)
-{
-	struct job *job = CONTAINER_OF(s, struct job, steps);
-
-	if (job->existing) {
-		return existing_file(job, &s->err);
-	}
-	worker_submit(methods->worker, &job->work, make_file, work_done);
-	return STEPS_WAIT;
-}
-
-static int
-undo_file(struct steps *s)
-{
-	struct job *job = CONTAINER_OF(s, struct job, steps);
-
-	if (job->made_file) {
-		/* Empty still, so this takes no time. */
-		unlinkat(job->dir_fd, strrchr(job->disk->file, '/') + 1, 0);
-	}
-	return 0;
-}
-
-static int
-create_uring(struct job *job, struct err *err)
-{
-	struct uring_bdev_options o = {
-		.name = job->disk->name,
-		.filename = job->disk->file,
-		.block_size = job->block_size,
-	};
-
-	uuid_copy(o.uuid, job->uuid);
-	return bdev_uring_create(&o, NULL, err);
-}
-
-static int
-create_aio(struct job *job, struct err *err)
-{
-	struct aio_bdev_options o = {
-		.name = job->disk->name,
-		.filename = job->disk->file,
-		.block_size = job->block_size,
-	};
-
-	uuid_copy(o.uuid, job->uuid);
-	return bdev_aio_create(&o, NULL, err);
-}
-
-static int
-bdev_step(struct steps *s)
-{
-	struct job *job = CONTAINER_OF(s, struct job, steps);
-	const char *backend = job->disk->backend;
-	int rc = strcmp(backend, "aio") == 0 ? create_aio(job, &s->err) : create_uring(job, &s->err);
-
-	if (rc != 0 && strcmp(backend, "auto") == 0 && !uring_available(&job->note)) {
-		s->err = ERR_NONE;
-		rc = create_aio(job, &s->err);
-	}
-	return rc;
-}
-
-static int
-undo_bdev(struct steps *s)
-{
-	struct job *job = CONTAINER_OF(s, struct job, steps);
-
-	return delete_bdev(job, NULL) == 0 ? STEPS_WAIT : 0;
 }
 
 static int
 controller_step(struct steps *s)
 {
-	struct job *job = CONTAINER_OF(s, struct job, steps);
+	struct disk_job *job = CONTAINER_OF(s, struct disk_job, steps);
 	struct vhost_blk_options o = {
 		.name = job->disk->name,
-		.bdev_name = job->disk->name,
+		.bdev_name = job->disk->bdev_name,
 		.readonly = job->disk->readonly,
 	};
 	struct vhost_controller *ctrlr;
@@ -516,15 +358,22 @@ controller_step(struct steps *s)
 	return vhost_blk_create(&o, &ctrlr, &s->err);
 }
 
-static const struct step create_steps[] = {
+static const struct step create_file_steps[] = {
 	{"check", check_step, NULL},
-	{"file", file_step, undo_file},
-	{"bdev", bdev_step, undo_bdev},
+	{"file", disk_file_step, disk_file_undo},
+	{"bdev", disk_file_bdev_step, disk_file_bdev_undo},
+	{"controller", controller_step, NULL},
+};
+
+static const struct step create_volume_steps[] = {
+	{"check", check_step, NULL},
+	{"store", disk_store_step, NULL},
+	{"volume", disk_volume_step, disk_volume_undo},
 	{"controller", controller_step, NULL},
 };
 
 static void
-answer_error(struct job *job, int status)
+answer_error(struct disk_job *job, int status)
 {
 	err_prefix(&job->steps.err, "disk '%s': ", job->name);
 	rpc_error_from(job->req, status, &job->steps.err);
@@ -533,7 +382,7 @@ answer_error(struct job *job, int status)
 static void
 create_done(struct steps *s, int status)
 {
-	struct job *job = CONTAINER_OF(s, struct job, steps);
+	struct disk_job *job = CONTAINER_OF(s, struct disk_job, steps);
 	struct disk *d = job->disk;
 	json_t *result;
 
@@ -554,25 +403,49 @@ create_done(struct steps *s, int status)
 	job_free(job);
 }
 
+/* What "auto" is: a volume, unless it is to be a file that is there, or something that volumes cannot be. */
+static const char *
+backend_for(const struct berth_disk_create_params *p)
+{
+	char *file;
+	bool there;
+
+	if (strcmp(p->backend, "auto") != 0) {
+		return p->backend;
+	}
+	if (p->block_size != BLOCK_SIZE_DEFAULT || strlen(p->name) >= LVOL_NAME_BYTES) {
+		return "file";
+	}
+	file = p->existing ? disk_file_path(p->name) : NULL;
+	there = file != NULL && access(file, F_OK) == 0;
+	free(file);
+	return there ? "file" : VOLUME;
+}
+
 static void
 create(struct rpc_request *req, const void *params)
 {
 	const struct berth_disk_create_params *p = params;
-	struct job *job;
+	struct disk_job *job;
 
 	if (!check_request(req, p->name)) {
 		return;
 	}
-	job = job_create(req, p->name, p->backend);
+	job = job_create(req, p->name, backend_for(p));
 	if (job == NULL) {
 		return;
 	}
 	job->size = p->size;
+	job->store_size = p->store_size;
 	job->block_size = p->block_size;
 	job->existing = p->existing;
 	uuid_copy(job->uuid, p->uuid);
 	job->disk->readonly = p->readonly;
-	steps_run(&job->steps, create_steps, ARRAY_SIZE(create_steps), create_done);
+	if (job->disk->file != NULL) {
+		steps_run(&job->steps, create_file_steps, ARRAY_SIZE(create_file_steps), create_done);
+	} else {
+		steps_run(&job->steps, create_volume_steps, ARRAY_SIZE(create_volume_steps), create_done);
+	}
 }
 
 /* ---- berth_disk_delete ---- */
@@ -580,60 +453,39 @@ create(struct rpc_request *req, const void *params)
 static int
 delete_controller_step(struct steps *s)
 {
-	struct job *job = CONTAINER_OF(s, struct job, steps);
+	struct disk_job *job = CONTAINER_OF(s, struct disk_job, steps);
 
-	return vhost_delete(job->disk->name, gone, job, NULL) == 0 ? STEPS_WAIT : 0;
+	return vhost_delete(job->disk->name, disk_step_gone, job, NULL) == 0 ? STEPS_WAIT : 0;
 }
 
+static const struct step delete_file_steps[] = {
+	{"controller", delete_controller_step, NULL},
+	{"bdev", disk_file_bdev_delete_step, NULL},
+	{"file", disk_file_remove_step, NULL},
+};
+
+/* The volume stays: it is no disk any more. */
 static int
-delete_bdev_step(struct steps *s)
+leave_step(struct steps *s)
 {
-	struct job *job = CONTAINER_OF(s, struct job, steps);
-
-	return delete_bdev(job, &s->err) == 0 ? STEPS_WAIT : 0;
-}
-
-static void
-remove_file(struct worker_job *work)
-{
-	struct job *job = CONTAINER_OF(work, struct job, work);
-
-	int fd = open(job->disk->file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-
-	/* A bdev of another name may have taken the file of a disk that could not be restored. */
-	job->work_status = 0;
-	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0) {
-		job->work_status = file_error(job);
-	} else if (unlink(job->disk->file) != 0 && errno != ENOENT) {
-		job->work_status = file_error(job);
-	}
-	if (fd >= 0) {
-		close(fd);
-	}
-}
-
-static int
-delete_file_step(struct steps *s)
-{
-	struct job *job = CONTAINER_OF(s, struct job, steps);
+	struct disk_job *job = CONTAINER_OF(s, struct disk_job, steps);
 
 	if (job->keep_file) {
-		return 0;
+		disk_free(find(job->name));
 	}
-	worker_submit(methods->worker, &job->work, remove_file, work_done);
-	return STEPS_WAIT;
+	return 0;
 }
 
-static const struct step delete_steps[] = {
+static const struct step delete_volume_steps[] = {
 	{"controller", delete_controller_step, NULL},
-	{"bdev", delete_bdev_step, NULL},
-	{"file", delete_file_step, NULL},
+	{"leave", leave_step, NULL},
+	{"volume", disk_volume_delete_step, NULL},
 };
 
 static void
 delete_all_done(struct steps *s, int status)
 {
-	struct job *job = CONTAINER_OF(s, struct job, steps);
+	struct disk_job *job = CONTAINER_OF(s, struct disk_job, steps);
 
 	if (status != 0) {
 		answer_error(job, status);
@@ -648,29 +500,78 @@ delete_all_done(struct steps *s, int status)
 static void delete (struct rpc_request *req, const void *params)
 {
 	const struct berth_disk_delete_params *p = params;
-	struct job *job;
-	bool exists;
+	const struct step *steps;
+	struct disk_job *job;
+	struct disk *d;
+	bool volume;
 
 	if (!check_request(req, p->name)) {
 		return;
 	}
-	exists = find(p->name) != NULL;
-	if (!exists &&
-	    !(methods->forget != NULL && methods->forget(methods->ctx, FAMILY, p->name))) {
+	d = find(p->name);
+	if (d == NULL && !(methods->forget != NULL && methods->forget(methods->ctx, FAMILY, p->name))) {
 		rpc_error(req, -ENODEV, "there is no disk '%s'", p->name);
 		return;
 	}
-	job = job_create(req, p->name, "");
-	if (job != NULL) {
-		/* One that could not be restored has a file perhaps, and nothing else: the last
-		 * step. */
-		const struct step *first =
-			exists ? delete_steps : &delete_steps[ARRAY_SIZE(delete_steps) - 1];
+	/* One that could not be restored has a file or a volume perhaps, and nothing else: the last step. */
+	volume = d != NULL ? d->file == NULL : disk_volume_left(p->name);
+	job = job_create(req, p->name, volume ? VOLUME : "file");
+	if (job == NULL) {
+		return;
+	}
+	if (d != NULL) {
+		memcpy(job->disk->bdev_name, d->bdev_name, sizeof(d->bdev_name));
+	}
+	job->keep_file = p->keep_file;
+	steps = volume ? delete_volume_steps : delete_file_steps;
+	steps_run(&job->steps, d != NULL ? steps : steps + 2, d != NULL ? 3 : 1, delete_all_done);
+}
 
-		job->keep_file = p->keep_file;
-		steps_run(&job->steps, first,
-			  (unsigned)(delete_steps + ARRAY_SIZE(delete_steps) - first),
-			  delete_all_done);
+/* ---- berth_disk_resize ---- */
+
+static void
+resized(struct steps *s, int status)
+{
+	struct disk_job *job = CONTAINER_OF(s, struct disk_job, steps);
+	struct disk *d = find(job->name);
+
+	if (status != 0) {
+		answer_error(job, status);
+	} else {
+		rpc_set_recorded_call(job->req, d != NULL ? "berth_disk_create" : NULL, d != NULL ? params_json(d) : NULL);
+		rpc_result(job->req, d != NULL ? disk_json(NULL, d->name) : json_null());
+	}
+	job_free(job);
+}
+
+static const struct step resize_file_steps[] = {{"file", disk_file_resize_step, NULL}, {"bdev", disk_file_rescan_step, NULL}};
+static const struct step resize_volume_steps[] = {{"volume", disk_volume_resize_step, NULL}};
+
+static void
+resize(struct rpc_request *req, const void *params)
+{
+	const struct berth_disk_resize_params *p = params;
+	struct disk *d;
+	struct disk_job *job;
+
+	if (!check_request(req, p->name)) {
+		return;
+	}
+	d = find(p->name);
+	if (d == NULL) {
+		rpc_error(req, -ENODEV, "there is no disk '%s'", p->name);
+		return;
+	}
+	job = job_create(req, p->name, d->backend);
+	if (job == NULL) {
+		return;
+	}
+	job->size = p->size;
+	memcpy(job->disk->bdev_name, d->bdev_name, sizeof(d->bdev_name));
+	if (d->file != NULL) {
+		steps_run(&job->steps, resize_file_steps, ARRAY_SIZE(resize_file_steps), resized);
+	} else {
+		steps_run(&job->steps, resize_volume_steps, ARRAY_SIZE(resize_volume_steps), resized);
 	}
 }
 
@@ -717,6 +618,7 @@ list_disks(struct rpc_request *req, const void *params)
 const struct rpc_method disk_methods[] = {
 	{"berth_disk_create", create},
 	{"berth_disk_delete", delete},
+	{"berth_disk_resize", resize},
 	{"berth_disk_list", list_disks},
 	{NULL, NULL},
 };

@@ -72,6 +72,7 @@ extern const struct rpc_method lvol_methods[];
 extern const struct rpc_method lvol_data_methods[];
 extern const struct rpc_method vhost_methods[];
 extern const struct rpc_method disk_methods[];
+extern const struct rpc_method disk_store_methods[];
 extern const struct rpc_method nbd_methods[];
 extern const struct rpc_method nbd_lend_methods[];
 

@@ -7,7 +7,8 @@
  *  1. There is an entry only for a name that no bdev has, but for the moment between a bdev's leaving and its last user's.
  *  2. Of bdevs that wait for their base an entry ends when they come, or with the first deletion of anything after they
  *     stopped waiting: a name that is given to something new begins with nothing.
- *  3. Partitions are found, not configured, and so wait for ever; FOUND_MAX entries of them are kept, the newest.
+ *  3. Partitions and volumes are found, not configured, and so wait for ever; FOUND_MAX entries of them are kept, the newest.
+ *     That of a volume ends when it is deleted.
  * Context: the app thread.
  */
 #include <errno.h>
@@ -84,6 +85,12 @@ add(const char *name, json_t *calls, bool found)
 
 /* ---- Bdevs that leave and come ---- */
 
+static bool
+comes_by_itself(const struct bdev_kind *kind)
+{
+	return kind == &bdev_gpt_kind || kind == &bdev_lvol_kind;
+}
+
 void
 kept_bdev_leaves(const char *name)
 {
@@ -91,7 +98,7 @@ kept_bdev_leaves(const char *name)
 	const struct bdev_kind *kind = b != NULL ? bdev_kind_find(b, NULL) : NULL;
 	json_t *calls;
 
-	if (kind == NULL || (kind->waiting == NULL && kind != &bdev_gpt_kind)) {
+	if (kind == NULL || (kind->waiting == NULL && !comes_by_itself(kind))) {
 		return;
 	}
 	calls = json_array();
@@ -100,7 +107,7 @@ kept_bdev_leaves(const char *name)
 		json_decref(calls);
 		return;
 	}
-	(void)add(bdev_name(b), calls, kind == &bdev_gpt_kind);
+	(void)add(bdev_name(b), calls, comes_by_itself(kind));
 }
 
 static void
@@ -184,6 +191,16 @@ kept_sweep(void)
 		}
 	}
 	json_decref(waiting);
+}
+
+void
+kept_drop(const char *name)
+{
+	struct kept *k = find(name);
+
+	if (k != NULL) {
+		drop(k);
+	}
 }
 
 /* ---- Set while it waits ---- */

@@ -39,7 +39,7 @@ methods_init(const struct methods_options *options)
 		qos_methods,
 		histogram_methods,
 		bdev_malloc_methods, bdev_aio_methods,  bdev_uring_methods, vhost_methods,
-		disk_methods,        scheduler_methods, job_methods,
+		disk_methods,        disk_store_methods,        scheduler_methods, job_methods,
 		bdev_passthru_methods,
 		bdev_qcow2_methods,
 		bdev_raid_methods,
@@ -52,6 +52,9 @@ methods_init(const struct methods_options *options)
 		nbd_lend_methods,
 		bdev_delay_methods,
 		bdev_error_methods,
+		lvol_store_methods,
+		lvol_methods,
+		lvol_data_methods,
 	};
 
 	CHECK(methods == NULL);
