@@ -392,8 +392,6 @@ set_readonly(void *arg)
 static void
 becomes_readonly(void **state)
 {
-	static uint8_t buf[512];
-
 	begin();
 	atomic_store(&readonly_everywhere, false);
 	scripted_open(&s, &env);
