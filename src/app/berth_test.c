@@ -332,7 +332,7 @@ test_usage(void **state)
 	assert_run("", 2, "a command is missing");
 	assert_run("nonsense", 2, "no command 'nonsense'");
 	assert_run("--nonsense", 2, "no option --nonsense");
-	assert_run("disk", 2, "create, list or delete");
+	assert_run("disk", 2, "create, list, resize or delete");
 	assert_run("disk destroy", 2, "'destroy'");
 	assert_run("disk create x", 2, "missing");
 	assert_run("disk create x 1G y", 2, "'y'");
@@ -448,12 +448,12 @@ static void
 test_completion(void **state)
 {
 	assert_run("completion bash", 0, "complete -F _berth berth\n");
-	assert_run("completion words", 0, "disk\nexport\nstatus\ntop\niostat\n");
+	assert_run("completion words", 0, "disk\nvolume\nstore\nexport\nstatus\ntop\niostat\n");
 	assert_run("completion words top", 0, "--view\n--sort\n");
 	assert_run("completion words doctor", 0, "--sample\n");
 	assert_run("completion words doctor --state-dir", 0, "<file>\n");
 	assert_run("completion words top --view", 0, "controllers\nthreads\ncores\n");
-	assert_run("completion words disk", 0, "create\nlist\ndelete\n");
+	assert_run("completion words disk", 0, "create\nlist\nresize\ndelete\n");
 	assert_run("completion words disk delete", 0, "long name\n--keep-file\n");
 	assert_run("completion words rpc", 0, "bdev_malloc_create\n");
 	assert_run("completion words rpc log_set_level", 0, "level=\n");

@@ -19,23 +19,26 @@ static const struct rule {
 	const char *space;
 	const char *before; /* what the object's name has in front of the parameter; NULL: nothing */
 	bool on_bdev;       /* what its creates make stands on a bdev, and is refused while that is not there */
+	bool found;         /* no call makes it: its deletion ends what was set for it, and is not carried out again */
 } rules[] = {
-	{"bdev_delay_update_latency", "delay_bdev_name", "bdev", NULL, false},
-	{"bdev_error_create", "base_name", "bdev", "EE_", false},
-	{"bdev_raid_add_base_bdev", "raid_bdev", "bdev", NULL, false},
-	{"bdev_raid_remove_base_bdev", NULL, NULL, NULL, false},
-	{"bdev_lvol_", NULL, NULL, NULL, false},
-	{"bdev_rbd_register_cluster", "name", "cluster", NULL, false},
-	{"bdev_rbd_unregister_cluster", "name", "cluster", NULL, false},
-	{"bdev_split_", "base_bdev", "split", NULL, false},
-	{"bdev_", "name", "bdev", NULL, false},
-	{"accel_crypto_key_destroy", "key_name", "key", NULL, false},
-	{"accel_crypto_key_", "name", "key", NULL, false},
-	{"nbd_", "nbd_device", "nbd", NULL, true},
-	{"vhost_", "ctrlr", "controller", NULL, true},
-	{"berth_disk_", "name", "disk", NULL, true},
-	{"berth_nbd_server_", "name", "nbd server", NULL, false},
-	{"berth_nbd_export_", "name", "nbd export", NULL, true},
+	{"bdev_delay_update_latency", "delay_bdev_name", "bdev", NULL, false, false},
+	{"bdev_error_create", "base_name", "bdev", "EE_", false, false},
+	{"bdev_raid_add_base_bdev", "raid_bdev", "bdev", NULL, false, false},
+	{"bdev_raid_remove_base_bdev", NULL, NULL, NULL, false, false},
+	{"bdev_lvol_delete_lvstore", NULL, NULL, NULL, false, false},
+	{"bdev_lvol_delete", "name", "bdev", NULL, false, true},
+	{"bdev_lvol_", NULL, NULL, NULL, false, false},
+	{"bdev_rbd_register_cluster", "name", "cluster", NULL, false, false},
+	{"bdev_rbd_unregister_cluster", "name", "cluster", NULL, false, false},
+	{"bdev_split_", "base_bdev", "split", NULL, false, false},
+	{"bdev_", "name", "bdev", NULL, false, false},
+	{"accel_crypto_key_destroy", "key_name", "key", NULL, false, false},
+	{"accel_crypto_key_", "name", "key", NULL, false, false},
+	{"nbd_", "nbd_device", "nbd", NULL, true, false},
+	{"vhost_", "ctrlr", "controller", NULL, true, false},
+	{"berth_disk_", "name", "disk", NULL, true, false},
+	{"berth_nbd_server_", "name", "nbd server", NULL, false, false},
+	{"berth_nbd_export_", "name", "nbd export", NULL, true, false},
 };
 
 static const char *const creates[] = {"_create", "_attach_", "_start_disk", "_register_cluster"};
@@ -240,9 +243,12 @@ look_at(struct pruning *p, size_t i)
 		o->create = i;
 		return true;
 	}
-	if (verb == STATE_DELETES && o->create != NONE) {
+	if (verb == STATE_DELETES && (o->create != NONE || rule_of(method)->found)) {
 		leave_out(p, o, "", 0);
-		p->take[o->create] = p->take[i] = NONE;
+		p->take[i] = NONE;
+		if (o->create != NONE) {
+			p->take[o->create] = NONE;
+		}
 		o->create = NONE;
 		return true;
 	}

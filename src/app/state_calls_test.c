@@ -70,6 +70,12 @@ test_delete_of_another_family(void **state)
 	add(calls, "vhost_controller_set_coalescing", "ctrlr", "d");
 	add(calls, "vhost_delete_controller", "ctrlr", "d");
 	check_needed(calls, "berth_disk_create d, vhost_controller_set_coalescing d, vhost_delete_controller d");
+	/* A volume was found, not made: its deletion ends what was set for it, and is not carried out again. */
+	calls = json_array();
+	add(calls, "bdev_set_qos_limit", "name", "v");
+	add(calls, "bdev_set_qos_limit", "name", "w");
+	add(calls, "bdev_lvol_delete", "name", "v");
+	check_needed(calls, "bdev_set_qos_limit w");
 }
 
 /* Bdevs of all kinds share their names. */

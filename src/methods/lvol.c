@@ -457,7 +457,6 @@ set_origin(struct rpc_request *req, const void *params)
 struct deletion {
 	struct rpc_request *req;
 	char id[LVOL_ID_BYTES];
-	char *crypt_name; /* deleted with it; NULL: none */
 };
 
 static void
@@ -470,25 +469,20 @@ deleted(void *ctx, int status, const struct err *err)
 	} else {
 		kept_drop(d->id);
 		kept_sweep();
-		if (d->crypt_name != NULL) {
-			rpc_set_recorded_call(d->req, "bdev_crypto_delete", json_pack("{s:s}", "name", d->crypt_name));
-		} else {
-			lvol_keeps_itself(d->req);
-		}
+		/* What was set for it ends. */
+		rpc_set_recorded_params(d->req, json_pack("{s:s}", "name", d->id));
 		rpc_true(d->req);
 	}
-	free(d->crypt_name);
 	free(d);
 }
 
 static void
-crypt_deleted(void *ctx, int status, const char *name)
+crypt_deleted(void *ctx)
 {
 	struct deletion *d = ctx;
 	struct lvol *lvol = lvol_find(d->id);
 	struct err err = ERR_NONE;
 
-	d->crypt_name = name != NULL ? strdup(name) : NULL;
 	if (lvol == NULL) {
 		err_set(&err, -ENODEV, "volume '%s' went meanwhile", d->id);
 		deleted(d, -ENODEV, &err);

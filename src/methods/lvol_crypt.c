@@ -40,44 +40,58 @@ look_at_waiting(void *ctx, const struct crypto_bdev_options *o, bool for_key)
 	look(ctx, o);
 }
 
+static bool
+find(struct search *s, const char *volume_id)
+{
+	struct crypto_bdev_options o;
+
+	s->base_name = volume_id;
+	s->name[0] = '\0';
+	for (struct bdev *b = bdev_first(); b != NULL; b = bdev_next(b)) {
+		if (bdev_crypto_get_options(b, &o)) {
+			look(s, &o);
+		}
+	}
+	bdev_crypto_for_each_waiting(look_at_waiting, s);
+	return s->name[0] != '\0';
+}
+
+bool
+lvol_is_encrypted(const char *volume_id)
+{
+	struct search s;
+
+	return find(&s, volume_id);
+}
+
 struct deletion {
-	void (*done)(void *ctx, int status, const char *name);
+	void (*done)(void *ctx);
 	void *ctx;
-	char name[BDEV_NAME_BYTES];
 };
 
 static void
-deleted(void *ctx, int status)
+deleted(void *ctx, const json_t *result, const json_t *error)
 {
 	struct deletion *d = ctx;
 
-	d->done(d->ctx, status, d->name);
+	d->done(d->ctx);
 	free(d);
 }
 
 void
-lvol_crypt_delete(const char *volume_id, void (*done)(void *ctx, int status, const char *name), void *ctx)
+lvol_crypt_delete(const char *volume_id, void (*done)(void *ctx), void *ctx)
 {
-	struct search s = {.base_name = volume_id};
-	struct crypto_bdev_options o;
-	struct deletion *d;
+	struct search s;
+	struct deletion *d = find(&s, volume_id) ? calloc(1, sizeof(*d)) : NULL;
+	json_t *params;
 
-	for (struct bdev *b = bdev_first(); b != NULL; b = bdev_next(b)) {
-		if (bdev_crypto_get_options(b, &o)) {
-			look(&s, &o);
-		}
-	}
-	bdev_crypto_for_each_waiting(look_at_waiting, &s);
-	d = s.name[0] != '\0' ? calloc(1, sizeof(*d)) : NULL;
 	if (d == NULL) {
-		done(ctx, 0, NULL);
+		done(ctx);
 		return;
 	}
 	d->done = done;
 	d->ctx = ctx;
-	snprintf(d->name, sizeof(d->name), "%s", s.name);
-	if (bdev_crypto_delete(d->name, deleted, d, NULL) != 0) {
-		free(d);
-		done(ctx, 0, NULL);
-	}
+	params = json_pack("{s:s}", "name", s.name);
+	rpc_call("bdev_crypto_delete", params, true, deleted, d);
+	json_decref(params);
 }

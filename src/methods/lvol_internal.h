@@ -29,7 +29,9 @@ int lvol_create_code(int status);
 /* A bdev that encrypts on the volume (lvol_crypt.c). */
 /* Makes it; err says why not. */
 int lvol_crypt_make(struct lvol *lvol, const char *key_name, const char *name, struct err *err);
-/* Deletes what encrypts on the volume of that bdev name: done(ctx, status, name), name NULL when there is nothing; perhaps at once. */
-void lvol_crypt_delete(const char *volume_id, void (*done)(void *ctx, int status, const char *name), void *ctx);
+/* Whether one stands on the volume of that bdev name, or waits for it. */
+bool lvol_is_encrypted(const char *volume_id);
+/* Deletes it, if there is one: a call of its own. Then done(ctx), perhaps at once. */
+void lvol_crypt_delete(const char *volume_id, void (*done)(void *ctx), void *ctx);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Methods on volume stores. */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/check.h"
@@ -105,15 +106,87 @@ create_store(struct rpc_request *req, const void *params)
 
 /* ---- Changing ---- */
 
+/* A store that goes; the volumes of which more is remembered than the store itself knows go one by one before. */
+struct destruction {
+	struct rpc_request *req;
+	char store[UUID_STR_LEN];
+};
+
+static bool
+is_remembered(struct lvol *lvol)
+{
+	const struct bdev *b = lvol_bdev(lvol);
+	json_t *calls = json_array();
+	bool is;
+
+	if (b != NULL) {
+		qos_calls(calls, b);
+	}
+	is = json_array_size(calls) > 0 || lvol_is_encrypted(lvol_id(lvol));
+	json_decref(calls);
+	return is;
+}
+
+static void destroy(struct destruction *d);
+
+static void
+volume_deleted(void *ctx, const json_t *result, const json_t *error)
+{
+	struct destruction *d = ctx;
+	const char *why = json_string_value(json_object_get(error, "message"));
+
+	if (error == NULL) {
+		destroy(d);
+		return;
+	}
+	rpc_error(d->req, RPC_ERROR_INVALID_PARAMS, "a volume of it could not be deleted: %s", why != NULL ? why : "unknown error");
+	free(d);
+}
+
+static void
+destroy(struct destruction *d)
+{
+	struct lvol_store *store = lvol_store_find_uuid(d->store);
+	struct lvol *lvol = NULL;
+
+	if (store == NULL) {
+		rpc_error(d->req, -ENODEV, "the store went meanwhile");
+		free(d);
+		return;
+	}
+	while ((lvol = lvol_next(store, lvol)) != NULL && !is_remembered(lvol)) {
+		continue;
+	}
+	if (lvol == NULL) {
+		lvol_store_destroy(store, lvol_answer_true, d->req);
+		free(d);
+	} else {
+		json_t *params = json_pack("{s:s}", "name", lvol_id(lvol));
+
+		rpc_call("bdev_lvol_delete", params, true, volume_deleted, d);
+		json_decref(params);
+	}
+}
+
 static void
 delete_store(struct rpc_request *req, const void *params)
 {
 	const struct bdev_lvol_delete_lvstore_params *p = params;
 	struct lvol_store *store = lvol_store_named(req, p->uuid, p->lvs_name);
+	struct destruction *d = store != NULL ? calloc(1, sizeof(*d)) : NULL;
+	uuid_t uuid;
 
-	if (store != NULL) {
-		lvol_store_destroy(store, lvol_answer_true, req);
+	if (store == NULL) {
+		return;
 	}
+	if (d == NULL) {
+		rpc_error(req, -ENOMEM, "out of memory");
+		return;
+	}
+	d->req = req;
+	lvol_store_uuid(store, uuid);
+	uuid_unparse_lower(uuid, d->store);
+	destroy(d);
 }
 
 static void

@@ -24,8 +24,10 @@ def test_disks(t):
     out = berth(t, d, "disk", "create", "demo", "1G")
     contains(out, "demo")
     disk = json.loads(berth(t, d, "disk", "list", "--json"))[0]
-    equal((disk["name"], disk["size"], disk["connected"]), ("demo", 1 << 30, False))
-    check(os.stat(disk["file"]).st_blocks * 512 < MIB, "the file is sparse")
+    equal((disk["name"], disk["size"], disk["connected"], disk["volume"]), ("demo", 1 << 30, False, "disks/demo"))
+    check(os.stat(t.path("state/disks/store.img")).st_blocks * 512 < 4 * MIB, "the store's file is sparse")
+    berth(t, d, "disk", "resize", "demo", "2G")
+    equal(json.loads(berth(t, d, "disk", "list", "--json"))[0]["size"], 2 << 30)
     with socket.socket(socket.AF_UNIX) as s:
         s.connect(disk["socket"])
     for word in ("demo", "1", disk["socket"]):
@@ -44,8 +46,12 @@ def test_disks(t):
     with open(disk["file"], "rb+") as f:
         f.write(b"data")
     equal(json.loads(berth(t, d, "disk", "list", "--json")), [])
-    contains(berth(t, d, "disk", "create", "ro", "8M", code=1), "ro")
+    contains(berth(t, d, "disk", "create", "ro", "8M", "--backend", "file", code=1), "ro")
     berth(t, d, "disk", "create", "ro", "8M", "--existing")
+    equal(json.loads(berth(t, d, "disk", "list", "--json"))[0]["file"], disk["file"], "the file that is there")
+    contains(berth(t, d, "disk", "resize", "ro", "4M", code=1), "larger")
+    berth(t, d, "disk", "resize", "ro", "12M")
+    equal(json.loads(berth(t, d, "disk", "list", "--json"))[0]["size"], 12 * MIB)
 
 
 def test_disks_need_a_state_dir(t):

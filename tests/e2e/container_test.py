@@ -145,7 +145,7 @@ def test_confined(t):
 
 def test_aio_by_itself(t):
     d = start(t)
-    p = berth(t, d, "disk", "create", "disk0", "32M")
+    p = berth(t, d, "disk", "create", "disk0", "32M", "--backend", "file")
     contains(p.stdout, "aio")
     for word in ("io_uring", "seccomp", "aio"):
         contains(p.stderr, word, "the note of disk create")
@@ -193,7 +193,7 @@ dd if=/dev/vda of=/dev/null bs=64k count=64 iflag=direct 2>/dev/null
 
 def test_kill_and_restart(t):
     d = start(t)
-    d.call("berth_disk_create", name="disk0", size=16 * MIB)
+    d.call("berth_disk_create", name="disk0", size=16 * MIB, backend="file")
     perf(t, d.path("disk0"), "write", "-q", "8", "-o", "64k", "-t", "0.5")
     disk = d.call("berth_disk_list")[0]
     with open(disk["file"], "rb") as f:
@@ -215,7 +215,7 @@ def test_kill_and_restart(t):
 
 def test_resize(t):
     d = start(t)
-    file = d.call("berth_disk_create", name="disk0", size=16 * MIB)["file"]
+    file = d.call("berth_disk_create", name="disk0", size=16 * MIB, backend="file")["file"]
     behind = ["--offset", "16M", "--size", "16M"]
     p = perf(t, d.path("disk0"), "verify", "-t", "0.2", *behind, code=None)
     check(p.returncode > 0, "there is nothing behind the end yet")

@@ -364,7 +364,7 @@ def test_disk_falls_back_to_aio(t):
         f.truncate(1 << 20)
     error = d.error("bdev_uring_create", None, {"name": "u", "filename": t.path("u.img")})
     contains(error["message"], "io_uring")
-    disk = d.call("berth_disk_create", name="disk0", size=1 << 20)
+    disk = d.call("berth_disk_create", name="disk0", size=1 << 20, backend="file")
     equal(disk["backend"], "aio")
     contains(disk["note"], "io_uring")
 

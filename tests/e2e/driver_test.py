@@ -117,7 +117,7 @@ def test_client_killed_under_load(t):
 def test_disk_survives_the_process(t):
     """What was acknowledged is in the file after kill -9, for another process to read."""
     d = t.daemon("--state-dir", t.path("state"))
-    disk = d.call("berth_disk_create", name="disk0", size=16 * MIB)
+    disk = d.call("berth_disk_create", name="disk0", size=16 * MIB, backend="file")
     perf(t, "-s", disk["socket"], "-w", "write", "-q", "8", "-o", "64k", "-t", "0.5")
     with open(disk["file"], "rb") as f:
         before = f.read()

@@ -32,7 +32,7 @@ def snapshot(d, disks=True):
         if disks:
             state["disks"] = rpc.call("berth_disk_list")
         have = set(rpc.call("rpc_get_methods"))
-        for method in ("nbd_get_disks", "berth_nbd_get_servers", "berth_nbd_get_exports"):
+        for method in ("nbd_get_disks", "berth_nbd_get_servers", "berth_nbd_get_exports", "bdev_lvol_get_lvstores", "bdev_lvol_get_lvols"):
             if method in have:
                 state[method] = rpc.call(method)
     # What is in the order in which it came may come in another.
