@@ -123,8 +123,6 @@ drop(struct model *m, struct model_volume *gone)
 	LIST_FOREACH (v, &m->volumes, link) {
 		if (strcmp(v->parent, gone->name) == 0) {
 			name_set(v->parent, gone->parent);
-			/* A thick snapshot has all there is. */
-			v->thin = v->thin && gone->thin;
 		}
 	}
 	if (strcmp(m->super, gone->name) == 0) {
