@@ -7,11 +7,10 @@
  *  3. A flush covers what had been carried out when it was submitted, not when it is carried out.
  *  4. Sectors are as large as the rule of the survivor says; blocks of zeroes where there are only zeroes are not remembered.
  */
-#include "testkit/blob_mem.h"
+#include "testkit/blob_mem_internal.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <pthread.h>
 #include <string.h>
 
 #include "base/check.h"
@@ -19,29 +18,6 @@
 #include "base/list.h"
 #include "event/thread.h"
 #include "testkit/expect.h"
-#include "testkit/sparse.h"
-
-#define UNMAPPED_BYTE 0xdb
-#define COPY_BYTES 65536u
-
-struct blob_mem {
-	pthread_mutex_t lock;
-	struct blob_mem_options options;
-	struct sparse contents;
-	struct powercut_log *log;
-	struct life *life; /* NULL: none */
-	unsigned open; /* lives that are not closed */
-	struct blob_mem_stats stats;
-	uint64_t cut_in;
-	bool cut;
-	struct blob_mem_fault fault;
-	bool faulty;
-	uint64_t faults;
-	unsigned hold;
-	uint64_t random;
-	uint64_t next_order; /* of requests, so that held ones can be told apart */
-	bool trace;
-};
 
 /* One life of the machine that the disk is in. */
 struct life {
@@ -83,107 +59,6 @@ io_of(struct request *r)
 	return CONTAINER_OF((uint8_t(*)[])(void *)r, struct blob_dev_io, room);
 }
 
-/* ---- Contents ---- */
-
-static void
-settle(struct blob_mem *mem, uint64_t seq)
-{
-	uint32_t block = mem->options.block_size;
-	uint64_t lba, n, from = 0;
-	uint8_t *buf = malloc(COPY_BYTES);
-
-	EXPECT(buf != NULL);
-	while ((n = powercut_log_run(mem->log, seq, from, UINT64_MAX, COPY_BYTES / block, &lba)) > 0) {
-		sparse_read(&mem->contents, lba * block, buf, n * block);
-		powercut_log_copy(mem->log, seq, lba, n, buf);
-		sparse_write(&mem->contents, lba * block, buf, n * block);
-		from = lba + n;
-	}
-	powercut_log_drop(mem->log, seq, 0, UINT64_MAX);
-	free(buf);
-}
-
-static void
-read_contents(struct blob_mem *mem, uint64_t lba, uint64_t n, const struct iovec *iov, int iovcnt)
-{
-	uint32_t block = mem->options.block_size;
-	uint8_t buf[SPARSE_CHUNK_BYTES];
-
-	for (uint64_t at = 0; at < n * block; at += sizeof(buf)) {
-		size_t piece = MIN(n * block - at, sizeof(buf));
-
-		sparse_read(&mem->contents, lba * block + at, buf, piece);
-		iov_from_buf(iov, iovcnt, at, buf, piece);
-	}
-	powercut_log_read(mem->log, lba, n, iov, iovcnt, 0);
-}
-
-static void
-log_write(struct blob_mem *mem, uint64_t lba, uint64_t n, const struct iovec *iov, int iovcnt)
-{
-	EXPECT(powercut_log_write(mem->log, lba, n, iov, iovcnt) != 0);
-}
-
-static void
-write_contents(struct blob_mem *mem, uint64_t lba, uint64_t n, const struct iovec *iov, int iovcnt)
-{
-	uint32_t block = mem->options.block_size;
-	uint64_t offset = 0;
-
-	if (mem->options.write_cache || mem->cut) {
-		log_write(mem, lba, n, iov, iovcnt);
-		return;
-	}
-	for (int i = 0; i < iovcnt; i++) {
-		sparse_write(&mem->contents, lba * block + offset, iov[i].iov_base, iov[i].iov_len);
-		offset += iov[i].iov_len;
-	}
-}
-
-/* Where something is, or may be: the first block at `from` or later, in a chunk that is there or in the log. */
-static uint64_t
-next_there(struct blob_mem *mem, uint64_t from, uint64_t end)
-{
-	uint32_t block = mem->options.block_size;
-	uint64_t at = sparse_next(&mem->contents, from * block), lba = end;
-
-	if (at != UINT64_MAX) {
-		lba = MIN(end, MAX(from, at / block));
-	}
-	if (powercut_log_run(mem->log, UINT64_MAX, from, end, 1, &at) > 0) {
-		lba = MIN(lba, at);
-	}
-	return lba;
-}
-
-/* Zeroes, or what unmap leaves, where there is something. */
-static void
-fill_contents(struct blob_mem *mem, uint64_t lba, uint64_t n, int byte)
-{
-	uint32_t block = mem->options.block_size;
-	uint64_t end = lba + n;
-	uint8_t fill[SPARSE_CHUNK_BYTES];
-
-	if (byte == 0 && !mem->options.write_cache && !mem->cut) {
-		sparse_zero(&mem->contents, lba * block, n * block);
-		return;
-	}
-	memset(fill, byte, sizeof(fill));
-	while ((lba = next_there(mem, lba, end)) < end) {
-		uint64_t chunk = MAX(SPARSE_CHUNK_BYTES / block, 1u);
-		uint64_t piece = MIN(end - lba, chunk - lba % chunk);
-		const struct iovec iov = {fill, MIN(piece * block, sizeof(fill))};
-
-		piece = iov.iov_len / block;
-		if (byte == 0) {
-			log_write(mem, lba, piece, NULL, 0);
-		} else {
-			write_contents(mem, lba, piece, &iov, 1);
-		}
-		lba += piece;
-	}
-}
-
 /* ---- Carrying out ---- */
 
 static const char *const op_names[] = {
@@ -199,18 +74,18 @@ change(struct blob_mem *mem, struct blob_dev_io *io)
 {
 	switch (io->op) {
 	case BLOB_DEV_WRITE:
-		write_contents(mem, io->lba, io->num_blocks, io->iov, io->iovcnt);
+		mem_write(mem, io->lba, io->num_blocks, io->iov, io->iovcnt);
 		break;
 	case BLOB_DEV_WRITE_ZEROES:
-		fill_contents(mem, io->lba, io->num_blocks, 0);
+		mem_fill(mem, io->lba, io->num_blocks, 0);
 		break;
 	case BLOB_DEV_UNMAP:
 		if (!mem->options.no_unmap) {
-			fill_contents(mem, io->lba, io->num_blocks, mem->options.unmap_fills ? UNMAPPED_BYTE : 0);
+			mem_fill(mem, io->lba, io->num_blocks, mem->options.unmap_fills ? MEM_UNMAPPED_BYTE : 0);
 		}
 		break;
 	case BLOB_DEV_FLUSH:
-		settle(mem, request_of(io)->flush_seq);
+		mem_settle(mem, request_of(io)->flush_seq);
 		break;
 	case BLOB_DEV_READ:
 		break;
@@ -314,7 +189,7 @@ perform(struct blob_mem *mem, struct life *life, struct blob_dev_io *io)
 		status = -EIO;
 	}
 	if (io->op == BLOB_DEV_READ) {
-		read_contents(mem, io->lba, io->num_blocks, io->iov, io->iovcnt);
+		mem_read(mem, io->lba, io->num_blocks, io->iov, io->iovcnt);
 	} else if (status == 0 || io->op != BLOB_DEV_FLUSH) {
 		change(mem, io);
 	}
@@ -594,6 +469,12 @@ blob_mem_resize(struct blob_mem *mem, uint64_t bytes)
 	pthread_mutex_unlock(&mem->lock);
 }
 
+uint64_t
+blob_mem_bytes(struct blob_mem *mem)
+{
+	return mem->options.bytes;
+}
+
 void
 blob_mem_set_shuffle(struct blob_mem *mem, bool shuffle, uint64_t seed)
 {
@@ -654,108 +535,6 @@ blob_mem_was_cut(struct blob_mem *mem)
 	cut = mem->cut;
 	pthread_mutex_unlock(&mem->lock);
 	return cut;
-}
-
-struct powercut_rule
-blob_mem_rule(uint64_t seed, uint64_t n)
-{
-	static const enum powercut_mode modes[] = {POWERCUT_LOST, POWERCUT_KEPT, POWERCUT_ORDERED, POWERCUT_RANDOM};
-
-	return (struct powercut_rule){
-		.seed = powercut_seed(seed, n), .mode = modes[n % ARRAY_SIZE(modes)], .sector_bytes = 4096};
-}
-
-static void
-survive(struct blob_mem *to, struct blob_mem *from, const struct powercut_rule *rule)
-{
-	uint32_t block = from->options.block_size;
-	uint64_t lba, n, at = 0;
-	uint8_t *buf = malloc(COPY_BYTES);
-
-	EXPECT(buf != NULL);
-	while ((n = powercut_log_run(from->log, UINT64_MAX, at, UINT64_MAX, COPY_BYTES / block, &lba)) > 0) {
-		sparse_read(&from->contents, lba * block, buf, n * block);
-		powercut_log_survive(from->log, rule, lba, n, buf);
-		sparse_write(&to->contents, lba * block, buf, n * block);
-		at = lba + n;
-	}
-	free(buf);
-}
-
-struct blob_mem *
-blob_mem_survivor(struct blob_mem *mem, const struct powercut_rule *rule)
-{
-	static const struct powercut_rule all = {.mode = POWERCUT_KEPT, .sector_bytes = 4096};
-	struct blob_mem *to;
-
-	pthread_mutex_lock(&mem->lock);
-	to = blob_mem_create(&mem->options);
-	to->options.shuffle = false;
-	to->options.delay_us = 0;
-	sparse_copy(&to->contents, &mem->contents);
-	survive(to, mem, rule != NULL ? rule : &all);
-	pthread_mutex_unlock(&mem->lock);
-	return to;
-}
-
-/* ---- Contents ---- */
-
-static void
-read_bytes(struct blob_mem *mem, uint64_t offset, uint8_t *buf, size_t bytes)
-{
-	uint32_t block = mem->options.block_size;
-	uint8_t one[block];
-	const struct iovec iov = {one, block};
-
-	for (size_t done = 0; done < bytes;) {
-		uint64_t at = offset + done;
-		size_t n = MIN(bytes - done, block - at % block);
-
-		read_contents(mem, at / block, 1, &iov, 1);
-		memcpy(buf + done, one + at % block, n);
-		done += n;
-	}
-}
-
-void
-blob_mem_read(struct blob_mem *mem, uint64_t offset, void *buf, size_t bytes)
-{
-	pthread_mutex_lock(&mem->lock);
-	read_bytes(mem, offset, buf, bytes);
-	pthread_mutex_unlock(&mem->lock);
-}
-
-void
-blob_mem_write(struct blob_mem *mem, uint64_t offset, const void *buf, size_t bytes)
-{
-	pthread_mutex_lock(&mem->lock);
-	settle(mem, UINT64_MAX);
-	sparse_write(&mem->contents, offset, buf, bytes);
-	pthread_mutex_unlock(&mem->lock);
-}
-
-uint64_t
-blob_mem_differ(struct blob_mem *a, struct blob_mem *b)
-{
-	uint64_t at = 0;
-	uint8_t of_a[SPARSE_CHUNK_BYTES], of_b[SPARSE_CHUNK_BYTES];
-
-	settle(a, UINT64_MAX);
-	settle(b, UINT64_MAX);
-	for (;;) {
-		at = MIN(sparse_next(&a->contents, at), sparse_next(&b->contents, at));
-		if (at == UINT64_MAX) {
-			return at;
-		}
-		sparse_read(&a->contents, at, of_a, sizeof(of_a));
-		sparse_read(&b->contents, at, of_b, sizeof(of_b));
-		for (size_t i = 0; i < sizeof(of_a); i++) {
-			if (of_a[i] != of_b[i]) {
-				return at + i;
-			}
-		}
-		at += SPARSE_CHUNK_BYTES;
-	}
 }
 
 /* ---- Errors ---- */

@@ -35,6 +35,7 @@ void blob_mem_free(struct blob_mem *mem);
 /* For blob_store_create() or _load(), which take it. A life that is not over yet is over (its process was killed). */
 struct blob_dev *blob_mem_dev(struct blob_mem *mem);
 void blob_mem_resize(struct blob_mem *mem, uint64_t bytes); /* grows: this life's device, too */
+uint64_t blob_mem_bytes(struct blob_mem *mem);
 /* No device of it is open. */
 bool blob_mem_closed(struct blob_mem *mem);
 void blob_mem_set_shuffle(struct blob_mem *mem, bool shuffle, uint64_t seed);
