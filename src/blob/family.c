@@ -397,6 +397,11 @@ mark_used(struct family *f)
 		return rc;
 	}
 	give_up_dropped(f);
+	for (uint32_t i = 0; i < f->pages->count && store->num_damaged > 0; i++) {
+		if (bits_get(&f->pages->chains, i) && f->pages->page[i] == NULL) {
+			bits_set(&f->md_pages, i); /* a chain goes on there, or should */
+		}
+	}
 	if (store->num_damaged > 0 && store->recovered) {
 		keep_orphans(f);
 	}
