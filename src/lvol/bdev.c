@@ -287,8 +287,11 @@ lvol_bdev_register(struct lvol *lvol, struct err *err)
 {
 	int rc;
 
-	lvol->degraded = lvol->open && blob_degraded(lvol->blob);
-	if (!lvol->open || lvol->has_bdev || lvol->degraded) {
+	if (!lvol->open || lvol->has_bdev) {
+		return 0;
+	}
+	if (blob_degraded(lvol->blob)) {
+		lvol_tell_degraded(lvol, true);
 		return 0;
 	}
 	fill(lvol);

@@ -202,14 +202,19 @@ lvol_open_external(void *ctx, struct blob *blob, const void *id, size_t id_bytes
 
 /* ---- Volumes that are complete again, or not any more ---- */
 
-static void
-tell(struct lvol *lvol, const char *type)
+void
+lvol_tell_degraded(struct lvol *lvol, bool degraded)
 {
 	char alias[LVOL_ALIAS_BYTES];
 
+	if (lvol->degraded == degraded) {
+		return;
+	}
+	lvol->degraded = degraded;
 	snprintf(alias, sizeof(alias), "%s/%s", lvol->store->name, lvol->name.text);
-	LOG_NOTICE(BDEV, lvol->id, "volume '%s' is %s", alias, lvol->degraded ? "degraded" : "complete again");
-	notice_send(type, NOTICE_TEXT("name", lvol->id), NOTICE_TEXT("alias", alias));
+	LOG_NOTICE(BDEV, lvol->id, "volume '%s' is %s", alias,
+		   degraded ? "degraded: an external snapshot is missing" : "complete again");
+	notice_send(degraded ? "lvol_degraded" : "lvol_complete", NOTICE_TEXT("name", lvol->id), NOTICE_TEXT("alias", alias));
 }
 
 void
@@ -227,8 +232,7 @@ lvol_external_look(struct lvol_store *store)
 		if (!lvol->there || !lvol->open || degraded == lvol->degraded) {
 			continue;
 		}
-		lvol->degraded = degraded;
-		tell(lvol, degraded ? "lvol_degraded" : "lvol_complete");
+		lvol_tell_degraded(lvol, degraded);
 		if (lvol_bdev_register(lvol, &err) != 0) {
 			LOG_ERROR(BDEV, lvol->id, "has no bdev: %s", err_text(&err));
 		}

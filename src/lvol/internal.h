@@ -253,6 +253,8 @@ struct blob_dev *lvol_open_external(void *ctx, struct blob *blob, const void *id
 void lvol_external_forget(struct lvol_store *store);
 /* What may be complete by now gets its bdev. */
 void lvol_external_look(struct lvol_store *store);
+/* Others are told when that is new. */
+void lvol_tell_degraded(struct lvol *lvol, bool degraded);
 /* A bdev is being examined that a store waits for. */
 void lvol_external_examined(struct bdev *bdev);
 /* Whether what bdev stands on, as far as stores and volumes go, is, or is on, lvol. */
