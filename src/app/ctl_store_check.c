@@ -92,16 +92,20 @@ check_without_super(const struct checking *c, struct store_file *file, struct bl
 	struct blob_super super;
 	struct blob_check_options options = {.repair = c->repair, .geometry = &super};
 	struct err why = ERR_NONE;
+	bool sure;
 	int rc;
 
 	if (!c->rebuild) {
 		err_append(err, "; --rebuild-super looks for what it said");
 		return -EILSEQ;
 	}
-	rc = blob_salvage_guess(&file->dev, c->cluster_bytes, &super, &why);
+	rc = blob_salvage_guess(&file->dev, c->cluster_bytes, &super, &sure, &why);
 	if (rc != 0) {
 		err_append(err, "; without it: %s", why.text);
 		return rc;
+	}
+	if (c->repair && !sure) {
+		return err_set(err, -ENOTRECOVERABLE, "the super block and the masks are lost: too little is left to write by; berth store salvage reads the volumes");
 	}
 	/* What a volume's blocks were is not written anywhere else. */
 	super.io_unit_bytes = file->block_size;

@@ -147,13 +147,14 @@ store_file_survey(struct store_file *file, uint32_t cluster_bytes, struct blob_s
 {
 	struct blob_super super;
 	struct err why = ERR_NONE;
+	bool sure;
 	int rc = blob_survey_read(&file->dev, NULL, ret_survey, err);
 
 	*ret_guessed = false;
 	if (rc != -EINVAL && rc != -EILSEQ && rc != -ENOTSUP && rc != -EIO) {
 		return rc;
 	}
-	if (blob_salvage_guess(&file->dev, cluster_bytes, &super, &why) != 0) {
+	if (blob_salvage_guess(&file->dev, cluster_bytes, &super, &sure, &why) != 0) {
 		err_append(err, "; without it: %s", why.text);
 		return rc;
 	}

@@ -271,6 +271,23 @@ check_holes(struct check *c, struct blob_survey_blob *blob)
 
 /* ---- Families ---- */
 
+/* Where the circle that blob is in is to be cut: where somebody stands on what is no snapshot. */
+static struct blob_survey_blob *
+weakest(struct check *c, struct blob_survey_blob *blob)
+{
+	struct blob_survey_blob *b = blob;
+
+	do {
+		struct blob_survey_blob *parent = blob_survey_find(c->survey, b->parent);
+
+		if ((parent->flags.data_ro & BLOB_DATA_RO_READ_ONLY) == 0) {
+			return b;
+		}
+		b = parent;
+	} while (b != blob);
+	return blob;
+}
+
 /*
  * Where going up from blob comes round to itself, NULL: it ends. marks: one a blob, the number of the walk that came by; what an
  * earlier walk has seen ends, because each one's loop is cut.
@@ -284,7 +301,7 @@ find_loop(struct check *c, struct blob_survey_blob *blob, uint32_t *marks)
 		uint32_t *mark = &marks[blob - c->survey->blobs];
 
 		if (*mark != 0) {
-			return *mark == walk ? blob : NULL;
+			return *mark == walk ? weakest(c, blob) : NULL;
 		}
 		*mark = walk;
 		blob = blob->parent == BLOB_ID_NONE ? NULL : blob_survey_find(c->survey, blob->parent);

@@ -194,9 +194,11 @@ bool blob_finding_damage(enum blob_finding_kind kind);
 
 /*
  * The geometry of a store whose super block is gone, from metadata pages and masks that are left. cluster_bytes: 0: to be guessed, too.
+ * *ret_sure: masks say how long the metadata and how large the store is; else it is good enough to read by, not to write.
  * -ENOENT: nothing that looks like a blobstore, or several answers (err says what to give).
  */
-int blob_salvage_guess(const struct blob_offline *dev, uint32_t cluster_bytes, struct blob_super *ret_super, struct err *err);
+int blob_salvage_guess(const struct blob_offline *dev, uint32_t cluster_bytes, struct blob_super *ret_super, bool *ret_sure,
+		       struct err *err);
 
 struct blob_salvage {
 	/* A cluster's bytes of the volume, from offset `at`; those that are zero or nobody's are not written. */

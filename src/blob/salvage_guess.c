@@ -238,7 +238,8 @@ choose_clusters(struct guess *g, uint32_t cluster_bytes, struct blob_super *ret_
 }
 
 int
-blob_salvage_guess(const struct blob_offline *dev, uint32_t cluster_bytes, struct blob_super *ret_super, struct err *err)
+blob_salvage_guess(const struct blob_offline *dev, uint32_t cluster_bytes, struct blob_super *ret_super, bool *ret_sure,
+		   struct err *err)
 {
 	struct guess g = {.dev = dev};
 	/* The region is near the beginning, unless it is uncommonly large. */
@@ -259,6 +260,7 @@ blob_salvage_guess(const struct blob_offline *dev, uint32_t cluster_bytes, struc
 		rc = choose_clusters(&g, cluster_bytes, ret_super, err);
 	}
 	if (rc == 0) {
+		*ret_sure = g.md_pages != 0 && g.clusters != 0;
 		ret_super->clean = false;
 		for (uint32_t i = 0; i < g.num_heads; i++) {
 			if (g.heads[i].volume && g.heads[i].offset >= g.start) {
