@@ -216,7 +216,7 @@ export_create(struct rpc_request *req, const void *params)
 	struct bdev *bdev = bdev_find(p->bdev_name);
 	struct nbd_export_options o = {
 		.name = p->name,
-		.bdev_name = p->bdev_name,
+		.bdev_name = bdev != NULL ? bdev_name(bdev) : p->bdev_name,
 		.description = p->description,
 		.server = p->server,
 		.readonly = p->readonly,
@@ -322,7 +322,9 @@ static void
 start_disk(struct rpc_request *req, const void *params)
 {
 	const struct nbd_start_disk_params *p = params;
-	struct nbd_disk_options o = {.bdev_name = p->bdev_name, .device = p->nbd_device, .timeout_s = p->dead_timeout_s};
+	const struct bdev *bdev = bdev_find(p->bdev_name);
+	const char *name = bdev != NULL ? bdev_name(bdev) : p->bdev_name;
+	struct nbd_disk_options o = {.bdev_name = name, .device = p->nbd_device, .timeout_s = p->dead_timeout_s};
 	struct err err = ERR_NONE;
 	int rc = nbd_disk_start(&o, disk_started, req, &err);
 

@@ -32,7 +32,6 @@
 struct loan {
 	struct list link;
 	uint64_t since_ns;
-	bool used;   /* a client has been there */
 	bool ending;
 	char export[64];
 };
@@ -87,14 +86,13 @@ look(struct timer *t)
 	armed = false;
 	LIST_FOREACH_SAFE (l, next, &loans, link) {
 		struct nbd_export *e = nbd_export_find(l->export);
-		struct nbd_export_info info = {.connections = 0};
+		struct nbd_export_info info = {.accepted = 0};
 		bool late = clock_now_ns() - l->since_ns > CLAIM_S * NS_PER_S;
 
 		if (e != NULL) {
 			nbd_export_get_info(e, &info);
 		}
-		l->used |= info.connections > 0;
-		if (!l->ending && info.connections == 0 && (l->used || late || e == NULL)) {
+		if (!l->ending && info.connections == 0 && (info.accepted > 0 || late || e == NULL)) {
 			end(l);
 		}
 	}

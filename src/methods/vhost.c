@@ -13,6 +13,21 @@
 
 #define TRANSPORT "vhost_user_blk"
 
+/* As it came, but with the bdev's own name: a volume's alias may be another's later. */
+static void
+record_created(struct rpc_request *req, const char *dev_name)
+{
+	const struct bdev *bdev = bdev_find(dev_name);
+	json_t *recorded = json_copy((json_t *)rpc_request_params(req));
+
+	if (bdev != NULL && recorded != NULL) {
+		json_object_set_new(recorded, "dev_name", text_json(bdev_name(bdev)));
+		rpc_set_recorded_params(req, recorded);
+	} else {
+		json_decref(recorded);
+	}
+}
+
 static void
 create(struct rpc_request *req, const void *params)
 {
@@ -31,6 +46,7 @@ create(struct rpc_request *req, const void *params)
 	if (rc != 0) {
 		rpc_error_from(req, rc == -EOPNOTSUPP ? rc : RPC_ERROR_INVALID_PARAMS, &err);
 	} else {
+		record_created(req, p->dev_name);
 		rpc_true(req);
 	}
 }

@@ -158,6 +158,7 @@ start_session(struct nbd_conn *c, struct nbd_export *e, uint16_t flags)
 	c->place = take_place();
 	c->export = e;
 	e->connections++;
+	e->accepted++;
 	list_append(&e->conns, &c->export_link);
 	c->session.setup = (struct nbd_session_setup){
 		.stream = c->stream,

@@ -89,6 +89,7 @@ struct nbd_export {
 	bool gone;              /* it is being removed */
 	struct list conns;
 	unsigned connections;
+	uint64_t accepted;
 	bool deleting;
 	void (*done)(void *ctx, int status);
 	void *ctx;

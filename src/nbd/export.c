@@ -309,6 +309,7 @@ nbd_export_get_info(const struct nbd_export *e, struct nbd_export_info *ret)
 		.bdev_name = bdev != NULL ? bdev_name(bdev) : NULL,
 		.size_bytes = nbd_export_bytes(e),
 		.connections = e->connections,
+		.accepted = e->accepted,
 	};
 }
 

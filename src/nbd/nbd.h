@@ -99,6 +99,7 @@ struct nbd_export_info {
 	const char *bdev_name; /* NULL: it was removed */
 	uint64_t size_bytes;
 	unsigned connections;
+	uint64_t accepted; /* so far */
 };
 void nbd_export_get_info(const struct nbd_export *e, struct nbd_export_info *ret);
 

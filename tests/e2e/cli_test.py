@@ -30,7 +30,7 @@ def test_disks(t):
     equal(json.loads(berth(t, d, "disk", "list", "--json"))[0]["size"], 2 << 30)
     with socket.socket(socket.AF_UNIX) as s:
         s.connect(disk["socket"])
-    for word in ("demo", "1", disk["socket"]):
+    for word in ("demo", "2 GiB", disk["socket"]):
         contains(berth(t, d, "disk", "list"), word)
     contains(berth(t, d, "disk", "create", "demo", "1G", code=1), "demo")
     contains(berth(t, d, "disk", "create", "x", "12parsecs", code=2), "12parsecs")
