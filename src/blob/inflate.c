@@ -253,6 +253,7 @@ commit(struct md_op *op)
 			rc = describe(f);
 		}
 		if (rc == 0) {
+			f->persist.flush_first = true; /* the entries of what was touched are written, not flushed */
 			md_persist_run(&f->persist, committed);
 			return;
 		}

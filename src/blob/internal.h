@@ -315,6 +315,7 @@ int md_put_extent_of(struct md_tx *tx, uint64_t blob_id, uint64_t num_clusters, 
 struct md_persist {
 	struct md_image image; /* changed by the caller between init and run */
 	struct md_tx body, commit; /* the caller may put extent pages into body before the run */
+	bool flush_first; /* what was written before counts: there is a flush between it and the commit */
 	void (*done)(struct md_persist *p, int status);
 	struct defer defer;
 	int status;

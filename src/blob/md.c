@@ -790,7 +790,7 @@ md_persist_run(struct md_persist *p, void (*done)(struct md_persist *p, int stat
 	p->status = md_image_put(&p->image, &p->body, &p->commit);
 	if (p->status != 0) {
 		thread_defer(&p->defer, persist_answer);
-	} else if (p->body.count > 0) {
+	} else if (p->body.count > 0 || p->flush_first) {
 		md_tx_write(&p->body, true, persist_body_written);
 	} else {
 		md_tx_write(&p->commit, true, persist_committed);

@@ -172,8 +172,8 @@ parent_fits(const struct blob *blob, const struct blob *parent, struct err *err)
 {
 	unsigned long long id = blob->id, of = parent->id;
 
-	if (parent->store != blob->store || !blob_is_snapshot(parent) || parent->deleted || parent->damage.code != 0) {
-		return err_set(err, -EINVAL, "blob %llu is no snapshot that could be a parent", of);
+	if (parent->store != blob->store || !parent->data_ro || parent->deleted || parent->damage.code != 0) {
+		return err_set(err, -EINVAL, "blob %llu is not read-only, or cannot be a parent", of);
 	}
 	if (stands_on(parent, blob)) {
 		return err_set(err, -EINVAL, "blob %llu stands on blob %llu", of, id);

@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Blobs come, change and go: what is answered, who is related to whom, and that nothing is lost when the device fails. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "blob/harness.h"
+
+#define DISK_BYTES (UINT64_C(16) << 20)
+
+static void
+open_play(struct play *p)
+{
+	play_open(p, &(struct blob_mem_options){.bytes = DISK_BYTES, .write_cache = true}, false);
+	play_create(p);
+}
+
+/* All is as the model says, now and after it was loaded again. */
+static void
+check(struct play *p)
+{
+	play_idle(p);
+	play_check_state(p);
+	play_check_space(p);
+	play_check_data(p, true);
+}
+
+static void
+close_play(struct play *p)
+{
+	check(p);
+	assert_true(play_unload(p));
+	play_check_disk(p);
+	assert_true(play_load(p));
+	check(p);
+	assert_true(play_unload(p));
+	play_close(p);
+}
+
+static void
+answers(void **state)
+{
+	struct play p;
+	struct blob *blob, *snapshot, *clone;
+	struct blob_env *env = &p.env;
+	uint8_t large[BLOB_XATTR_BYTES_MAX];
+
+	(void)state;
+	open_play(&p);
+	memset(large, 7, sizeof(large));
+	play_volume(&p, "vol", 6, true);
+	blob = play_find(&p, "vol");
+	assert_int_equal(blob_env_remove_xattr(env, blob, "none"), -ENOENT);
+	assert_int_equal(blob_env_set_xattr(env, blob, "large", large, sizeof(large)), -EMSGSIZE);
+	assert_int_equal(blob_env_set_xattr(env, blob, "large", large, sizeof(large) - 5), 0);
+	assert_int_equal(blob_env_remove_xattr(env, blob, "large"), 0);
+	assert_int_equal(blob_env_clone(env, blob, &clone), -EINVAL);
+	assert_int_equal(blob_env_decouple(env, blob), -EINVAL);
+	assert_int_equal(blob_open(blob, NULL), 0);
+	assert_int_equal(blob_env_delete(env, blob), -EBUSY);
+	assert_string_not_equal(env->err.text, "");
+	blob_close(blob);
+	play_snapshot(&p, "vol", "snap");
+	snapshot = play_find(&p, "snap");
+	assert_true(blob_is_snapshot(snapshot) && blob_readonly(snapshot));
+	assert_ptr_equal(blob_parent(blob), snapshot);
+	assert_ptr_equal(blob_first_clone(snapshot), blob);
+	assert_null(blob_next_clone(blob));
+	assert_int_equal(blob_env_snapshot(env, snapshot, &clone), -EINVAL);
+	assert_int_equal(blob_env_resize(env, snapshot, 9), -EPERM);
+	assert_int_equal(blob_open(snapshot, NULL), 0);
+	assert_int_equal(blob_env_delete(env, snapshot), -EBUSY);
+	blob_close(snapshot);
+	assert_int_equal(blob_env_resize(env, blob, UINT64_C(1) << 40), -EINVAL);
+	assert_int_equal(blob_env_make(env, &(struct blob_options){.num_clusters = 1 << 20}, &clone), -ENOSPC);
+	assert_int_equal(blob_env_make(env, &(struct blob_options){.num_clusters = 4, .thin = true}, &clone), 0);
+	assert_int_equal(blob_env_resize(env, clone, 4), 0);
+	assert_int_equal(blob_env_delete(env, clone), 0);
+	close_play(&p);
+}
+
+/* A step; the rest is left out when it failed. */
+#define DO(step) \
+	do { \
+		if (!(step)) { \
+			return; \
+		} \
+	} while (0)
+
+static void
+one_life(struct play *p)
+{
+	DO(play_volume(p, "a", 700, true));
+	DO(play_write(p, "a", 3, 9));
+	DO(play_write(p, "a", 600 * HARNESS_UNITS, 3));
+	DO(play_volume(p, "b", 8, false));
+	DO(play_write(p, "b", 0, 32));
+	DO(play_xattr(p, "a", "one"));
+	DO(play_snapshot(p, "a", "a1"));
+	DO(play_write(p, "a", 4, 2));
+	DO(play_snapshot(p, "a", "a2"));
+	DO(play_write(p, "a", 601 * HARNESS_UNITS, 4));
+	DO(play_snapshot(p, "b", "b1"));
+	DO(play_write(p, "b", 5, 2));
+	DO(play_clone(p, "a1", "c"));
+	DO(play_write(p, "c", 0, 5));
+	DO(play_clone(p, "b1", "d"));
+	DO(play_resize(p, "a", 640));
+	DO(play_resize(p, "a", 650));
+	DO(play_resize(p, "b", 12));
+	DO(play_xattr(p, "a", NULL));
+	DO(play_delete(p, "a2"));
+	play_idle(p);
+	DO(play_delete(p, "a1"));
+	DO(play_delete(p, "c"));
+	play_idle(p);
+	DO(play_snapshot(p, "a", "a3"));
+	DO(play_delete(p, "a"));
+	DO(play_read_only(p, "d"));
+	DO(play_delete(p, "b1"));
+	DO(play_delete(p, "b"));
+	play_idle(p);
+	DO(play_delete(p, "a3"));
+}
+
+static void
+life(void **state)
+{
+	struct play p;
+
+	(void)state;
+	open_play(&p);
+	one_life(&p);
+	close_play(&p);
+}
+
+/* A snapshot of many clones, and chains of deleted ones. */
+static void
+families(void **state)
+{
+	static const char *const names[] = {"c0", "c1", "c2", "c3", "c4"};
+	struct play p;
+
+	(void)state;
+	open_play(&p);
+	play_volume(&p, "v", 40, true);
+	play_write(&p, "v", 0, 100);
+	play_snapshot(&p, "v", "s");
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+		play_clone(&p, "s", names[i]);
+		play_write(&p, names[i], i * 8 + 1, 6);
+	}
+	play_delete(&p, "s");
+	check(&p);
+	assert_true(blob_deleted(blob_parent(play_find(&p, "v"))));
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+		play_delete(&p, names[i]);
+		if (i % 2 == 0) {
+			check(&p);
+		}
+	}
+	check(&p);
+	assert_null(blob_parent(play_find(&p, "v")));
+	for (unsigned i = 0; i < 6; i++) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "s%u", i);
+		play_snapshot(&p, "v", name);
+		play_write(&p, "v", i * 13, 9);
+	}
+	for (unsigned i = 0; i < 6; i++) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "s%u", i * 5 % 6);
+		play_delete(&p, name);
+	}
+	check(&p);
+	assert_null(blob_parent(play_find(&p, "v")));
+	close_play(&p);
+}
+
+/* What was cut off does not come back, be it the blob's own or what lies below. */
+static void
+cut_and_grown(void **state)
+{
+	struct play p;
+
+	(void)state;
+	open_play(&p);
+	play_volume(&p, "v", 1100, true);
+	play_write(&p, "v", 1000 * HARNESS_UNITS, 5);
+	play_write(&p, "v", 200 * HARNESS_UNITS, 5);
+	play_snapshot(&p, "v", "s");
+	play_write(&p, "v", 210 * HARNESS_UNITS, 5);
+	play_resize(&p, "v", 100);
+	play_resize(&p, "v", 1100);
+	check(&p);
+	play_resize(&p, "v", 100);
+	play_snapshot(&p, "v", "t"); /* shorter than what it stands on */
+	play_resize(&p, "v", 1100);
+	check(&p);
+	play_delete(&p, "t");
+	check(&p);
+	play_delete(&p, "s");
+	close_play(&p);
+}
+
+/* Each change of the device fails once, in turn: either all is as before, or the store says that it is broken, and is as it says
+ * after it was loaded. */
+static void
+device_fails(void **state)
+{
+	uint64_t n;
+
+	(void)state;
+	for (n = 0; n < 1000; n++) {
+		struct blob_mem_fault fault = {.ops = BLOB_MEM_MODIFIES | BLOB_MEM_OP(BLOB_DEV_FLUSH), .after = n, .count = 1};
+		struct play p, after;
+		bool failed;
+
+		open_play(&p);
+		p.errors = true;
+		play_where("change %d fails", (int)n);
+		blob_mem_set_fault(p.mem, &fault);
+		one_life(&p);
+		failed = blob_mem_faults(p.mem) > 0;
+		blob_mem_set_fault(p.mem, NULL);
+		if (!blob_env_info(&p.env).broken) {
+			play_idle(&p);
+			play_check_state(&p);
+			play_check_space(&p);
+		}
+		play_abandon(&p);
+		play_resume(&after, &p, NULL);
+		play_close(&p);
+		assert_true(play_load(&after));
+		check(&after);
+		assert_true(play_unload(&after));
+		play_check_disk(&after);
+		play_close(&after);
+		if (!failed) {
+			break;
+		}
+	}
+	assert_true(n > 50 && n < 1000);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(answers),
+		cmocka_unit_test(life),
+		cmocka_unit_test(families),
+		cmocka_unit_test(cut_and_grown),
+		cmocka_unit_test(device_fails),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
