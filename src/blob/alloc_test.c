@@ -132,7 +132,7 @@ keeps_streams_together(void **state)
 }
 
 #define HOLDERS 4
-#define ROUNDS 4000u
+#define ROUNDS 60000u
 
 static _Atomic uint8_t *held;
 

@@ -184,7 +184,7 @@ notes_damage_of_chains(void **state)
 	uint32_t none = 0;
 
 	start(64, 32);
-	/* 1: a loop; 3 and 4: one page in two chains; 6: the page of another; 8: a page outside; 10: an empty one; 12: wrong checksum */
+	/* 1: a loop; 3 and 4: one page in two chains; 6: another's third page; 16: another's second; 8: a page outside; 10: an empty one; 12: wrong checksum */
 	image_begin(&im);
 	image_flags(&im, BLOB_INVALID_THIN, 0, 0);
 	image_end(&im, 1, 1, 0, 2);
@@ -208,8 +208,13 @@ notes_damage_of_chains(void **state)
 	image_blob(&im, 12, 1, &none, NULL, 0, NULL, 0);
 	im.page[1000] ^= 1;
 	image_write_page(&im, 12);
+	image_begin(&im);
+	image_end(&im, 16, 16, 0, 17);
+	image_begin(&im);
+	image_end(&im, 17, 15, 1, BLOB_PAGE_NONE);
 	put_simple(14, 40, 4, NULL, 0);
 	load();
+	is_damaged(16, "belongs to blob");
 	is_damaged(1, "is in a chain already");
 	is_sound(3);
 	is_damaged(4, "is in a chain already");
@@ -218,7 +223,7 @@ notes_damage_of_chains(void **state)
 	is_damaged(10, "empty");
 	is_damaged(12, "checksum");
 	is_sound(14);
-	assert_int_equal(blob_env_info(&env).damaged, 6);
+	assert_int_equal(blob_env_info(&env).damaged, 7);
 	load_clean();
 	stop();
 }
@@ -247,7 +252,7 @@ notes_damage_of_extents(void **state)
 	image_begin(&im); /* both kinds */
 	image_flags(&im, BLOB_INVALID_THIN | BLOB_INVALID_EXTENT_TABLE, 0, 0);
 	blob_put_extent_table(&im.w, 600, &(struct blob_run){0, 2}, 1);
-	blob_put_extent_rle(&im.w, &(struct blob_run){30, 4}, 1);
+	blob_put_extent_rle(&im.w, (struct blob_run[]){{0, 1u << 20}, {30, 4}}, 2);
 	image_end(&im, 13, 13, 0, BLOB_PAGE_NONE);
 	image_begin(&im); /* run-length extents outside the store */
 	image_flags(&im, BLOB_INVALID_THIN, 0, 0);
@@ -429,6 +434,19 @@ reads_once_in_large_pieces(void **state)
 	assert_true(after.read_bytes - before.read_bytes < (13u << 20));
 	assert_int_equal(blob_env_unload(&env), 0);
 	assert_int_equal(blob_mem_get_stats(mem).changes, after.changes); /* nor at the end of one that nobody changed */
+	stop();
+
+	start(2048, 4096); /* small gaps do not make small reads */
+	for (uint32_t i = 0; i < 4096; i += 4) {
+		image_blob(&im, i, 1, &none, NULL, 0, NULL, 0);
+	}
+	load();
+	assert_int_equal(blob_env_unload(&env), 0);
+	before = blob_mem_get_stats(mem);
+	load();
+	after = blob_mem_get_stats(mem);
+	assert_true(after.reads - before.reads <= 1 + 3 + 17);
+	assert_int_equal(blob_env_info(&env).blobs, 1024);
 	stop();
 }
 

@@ -99,6 +99,10 @@ snapshot_that_was_not_committed_goes(void **state)
 	assert_int_equal(blob_env_allocated(&env, blob_at(3)), 3);
 	assert_int_equal(used(), 3);
 	assert_int_equal(blob_env_info(&env).free_md_pages, 32 - 1 - 2);
+	image_read_page(&im, 1);
+	for (unsigned i = 0; i < BLOB_PAGE_BYTES; i++) {
+		assert_int_equal(im.page[i], 0);
+	}
 	load_again(false);
 	load_again(true);
 	assert_null(blob_at(1));

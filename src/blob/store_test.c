@@ -112,8 +112,10 @@ leaves_a_store_that_is_there(void **state)
 	env.options.overwrite = true;
 	create();
 	assert_null(blob_env_find(&env, id));
+	assert_int_equal(blob_env_set_super(&env, BLOB_ID_NONE), 0); /* not clean any more */
 	assert_int_equal(blob_env_abandon(&env), 0);
 	load();
+	assert_true(blob_env_info(&env).recovered);
 	assert_int_equal(blob_env_info(&env).blobs, 0);
 	stop();
 }
@@ -172,6 +174,8 @@ static void
 grows(void **state)
 {
 	struct blob_store_info before, after;
+	struct blob_super super;
+	uint8_t page[BLOB_PAGE_BYTES];
 	struct blob *blob;
 	uint64_t id;
 
@@ -182,8 +186,13 @@ grows(void **state)
 	assert_int_equal(blob_env_fill_blob(&env, blob, 0, 16, 1), 0);
 	assert_int_equal(blob_env_grow(&env), -ENOSPC);
 	before = blob_env_info(&env);
+	assert_int_equal(blob_env_unload(&env), 0);
+	load();
 	blob_mem_resize(mem, 64 * MIB);
 	assert_int_equal(blob_env_grow(&env), 0);
+	blob_mem_read(mem, 0, page, sizeof(page));
+	assert_int_equal(blob_super_decode(page, &super, NULL), 0);
+	assert_false(super.clean); /* its masks are too short */
 	after = blob_env_info(&env);
 	assert_int_equal(after.total_clusters, 64 * MIB / CLUSTER_BYTES);
 	assert_int_equal(after.free_clusters - before.free_clusters, 56 * MIB / CLUSTER_BYTES);
