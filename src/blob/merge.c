@@ -143,6 +143,7 @@ step_back(struct merge *m, bool finished)
 	if (finished) {
 		free_merge(m);
 	} else {
+		drop_prepared(m); /* pages that others may need, or that must not be in the masks */
 		m->resting = true;
 	}
 	take_up(store);
