@@ -6,8 +6,43 @@
  * but for blob_map_make_extent().
  */
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "blob/internal.h"
+
+/* Larger maps come from the system directly: what nobody writes to takes no memory, however large volumes are made. */
+#define MAPPED_BYTES (64u << 10)
+
+static size_t
+map_bytes(uint64_t num_extents)
+{
+	return sizeof(struct blob_map) + num_extents * sizeof(((struct blob_map *)0)->extents[0]);
+}
+
+static struct blob_map *
+map_alloc(uint64_t num_extents)
+{
+	size_t bytes = map_bytes(num_extents);
+	void *map;
+
+	if (bytes < MAPPED_BYTES) {
+		return calloc(1, bytes);
+	}
+	map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return map == MAP_FAILED ? NULL : map;
+}
+
+static void
+map_free(struct blob_map *map)
+{
+	size_t bytes = map_bytes(map->num_extents);
+
+	if (bytes < MAPPED_BYTES) {
+		free(map);
+	} else {
+		munmap(map, bytes);
+	}
+}
 
 struct blob_map *
 blob_map_create(uint64_t num_clusters, struct blob_map *from)
@@ -18,7 +53,7 @@ blob_map_create(uint64_t num_clusters, struct blob_map *from)
 	if (n > (SIZE_MAX - sizeof(*map)) / sizeof(map->extents[0])) {
 		return NULL;
 	}
-	map = calloc(1, sizeof(*map) + n * sizeof(map->extents[0]));
+	map = map_alloc(n);
 	if (map == NULL) {
 		return NULL;
 	}
@@ -43,7 +78,7 @@ blob_map_free(struct blob_map *map, bool free_extents)
 	for (uint64_t i = 0; free_extents && i < map->num_extents; i++) {
 		free(blob_map_extent(map, i));
 	}
-	free(map);
+	map_free(map);
 }
 
 struct blob_extent *

@@ -395,7 +395,7 @@ store_new_blob(struct blob_store *store, uint64_t id)
 
 	if (owned == NULL || map == NULL || (owned->blob.pages = malloc(sizeof(uint32_t))) == NULL) {
 		free(owned);
-		free(map);
+		blob_map_free(map, false);
 		return NULL;
 	}
 	CHECK(page < store->super.md.length && store->by_page[page] == NULL);

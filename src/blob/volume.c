@@ -311,7 +311,7 @@ create_run(struct md_op *op)
 		if (c->reserved > 0) {
 			alloc_unreserve(c->store, c->reserved);
 		}
-		free(map);
+		blob_map_free(map, false);
 		create_answer(c, rc);
 		return;
 	}
