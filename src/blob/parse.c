@@ -26,6 +26,8 @@ struct parse {
 	struct blob *blob;
 	uint64_t md_clusters;
 	uint64_t num_clusters;
+	uint64_t table_clusters; /* as the table says */
+	uint32_t last_page;      /* of its last extent, 0: none */
 	uint64_t at;     /* extent that the table's next run begins at */
 	uint64_t rle_at; /* cluster that the next run of run-length extents begins at */
 	bool has_flags, has_rle, has_table;
@@ -241,7 +243,6 @@ take_extent_page(struct parse *p, uint64_t extent, uint32_t page, const struct b
 				PRIu64 " on", page, d->page.num_clusters, d->page.start_cluster, start);
 		return 0;
 	}
-	/* Entries behind the blob's end are left of a resize that did not come to its commit, or of a larger blob: not its own. */
 	for (uint32_t i = 0; i < d->page.num_clusters && start + i < p->num_clusters && rc == 0; i++) {
 		uint32_t cluster = blob_descriptor_cluster(d, i);
 
@@ -300,23 +301,24 @@ take_table(struct parse *p, const struct blob_descriptor *d)
 	uint64_t extents = d->extents.num_clusters / BLOB_EXTENT_CLUSTERS + (d->extents.num_clusters % BLOB_EXTENT_CLUSTERS != 0);
 	int rc = 0;
 
-	if (d->extents.num_clusters > CLUSTERS_MAX || (p->has_table && d->extents.num_clusters != p->num_clusters)) {
+	if (d->extents.num_clusters > CLUSTERS_MAX || (p->has_table && d->extents.num_clusters != p->table_clusters)) {
 		blob_set_damage(p->blob, "its extent table speaks of %" PRIu64 " clusters", d->extents.num_clusters);
 		return 0;
 	}
 	p->has_table = true;
-	p->num_clusters = d->extents.num_clusters;
+	p->table_clusters = d->extents.num_clusters;
 	for (uint32_t i = 0; i < d->extents.num_runs && rc == 0; i++) {
 		struct blob_run run = blob_descriptor_run(d, i);
 
 		if (run.length > extents - p->at || (run.index != 0 && run.length != 1)) {
 			blob_set_damage(p->blob, "its extent table is longer than %" PRIu64 " clusters need, or contradicts itself",
-					p->num_clusters);
+					p->table_clusters);
 			return 0;
 		}
 		if (run.index != 0 && !p->counting) {
 			rc = read_extent_page(p, p->at, run.index);
 		}
+		p->last_page = run.index;
 		p->at += run.length;
 	}
 	return rc;
@@ -375,6 +377,34 @@ pass(struct parse *p)
 	return 0;
 }
 
+/*
+ * The size of a blob with a table. SPDK writes the last extent page in place before the chain that says the new size, and takes for the
+ * size, when it loads such a blob, what that page has: from then on there may be data. So does this.
+ */
+static uint64_t
+table_size(struct parse *p)
+{
+	uint64_t start = p->at == 0 ? 0 : (p->at - 1) * BLOB_EXTENT_CLUSTERS;
+	struct blob_page decoded;
+	struct blob_descriptor d;
+	struct blob_cursor cursor;
+	const uint8_t *bytes;
+
+	if (p->last_page == 0 || p->last_page >= p->store->super.md.length) {
+		return p->table_clusters;
+	}
+	bytes = page_at(p, p->last_page);
+	if (bytes == NULL || blob_page_decode(bytes, &decoded) != 0) {
+		return p->table_clusters;
+	}
+	cursor = (struct blob_cursor){decoded.descriptors, 0};
+	if (blob_descriptor_next(&cursor, &d) != 1 || d.type != BLOB_DESCRIPTOR_EXTENT_PAGE || d.page.start_cluster != start ||
+	    d.page.num_clusters == 0 || d.page.num_clusters > BLOB_EXTENT_CLUSTERS) {
+		return p->table_clusters;
+	}
+	return start + d.page.num_clusters;
+}
+
 /* After the first pass: do its parts agree? Then the map of its size. -ENOMEM. */
 static int
 make_map(struct parse *p)
@@ -385,13 +415,12 @@ make_map(struct parse *p)
 	if (p->has_rle && (p->has_table || blob_has_table(blob))) {
 		blob_set_damage(blob, "it has extents of both kinds");
 	}
-	if (p->has_table && blob->damage.code == 0 && p->at != (p->num_clusters + BLOB_EXTENT_CLUSTERS - 1) / BLOB_EXTENT_CLUSTERS) {
+	if (p->has_table && blob->damage.code == 0 &&
+	    p->at != (p->table_clusters + BLOB_EXTENT_CLUSTERS - 1) / BLOB_EXTENT_CLUSTERS) {
 		blob_set_damage(blob, "its extent table ends after %" PRIu64 " of %" PRIu64 " clusters", p->at * BLOB_EXTENT_CLUSTERS,
-				p->num_clusters);
+				p->table_clusters);
 	}
-	if (!p->has_table) {
-		p->num_clusters = p->rle_at;
-	}
+	p->num_clusters = !p->has_table ? p->rle_at : blob->damage.code == 0 ? table_size(p) : p->table_clusters;
 	map = blob_map_create(p->num_clusters, NULL);
 	if (map == NULL) {
 		return -ENOMEM;

@@ -86,6 +86,7 @@ struct parse {
 	struct blob_survey *survey;
 	struct blob_survey_blob *blob;
 	uint64_t table_entries;
+	uint64_t table_clusters; /* what the table says; the last extent page may say otherwise */
 };
 
 static int
@@ -118,12 +119,12 @@ parse_table(struct parse *p, const struct blob_descriptor *d)
 	if (blob->has_rle) {
 		return err_set(&blob->damage, -EILSEQ, "it has run-length extents and an extent table");
 	}
-	if (d->extents.num_clusters > CLUSTERS_MAX || (blob->has_table && d->extents.num_clusters != blob->num_clusters)) {
+	if (d->extents.num_clusters > CLUSTERS_MAX || (blob->has_table && d->extents.num_clusters != p->table_clusters)) {
 		return err_set(&blob->damage, -EILSEQ, "its extent table says %" PRIu64 " clusters, and %" PRIu64,
-			       blob->has_table ? blob->num_clusters : CLUSTERS_MAX, d->extents.num_clusters);
+			       blob->has_table ? p->table_clusters : CLUSTERS_MAX, d->extents.num_clusters);
 	}
 	blob->has_table = true;
-	blob->num_clusters = d->extents.num_clusters;
+	p->table_clusters = blob->num_clusters = d->extents.num_clusters;
 	for (uint32_t i = 0; i < d->extents.num_runs; i++) {
 		struct blob_run run = blob_descriptor_run(d, i);
 		struct blob_survey_extent extent = {.index = p->table_entries, .page = run.index};
@@ -224,6 +225,23 @@ parse_extent(struct parse *p, struct blob_survey_extent *extent)
 	return rc;
 }
 
+/* A resize that SPDK did not finish, or did not notice: its size is what the last extent page has. */
+static void
+take_last_size(struct parse *p)
+{
+	struct blob_survey_blob *blob = p->blob;
+	const struct blob_survey_extent *last = blob->num_extents == 0 ? NULL : &blob->extents[blob->num_extents - 1];
+	struct blob_descriptor d;
+
+	if (last != NULL && last->index + 1 == p->table_entries &&
+	    p->table_entries == (p->table_clusters + BLOB_EXTENT_CLUSTERS - 1) / BLOB_EXTENT_CLUSTERS &&
+	    survey_extent_page(p->survey, last->page, &d, NULL) == 0 &&
+	    d.page.start_cluster == last->index * BLOB_EXTENT_CLUSTERS && d.page.num_clusters > 0 &&
+	    d.page.num_clusters <= BLOB_EXTENT_CLUSTERS) {
+		blob->num_clusters = d.page.start_cluster + (uint64_t)d.page.num_clusters;
+	}
+}
+
 static int
 parse_blob(struct blob_survey *survey, struct blob_survey_blob *blob)
 {
@@ -235,6 +253,7 @@ parse_blob(struct blob_survey *survey, struct blob_survey_blob *blob)
 	while (rc == 0 && page != BLOB_PAGE_NONE) {
 		rc = parse_page(&p, page, &page);
 	}
+	take_last_size(&p);
 	for (uint32_t i = 0; (rc == 0 || rc == -EILSEQ) && i < blob->num_extents; i++) {
 		if (parse_extent(&p, &blob->extents[i]) != 0) {
 			rc = -ENOMEM;

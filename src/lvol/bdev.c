@@ -48,10 +48,16 @@ rw_done(struct bdev_io *child, int status)
 	bdev_io_complete_now(io, status);
 }
 
+/* A store that cannot change its metadata any more makes no volume read-only: that the write failed is an error of I/O. */
 static void
 slow_done(struct blob_io *x, int status)
 {
-	bdev_io_complete_now(CONTAINER_OF((void *)x, struct bdev_io, ctx), status);
+	struct bdev_io *io = CONTAINER_OF((void *)x, struct bdev_io, ctx);
+
+	if (UNLIKELY(status == -EROFS) && !blob_readonly(lvol_of_ch(io->ch)->blob)) {
+		status = -EIO;
+	}
+	bdev_io_complete_now(io, status);
 }
 
 static void __attribute__((noinline))
@@ -287,7 +293,8 @@ lvol_bdev_register(struct lvol *lvol, struct err *err)
 {
 	int rc;
 
-	if (!lvol->open || lvol->has_bdev) {
+	/* SPDK makes volumes of no clusters, too. */
+	if (!lvol->open || lvol->has_bdev || blob_num_clusters(lvol->blob) == 0) {
 		return 0;
 	}
 	if (blob_degraded(lvol->blob)) {

@@ -405,8 +405,13 @@ static void
 resized(void *ctx, int status, const struct err *err)
 {
 	struct lvol_op *op = ctx;
+	struct err why = ERR_NONE;
 
 	show_size(op->lvol);
+	/* One that had no size had no bdev. */
+	if (status == 0 && op->lvol->there && lvol_bdev_register(op->lvol, &why) != 0) {
+		LOG_ERROR(BDEV, op->lvol->id, "has no bdev: %s", err_text(&why));
+	}
 	lvol_op_end_with(op, status, err);
 }
 
