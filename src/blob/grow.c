@@ -42,7 +42,9 @@ written(void *ctx, int status)
 		grow_end(g, status);
 		return;
 	}
-	store->super = g->super;
+	/* What grows, and no more: requests on other threads read the rest at this moment. */
+	store->super.bytes = g->super.bytes;
+	store->super.cluster_mask = g->super.cluster_mask;
 	store->clean_on_disk = false;
 	store->total_clusters = blob_super_clusters(&store->super);
 	store->data_clusters = store->total_clusters - blob_super_md_clusters(&store->super);
