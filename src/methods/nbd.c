@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "bdev/bdev.h"
+#include "lvol/lvol.h"
 #include "methods/internal.h"
 #include "rpc/schema_gen.h"
 
@@ -226,7 +227,8 @@ export_create(struct rpc_request *req, const void *params)
 	int rc;
 
 	if (o.name == NULL) {
-		o.name = bdev != NULL ? bdev_name(bdev) : p->bdev_name;
+		/* A volume's own name is its UUID: what it was called says more. */
+		o.name = bdev != NULL && lvol_of_bdev(bdev) == NULL ? bdev_name(bdev) : p->bdev_name;
 	}
 	if (!check_name(req, o.name)) {
 		return;
