@@ -389,6 +389,7 @@ ends_after_what_was_asked_for(void **state)
 		struct blob_env_op ops[20];
 
 		start(modes[m], &(struct blob_mem_options){.bytes = 8 * MIB, .write_cache = true});
+		env.options.md_pages = 64;
 		create();
 		for (unsigned i = 0; i < 20; i++) {
 			blob_env_begin(&env, &ops[i], create_many, NULL);
@@ -412,6 +413,7 @@ abandoned_store_answers_all(void **state)
 		unsigned refused = 0;
 
 		start(modes[m], &(struct blob_mem_options){.bytes = 8 * MIB, .write_cache = true});
+		env.options.md_pages = 64;
 		create();
 		for (unsigned i = 0; i < 20; i++) {
 			blob_env_begin(&env, &ops[i], create_many, NULL);
