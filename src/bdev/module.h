@@ -227,6 +227,7 @@ void bdev_claim_yields(struct bdev_desc *desc, bool (*yield)(void *ctx));
  * A module that finds its own bdevs in what others hold (partitions, RAID superblocks, volume
  * stores). Each gets every bdev that is registered, unless auto_examine is off.
  */
+#define BDEV_EXAMINE_ALIGN 4096u /* of their buffers: thousands of bdevs may be examined, and more alignment is dear */
 struct bdev_examiner {
 	const char *module_name;
 	/* App thread. Opens bdev itself to look; answers with one bdev_examine_done(bdev's name is

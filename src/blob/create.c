@@ -18,11 +18,11 @@
 /*
  * Metadata pages, when nobody says how many. A volume needs one, and one for each 512 clusters that lie together in it; what random
  * writes between snapshots leave behind is much sparser, so one for 64 clusters (0.1 % of the space, with clusters of 64 KiB). Small
- * stores have many small volumes: 16384 pages, as long as these are no more than 1/64 of the space.
+ * stores have many small volumes: 65536 pages, as long as these are no more than 1/128 of the space.
  */
 #define CLUSTERS_PER_PAGE 64u
-#define PAGES_WANTED UINT64_C(16384)
-#define PAGES_SHARE 64u
+#define PAGES_WANTED UINT64_C(65536)
+#define PAGES_SHARE 128u
 /* The cluster mask has room to grow so many times: beyond that metadata pages would be short even for volumes written in order. */
 #define GROWTH 8u
 

@@ -141,7 +141,7 @@ prepare(struct look *x, struct bdev *bdev)
 	}
 	x->ch = bdev_channel_get(x->desc, NULL);
 	x->io = aligned_alloc(CACHE_LINE_BYTES, bdev_io_bytes(bdev));
-	x->buf = aligned_alloc(BDEV_BUFFER_ALIGN_MAX, BDEV_BUFFER_ALIGN_MAX);
+	x->buf = aligned_alloc(BDEV_EXAMINE_ALIGN, bytes);
 	x->iov = (struct iovec){.iov_base = x->buf, .iov_len = bytes};
 	return x->ch != NULL && x->io != NULL && x->buf != NULL && timer_start(&x->timer, TIMEOUT_US, time_is_up) == 0;
 }

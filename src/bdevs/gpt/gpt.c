@@ -237,7 +237,7 @@ prepare(struct examination *x, struct bdev *bdev)
 	x->bdev = bdev;
 	x->ch = bdev_channel_get(x->desc, NULL);
 	x->io = aligned_alloc(CACHE_LINE_BYTES, bdev_io_bytes(bdev));
-	x->buf = aligned_alloc(BDEV_BUFFER_ALIGN_MAX, BDEV_BUFFER_ALIGN_MAX);
+	x->buf = aligned_alloc(BDEV_EXAMINE_ALIGN, MAX(gpt_bytes(block_size), BDEV_EXAMINE_ALIGN));
 	x->iov = (struct iovec){.iov_base = x->buf, .iov_len = blocks * block_size};
 	return x->ch != NULL && x->io != NULL && x->buf != NULL &&
 	       timer_start(&x->timer, GPT_TIMEOUT_US, time_is_up) == 0;
