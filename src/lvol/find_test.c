@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "event/notice.h"
 #include "lvol/harness.h"
+#include "lvol/internal.h"
 #include "testkit/bdev_load.h"
 
 #define MIB (UINT64_C(1) << 20)
@@ -61,6 +62,65 @@ what_was_made_is_found(void **state)
 	h_expect(&env, "vs/c", 8, 8, 2);
 	h_expect(&env, "vs/s", 0, 256, 1);
 	EXPECT(h_has_bdev(&env, "vs/x") && h_info(&env, "vs/x").allocated_clusters == 16);
+	h_stop(&env);
+}
+
+/* Blobs that somebody else has made, without a name or a UUID, or with the name of another. */
+static atomic_uint blobs_made;
+
+static void
+blob_made(void *ctx, struct blob *blob, int status, const struct err *err)
+{
+	EXPECT(status == 0);
+	*(uint64_t *)ctx = blob_id(blob);
+	atomic_fetch_add(&blobs_made, 1);
+}
+
+static void
+make_strange_blobs(void *arg)
+{
+	static const struct blob_xattr same[] = {{LVOL_XATTR_NAME, "v", 2}, {LVOL_XATTR_UUID, "not one", 8}};
+	static const struct blob_xattr endless[] = {{LVOL_XATTR_NAME, "xxx", 3}};
+	struct blob_options o = {.num_clusters = 32, .thin = true};
+	struct blob_store *blobs = lvol_store_find("vs")->blobs;
+	uint64_t *ids = arg;
+
+	blob_create(blobs, &o, blob_made, &ids[0]);
+	o.xattrs = same;
+	o.num_xattrs = 2;
+	blob_create(blobs, &o, blob_made, &ids[1]);
+	o.xattrs = endless;
+	o.num_xattrs = 1;
+	blob_create(blobs, &o, blob_made, &ids[2]);
+}
+
+static void
+volumes_without_identity(void **state)
+{
+	char uuid[UUID_STR_LEN], id[LVOL_ID_BYTES], name[32];
+	struct lvol_store_info info;
+	uint64_t ids[3];
+
+	begin();
+	EXPECT(h_create(&env, "vs", "v", MIB, true) == 0);
+	info = h_store_info(&env, "vs");
+	uuid_unparse_lower(info.uuid, uuid);
+	atomic_store(&blobs_made, 0);
+	h_on_app(&env, make_strange_blobs, ids);
+	env_wait_count(&env, &blobs_made, 3);
+	come_again("vs");
+	EXPECT(h_store_info(&env, "vs").volumes == 4);
+	for (unsigned i = 0; i < 3; i++) {
+		snprintf(id, sizeof(id), "%s_%llu", uuid, (unsigned long long)ids[i]);
+		EXPECT_SAY(h_has_bdev(&env, id) && strcmp(h_info(&env, id).id, id) == 0, "%s", id);
+		h_write(&env, id, 0, 8, i);
+	}
+	snprintf(name, sizeof(name), "vs/blob_%llu", (unsigned long long)ids[0]);
+	EXPECT(h_has_bdev(&env, name));
+	h_expect(&env, name, 0, 8, 0);
+	EXPECT(h_info(&env, "vs/v").bytes == MIB || h_info(&env, "vs/v").blob_id == ids[1]);
+	EXPECT(h_rename(&env, id, "fine") == 0 && h_has_bdev(&env, "vs/fine"));
+	EXPECT(h_delete(&env, id) == 0);
 	h_stop(&env);
 }
 
@@ -391,6 +451,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_was_made_is_found),
+		cmocka_unit_test(volumes_without_identity),
 		cmocka_unit_test(names_that_are_taken),
 		cmocka_unit_test(damage_is_left_alone),
 		cmocka_unit_test(what_was_found_gives_way),

@@ -569,6 +569,91 @@ what_has_changed(void **state)
 	h_stop(&env);
 }
 
+/* ---- What the base gets, what is where ---- */
+
+static unsigned
+flushes_of(const struct scripted_bdev *s, unsigned from)
+{
+	unsigned n = 0;
+
+	for (unsigned i = from; i < atomic_load(&s->log_count) && i < SCRIPTED_LOG; i++) {
+		n += s->log[i].op == BDEV_FLUSH;
+	}
+	return n;
+}
+
+static void
+flushes_reach_the_base(void **state)
+{
+	static uint8_t buf[512];
+	struct iovec iov = {buf, sizeof(buf)};
+	struct scripted_bdev *s;
+
+	h_start(&env, REACTOR_INTERRUPT, false);
+	h_disk(&env, "d", 64 * MIB, 512, NULL);
+	s = h_disk_of("d");
+	s->bdev.write_cache = true;
+	EXPECT(h_store_create(&env, "d", "vs") == 0 && h_create(&env, "vs", "v", MIB, true) == 0);
+	h_examined(&env);
+	EXPECT(env_open(&env, "vs/v", true) == 0 && bdev_write_cache(env.bdev));
+	EXPECT(env_rw(&env.workers[0], BDEV_WRITE, 0, 1, buf) == 0);
+	atomic_store(&s->log_count, 0);
+	EXPECT(env_rw(&env.workers[0], BDEV_WRITE, 1, 1, buf) == 0);
+	EXPECT(atomic_load(&s->log_count) == 1 && flushes_of(s, 0) == 0);
+	EXPECT(env_rw(&env.workers[0], BDEV_FLUSH, 0, 0, NULL) == 0);
+	EXPECT(flushes_of(s, 0) == 1);
+	EXPECT(env_rwv(&env.workers[0], BDEV_WRITE, BDEV_IO_FUA, 1, 1, &iov, 1) == 0);
+	EXPECT(flushes_of(s, 0) == 2 && atomic_load(&s->log_count) == 4);
+	env_close(&env);
+	h_stop(&env);
+}
+
+/* Runs that lie together are one request of the base. */
+static void
+long_runs_stay_whole(void **state)
+{
+	static uint8_t buf[4 * CLUSTER];
+	struct scripted_bdev *s;
+
+	begin();
+	s = h_disk_of("d");
+	EXPECT(h_create(&env, "vs", "v", MIB, false) == 0);
+	h_examined(&env);
+	EXPECT(env_open(&env, "vs/v", true) == 0);
+	atomic_store(&s->log_count, 0);
+	EXPECT(env_rw(&env.workers[0], BDEV_WRITE, 8, 4 * CLUSTER_BLOCKS, buf) == 0);
+	EXPECT_SAY(atomic_load(&s->log_count) == 1, "%u requests", atomic_load(&s->log_count));
+	env_close(&env);
+	h_stop(&env);
+}
+
+static void
+holes_are_seen(void **state)
+{
+	struct bdev_extent extents[8];
+	struct env_io io = {.op = BDEV_BLOCK_STATUS, .num_blocks = 8 * CLUSTER_BLOCKS, .extents = extents, .max_results = 8};
+	struct env_io seek = {.op = BDEV_SEEK_DATA, .lba = 3 * CLUSTER_BLOCKS};
+
+	begin();
+	EXPECT(h_create(&env, "vs", "v", 8 * CLUSTER, true) == 0);
+	h_write(&env, "vs/v", 0, 1, 1);
+	h_write(&env, "vs/v", 5 * CLUSTER_BLOCKS, 1, 1);
+	EXPECT(h_snapshot(&env, "vs/v", "s") == 0);
+	h_write(&env, "vs/v", CLUSTER_BLOCKS, 1, 2);
+	h_examined(&env);
+	EXPECT(env_open(&env, "vs/v", true) == 0);
+	env_submit(&env.workers[0], &io);
+	EXPECT(env_finish(&io) == 0 && io.result == 5);
+	EXPECT(extents[0].num_blocks == CLUSTER_BLOCKS && extents[0].flags == 0); /* the parent's */
+	EXPECT(extents[1].flags == (BDEV_EXTENT_ALLOCATED | BDEV_EXTENT_CHANGED));
+	EXPECT(extents[2].num_blocks == 3 * CLUSTER_BLOCKS && extents[2].flags == BDEV_EXTENT_ZERO);
+	EXPECT(extents[3].flags == 0 && extents[4].flags == BDEV_EXTENT_ZERO);
+	env_submit(&env.workers[0], &seek);
+	EXPECT(env_finish(&seek) == 0 && seek.result == 5 * CLUSTER_BLOCKS);
+	env_close(&env);
+	h_stop(&env);
+}
+
 /* ---- A volume that waits for its users to let go ---- */
 
 static void
@@ -617,6 +702,9 @@ main(void)
 		cmocka_unit_test(storage_of_their_own),
 		cmocka_unit_test(shallow_copies),
 		cmocka_unit_test(what_has_changed),
+		cmocka_unit_test(flushes_reach_the_base),
+		cmocka_unit_test(long_runs_stay_whole),
+		cmocka_unit_test(holes_are_seen),
 		cmocka_unit_test(delete_waits_for_users),
 	};
 
