@@ -521,8 +521,8 @@ lvol_json(struct lvol *lvol)
 
 	lvol_get_info(lvol, &i);
 	lvol_store_uuid(i.store, uuid);
-	json = json_pack("{s:o, s:o, s:o, s:b, s:b, s:b, s:b, s:b, s:I, s:{s:o, s:o}, s:I, s:b}", "alias", text_json(i.alias), "uuid",
-			 text_json(i.id), "name", text_json(i.name), "is_thin_provisioned", i.thin, "is_snapshot", i.snapshot,
+	json = json_pack("{s:o, s:o, s:o, s:b, s:b, s:b, s:b, s:b, s:I, s:{s:o, s:o}, s:I, s:b}", "alias",
+			 text_json(i.alias), "uuid", text_json(i.id), "name", text_json(i.name), "is_thin_provisioned", i.thin, "is_snapshot", i.snapshot,
 			 "is_clone", i.clone, "is_esnap_clone", i.external_clone, "is_degraded", i.degraded || i.damaged,
 			 "num_allocated_clusters", (json_int_t)i.allocated_clusters, "lvs", "name",
 			 text_json(lvol_store_name(i.store)), "uuid", uuid_json(uuid), "size", (json_int_t)i.bytes, "readonly",

@@ -7,8 +7,8 @@
 #include "methods/internal.h"
 
 /*
- * The store that one of the two names. NULL: the request has been answered. SPDK's codes: -22 unless it is exactly one, -19 no such
- * store.
+ * The store that one of the two names. NULL: the request has been answered. SPDK's codes: -22 unless it is exactly one, -19 no
+ * such store.
  */
 struct lvol_store *lvol_store_named(struct rpc_request *req, const char *uuid, const char *name);
 

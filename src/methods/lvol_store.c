@@ -139,7 +139,8 @@ volume_deleted(void *ctx, const json_t *result, const json_t *error)
 		destroy(d);
 		return;
 	}
-	rpc_error(d->req, RPC_ERROR_INVALID_PARAMS, "a volume of it could not be deleted: %s", why != NULL ? why : "unknown error");
+	rpc_error(d->req, RPC_ERROR_INVALID_PARAMS, "a volume of it could not be deleted: %s",
+		  why != NULL ? why : "unknown error");
 	free(d);
 }
 
