@@ -31,7 +31,7 @@ NOT_SANITIZED = ("e2e-quickstart", "e2e-idle", "e2e-container", "e2e-image")
 NOT_WITH_ADDRESSES = ("e2e-recover", "e2e-placement", "e2e-top", "e2e-guest", "e2e-density")
 NOT_WITH_THREADS = ("e2e-recover", "e2e-placement", "e2e-top", "e2e-guest", "e2e-cli", "e2e-density", "e2e-iscsi_initiator",
                     "e2e-initiator", "e2e-crypto", "e2e-partition", "e2e-metadata", "e2e-qcow2", "e2e-qos", "e2e-state",
-                    "e2e-access", "e2e-nbd", "e2e-raid", "bdev_limits", "bdev_null", "bdev_malloc", "raid_degrade",
+                    "e2e-access", "e2e-nbd", "e2e-raid", "e2e-volumes_interop", "bdev_limits", "bdev_null", "bdev_malloc", "raid_degrade",
                     "raid_raid", "stack", "bdev_powercut", "bdev_delay", "bdev_error", "bdevs_split", "bdev_qcow2")
 BUILDS = [
     ("build", "release", ["--buildtype=release", "-Dtests=true"], {}, ["static", "unit", "e2e"], (), 1),
