@@ -161,11 +161,11 @@ check_flags(struct check *c, struct blob_survey_blob *blob)
 	uint64_t was = blob->flags.invalid;
 	bool internal = false;
 
-	if (blob->newer || (blob->flags.data_ro & ~BLOB_DATA_RO_KNOWN) != 0 || (blob->flags.md_ro & ~BLOB_MD_RO_KNOWN) != 0) {
+	if (blob->sealed) {
 		check_note(c, BLOB_FINDING_NEWER, blob->id, "",
-			   "%s has flags of a later version (0x%" PRIx64 ", 0x%" PRIx64 ", 0x%" PRIx64 "): %s", check_call(c, blob),
+			   "%s has flags or descriptors of a later version (0x%" PRIx64 ", 0x%" PRIx64 ", 0x%" PRIx64 "): %s", check_call(c, blob),
 			   blob->flags.invalid, blob->flags.data_ro, blob->flags.md_ro,
-			   blob->newer ? "it cannot be opened" : "it can only be read");
+			   blob->newer ? "it cannot be opened" : "it is not written anew");
 	}
 	for (uint32_t i = 0; i < blob->num_xattrs; i++) {
 		internal = internal || blob->xattrs[i].internal;

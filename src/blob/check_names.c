@@ -137,7 +137,7 @@ check_named(struct check *c)
 		const char *name = blob_survey_text(blob, "name");
 
 		/* A chain that ends early may have lost it: then that is the finding. */
-		if (blob->drop || blob->newer || (name != NULL && name[0] != '\0' && strlen(name) < NAME_BYTES)) {
+		if (blob->drop || blob->sealed || (name != NULL && name[0] != '\0' && strlen(name) < NAME_BYTES)) {
 			continue;
 		}
 		check_note(c, BLOB_FINDING_NAME, blob->id, "it gets a name of its blob id", "blob 0x%" PRIx64 " has no name", blob->id);

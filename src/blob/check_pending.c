@@ -61,10 +61,45 @@ roll_forward(struct check *c, struct blob_survey_blob *first, const struct blob_
 	}
 }
 
+/*
+ * SPDK writes a clone's extent pages in place before it takes the snapshot away: what both have at the same place of the volume
+ * is the snapshot's as long as that stays; the clone finds it there.
+ */
+static void
+give_back(struct check *c, struct blob_survey_blob *clone, const struct blob_survey_blob *snapshot)
+{
+	struct blob_survey_run *runs = clone->runs;
+	uint32_t num_runs = clone->num_runs;
+
+	clone->runs = NULL;
+	clone->num_runs = 0;
+	clone->allocated = 0;
+	for (uint32_t i = 0; i < num_runs; i++) {
+		for (uint32_t k = 0; k < runs[i].length; k++) {
+			uint64_t at = runs[i].at + k;
+
+			if (blob_survey_cluster(snapshot, at) == runs[i].cluster + k) {
+				survey_rewrite_extents(clone, at, 1);
+			} else if (survey_add_run(clone, at, runs[i].cluster + k, 1) != 0) {
+				c->no_memory = true;
+			}
+		}
+	}
+	free(runs);
+}
+
 void
 check_groups(struct check *c)
 {
 	struct blob_survey *s = c->survey;
+
+	for (uint32_t i = 0; i < s->num_blobs; i++) {
+		struct blob_survey_blob *clone = blob_survey_find(s, blob_survey_id(&s->blobs[i], BLOB_XATTR_REMOVAL_PENDING));
+
+		if (clone != NULL && clone->parent == s->blobs[i].id && !clone->sealed) {
+			give_back(c, clone, &s->blobs[i]);
+		}
+	}
 
 	for (uint32_t i = 0; i < s->num_blobs; i++) {
 		const struct blob_survey_xattr *intent = blob_survey_xattr(&s->blobs[i], INTENT, true);

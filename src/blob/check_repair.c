@@ -110,27 +110,6 @@ copy_cluster(struct repair *r, uint32_t from, uint32_t to)
 	return dev_write(r, (uint64_t)to * bytes, r->cluster, bytes);
 }
 
-/* The extent pages of clusters [at, at + count) are written anew. */
-static void
-rewrite_extents(struct blob_survey_blob *blob, uint64_t at, uint64_t count)
-{
-	uint32_t low = 0, high = blob->num_extents;
-
-	blob->dirty = true;
-	while (low < high) {
-		uint32_t middle = low + (high - low) / 2;
-
-		if (blob->extents[middle].index < at / BLOB_EXTENT_CLUSTERS) {
-			low = middle + 1;
-		} else {
-			high = middle;
-		}
-	}
-	for (; low < blob->num_extents && blob->extents[low].index * BLOB_EXTENT_CLUSTERS < at + count; low++) {
-		blob->extents[low].rewrite = true;
-	}
-}
-
 /* Where the blob's cluster is to be, 0: nowhere. */
 static int
 settle_cluster(struct repair *r, struct blob_survey_blob *blob, uint64_t at, uint32_t cluster, uint32_t *ret_cluster)
@@ -141,7 +120,7 @@ settle_cluster(struct repair *r, struct blob_survey_blob *blob, uint64_t at, uin
 	if (!check_data_cluster(r->s, cluster)) {
 		if (!blob->sealed) {
 			*ret_cluster = 0;
-			rewrite_extents(blob, at, 1);
+			survey_rewrite_extents(blob, at, 1);
 		}
 		return 0;
 	}
@@ -153,7 +132,7 @@ settle_cluster(struct repair *r, struct blob_survey_blob *blob, uint64_t at, uin
 		return 0; /* both keep it, and the second look says so */
 	}
 	*ret_cluster = copy;
-	rewrite_extents(blob, at, 1);
+	survey_rewrite_extents(blob, at, 1);
 	return copy_cluster(r, cluster, copy);
 }
 
@@ -175,7 +154,7 @@ settle_blob(struct repair *r, struct blob_survey_blob *blob)
 			uint32_t cluster;
 
 			if ((uint64_t)run->cluster + k >= limit && !blob->sealed) {
-				rewrite_extents(blob, run->at + k, run->length - k);
+				survey_rewrite_extents(blob, run->at + k, run->length - k);
 				break;
 			}
 			rc = settle_cluster(r, blob, run->at + k, run->cluster + k, &cluster);

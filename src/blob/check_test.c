@@ -186,15 +186,12 @@ bad_extent_start(void)
 	memcpy(md(11), md(10), 4096);
 }
 
+/* Not the last one: that would say how large the blob is. */
 static void
 bad_extent_entries(void)
 {
-	specs[CLONE].extent[1] = 15;
-	again(CLONE);
-	specs[CLONE].clusters = 590;
-	put_extents(&specs[CLONE]);
-	specs[CLONE].clusters = VIRTUAL;
-	flip(&super.page_mask, 15);
+	specs[VOL].entries_more = -3;
+	again(VOL);
 }
 
 static void
@@ -342,6 +339,18 @@ note_removing(void)
 	again(CLONE);
 }
 
+/* As SPDK does it: the clone has what the snapshot has already, but stands on it still. */
+static void
+note_removing_early(void)
+{
+	unclean();
+	specs[SNAP].removing = BLOB_ID_BASE + 1;
+	again(SNAP);
+	specs[VOL].map[4] = 82;
+	specs[VOL].map[5] = 83;
+	again(VOL);
+}
+
 static void
 note_deleted(void)
 {
@@ -435,6 +444,7 @@ static const struct {
 	{"snapshot half-made", note_making, BLOB_FINDING_PENDING, KIND(UNCLEAN), false},
 	{"snapshot made", note_made, BLOB_FINDING_PENDING, KIND(UNCLEAN), false},
 	{"snapshot half-removed", note_removing, BLOB_FINDING_PENDING, KIND(UNCLEAN), false},
+	{"snapshot half-removed, early", note_removing_early, BLOB_FINDING_PENDING, KIND(UNCLEAN), false},
 	{"deleted", note_deleted, BLOB_FINDING_DELETED, 0, true},
 	{"deleted, of nobody", note_deleted_free, BLOB_FINDING_DELETED, 0, false},
 	{"group", note_group, BLOB_FINDING_GROUP, KIND(PENDING) | KIND(UNCLEAN), false},

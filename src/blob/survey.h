@@ -24,6 +24,8 @@ void survey_blob_release(struct blob_survey_blob *blob);
 /* The blob is dirty then. */
 void survey_drop_xattr(struct blob_survey_blob *blob, uint32_t i);
 void survey_drop_internal(struct blob_survey_blob *blob, const char *name);
+/* The blob is dirty, and extent pages of clusters [at, at + count) are to be written anew. */
+void survey_rewrite_extents(struct blob_survey_blob *blob, uint64_t at, uint64_t count);
 /* In place of the one of that name; -ENOMEM. */
 int survey_set_xattr(struct blob_survey_blob *blob, bool internal, const char *name, const void *value, uint16_t bytes);
 /* The extent page's descriptor; -EILSEQ: it is none, with the reason. */

@@ -367,3 +367,23 @@ fail:
 	free(x.value);
 	return -ENOMEM;
 }
+
+void
+survey_rewrite_extents(struct blob_survey_blob *blob, uint64_t at, uint64_t count)
+{
+	uint32_t low = 0, high = blob->num_extents;
+
+	blob->dirty = true;
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+
+		if (blob->extents[middle].index < at / BLOB_EXTENT_CLUSTERS) {
+			low = middle + 1;
+		} else {
+			high = middle;
+		}
+	}
+	for (; low < blob->num_extents && blob->extents[low].index * BLOB_EXTENT_CLUSTERS < at + count; low++) {
+		blob->extents[low].rewrite = true;
+	}
+}
