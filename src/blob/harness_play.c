@@ -123,7 +123,7 @@ static void
 begin(struct play *p, bool real_threads)
 {
 	memset(p, 0, sizeof(*p));
-	blob_env_start(&p->env, REACTOR_INTERRUPT, real_threads);
+	blob_env_start(&p->env, real_threads ? REACTOR_INTERRUPT : REACTOR_POLL, real_threads);
 	p->env.options.cluster_bytes = HARNESS_CLUSTER_BYTES;
 	p->env.options.md_pages = 128;
 	p->env.options.io_unit_bytes = HARNESS_UNIT_BYTES;

@@ -9,21 +9,34 @@
 static uint8_t *
 chunk_of(const struct sparse *s, uint64_t offset)
 {
-	uint8_t **region = s->regions[offset / SPARSE_REGION_BYTES];
+	uint64_t index = offset / SPARSE_REGION_BYTES;
+	uint8_t **region = index < s->end ? s->regions[index] : NULL;
 
 	return region == NULL ? NULL : region[offset % SPARSE_REGION_BYTES / SPARSE_CHUNK_BYTES];
+}
+
+static void
+make_regions(struct sparse *s, uint64_t end)
+{
+	s->regions = realloc(s->regions, end * sizeof(*s->regions));
+	CHECK(s->regions != NULL);
+	memset(s->regions + s->end, 0, (end - s->end) * sizeof(*s->regions));
+	s->end = end;
 }
 
 static uint8_t *
 make_chunk(struct sparse *s, uint64_t offset)
 {
-	uint8_t ***region = &s->regions[offset / SPARSE_REGION_BYTES];
-	uint8_t **chunk;
+	uint64_t index = offset / SPARSE_REGION_BYTES;
+	uint8_t ***region, **chunk;
 
+	if (index >= s->end) {
+		make_regions(s, index + 1);
+	}
+	region = &s->regions[index];
 	if (*region == NULL) {
 		*region = calloc(SPARSE_REGION_CHUNKS, sizeof(**region));
 		CHECK(*region != NULL);
-		s->end = MAX(s->end, (unsigned)(offset / SPARSE_REGION_BYTES) + 1);
 	}
 	chunk = &(*region)[offset % SPARSE_REGION_BYTES / SPARSE_CHUNK_BYTES];
 	if (*chunk == NULL) {
@@ -65,7 +78,7 @@ sparse_write(struct sparse *s, uint64_t offset, const void *buf, size_t bytes)
 {
 	const uint8_t *from = buf;
 
-	CHECK(offset + bytes <= SPARSE_REGIONS * SPARSE_REGION_BYTES);
+	CHECK(offset + bytes <= SPARSE_BYTES_MAX);
 	while (bytes > 0) {
 		size_t n = piece_at(offset, bytes);
 
@@ -140,13 +153,12 @@ sparse_copy(struct sparse *to, const struct sparse *from)
 void
 sparse_release(struct sparse *s)
 {
-	for (unsigned i = 0; i < s->end; i++) {
+	for (uint64_t i = 0; i < s->end; i++) {
 		for (unsigned k = 0; s->regions[i] != NULL && k < SPARSE_REGION_CHUNKS; k++) {
 			free(s->regions[i][k]);
 		}
 		free(s->regions[i]);
-		s->regions[i] = NULL;
 	}
-	s->chunks = 0;
-	s->end = 0;
+	free(s->regions);
+	*s = (struct sparse){0};
 }

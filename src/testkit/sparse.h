@@ -8,13 +8,13 @@
 #include <stdint.h>
 
 #define SPARSE_CHUNK_BYTES 16384u
-#define SPARSE_REGION_BYTES (UINT64_C(1) << 30)
-#define SPARSE_REGIONS 65536u
+#define SPARSE_REGION_BYTES (UINT64_C(1) << 26)
 #define SPARSE_REGION_CHUNKS (SPARSE_REGION_BYTES / SPARSE_CHUNK_BYTES)
+#define SPARSE_BYTES_MAX (UINT64_C(1) << 46)
 
 struct sparse {
-	uint8_t **regions[SPARSE_REGIONS]; /* NULL: all zero; else SPARSE_REGION_CHUNKS chunks, of which some are NULL */
-	unsigned end; /* regions from here on are NULL */
+	uint8_t ***regions; /* NULL: all zero; else SPARSE_REGION_CHUNKS chunks, of which some are NULL */
+	uint64_t end;       /* of regions */
 	uint64_t chunks;
 };
 
