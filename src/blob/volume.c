@@ -109,6 +109,7 @@ create_answer(struct create *c, int status)
 	free(c->external_id);
 	free(c);
 	alloc_watch(store);
+	merge_kick(store);
 	store_background_end(store);
 }
 

@@ -128,6 +128,36 @@ one_life(struct play *p)
 	DO(play_delete(p, "a3"));
 }
 
+/* Groups, merges, storage of one's own. */
+static void
+another_life(struct play *p)
+{
+	static const char *const of[] = {"a", "b", "t"}, *const to[] = {"a1", "b1", "t1"};
+
+	DO(play_volume(p, "a", 600, true));
+	DO(play_volume(p, "b", 9, false));
+	DO(play_volume(p, "t", 9, true));
+	DO(play_write(p, "a", 3, 20));
+	DO(play_write(p, "a", 520 * HARNESS_UNITS, 9));
+	DO(play_write(p, "b", 3, 20));
+	DO(play_snapshots(p, of, to, 3));
+	DO(play_write(p, "a", 521 * HARNESS_UNITS, 9));
+	DO(play_write(p, "b", 5, 6));
+	DO(play_clone(p, "a1", "c"));
+	DO(play_decouple(p, "c"));
+	DO(play_write(p, "c", 9, 4));
+	DO(play_set_parent(p, "c", "a1"));
+	DO(play_delete(p, "a1"));
+	DO(play_delete(p, "c"));
+	play_idle(p);
+	DO(play_resize(p, "t", 6));
+	DO(play_resize(p, "t", 9));
+	DO(play_inflate(p, "t"));
+	DO(play_delete(p, "t1"));
+	DO(play_delete(p, "b1"));
+	play_idle(p);
+}
+
 static void
 life(void **state)
 {
@@ -136,6 +166,9 @@ life(void **state)
 	(void)state;
 	open_play(&p);
 	one_life(&p);
+	close_play(&p);
+	open_play(&p);
+	another_life(&p);
 	close_play(&p);
 }
 
@@ -213,11 +246,10 @@ cut_and_grown(void **state)
 /* Each change of the device fails once, in turn: either all is as before, or the store says that it is broken, and is as it says
  * after it was loaded. */
 static void
-device_fails(void **state)
+fails(void (*live)(struct play *p))
 {
 	uint64_t n;
 
-	(void)state;
 	for (n = 0; n < 1000; n++) {
 		struct blob_mem_fault fault = {.ops = BLOB_MEM_MODIFIES | BLOB_MEM_OP(BLOB_DEV_FLUSH), .after = n, .count = 1};
 		struct play p, after;
@@ -227,10 +259,11 @@ device_fails(void **state)
 		p.errors = true;
 		play_where("change %d fails", (int)n);
 		blob_mem_set_fault(p.mem, &fault);
-		one_life(&p);
+		live(&p);
 		failed = blob_mem_faults(p.mem) > 0;
 		blob_mem_set_fault(p.mem, NULL);
 		if (!blob_env_info(&p.env).broken) {
+			play_volume(&p, "next", 1, true); /* background work that failed is taken up with the next change */
 			play_idle(&p);
 			play_check_state(&p);
 			play_check_space(&p);
@@ -250,6 +283,61 @@ device_fails(void **state)
 	assert_true(n > 50 && n < 1000);
 }
 
+static void
+device_fails(void **state)
+{
+	(void)state;
+	fails(one_life);
+	fails(another_life);
+}
+
+/* A blob with run-length extents, as old stores have them, in a family. */
+static void
+run_length(void **state)
+{
+	struct blob *blob, *snapshot, *clone;
+	struct play p;
+	struct blob_env *env = &p.env;
+
+	(void)state;
+	open_play(&p);
+	assert_int_equal(blob_env_make(env, &(struct blob_options){.num_clusters = 600, .thin = true, .extent_rle = true}, &blob), 0);
+	assert_int_equal(blob_env_fill_blob(env, blob, 2, 40, 1), 0);
+	assert_int_equal(blob_env_fill_blob(env, blob, 550 * HARNESS_UNITS, 9, 2), 0);
+	assert_int_equal(blob_env_snapshot(env, blob, &snapshot), 0);
+	assert_int_equal(blob_env_clone(env, snapshot, &clone), 0);
+	assert_int_equal(blob_env_fill_blob(env, blob, 8, 4, 3), 0);
+	assert_int_equal(blob_env_fill_blob(env, clone, 12, 4, 4), 0);
+	assert_int_equal(blob_env_resize(env, blob, 700), 0);
+	assert_int_equal(blob_env_delete(env, snapshot), 0);
+	assert_int_equal(blob_env_delete(env, clone), 0);
+	blob_env_idle(env);
+	assert_null(blob_parent(blob));
+	for (unsigned i = 0; i < 2; i++) {
+		uint64_t id = blob_id(blob);
+
+		assert_true(blob_env_blob_holds(env, blob, 2, 6, 1));
+		assert_true(blob_env_blob_holds(env, blob, 8, 4, 3));
+		assert_true(blob_env_blob_holds(env, blob, 12, 30, 1));
+		assert_true(blob_env_blob_holds(env, blob, 550 * HARNESS_UNITS, 9, 2));
+		play_check_space(&p);
+		assert_int_equal(blob_env_unload(env), 0);
+		play_check_disk(&p);
+		assert_true(play_load(&p));
+		blob = blob_env_find(env, id);
+	}
+	assert_int_equal(blob_env_make(env, &(struct blob_options){.num_clusters = 50, .extent_rle = true}, &clone), 0);
+	assert_int_equal(blob_env_resize(env, clone, 60), 0);
+	assert_int_equal(blob_allocated_clusters(clone), 60);
+	assert_int_equal(blob_env_resize(env, clone, 10), 0);
+	assert_int_equal(blob_env_delete(env, blob), 0);
+	blob_env_idle(env);
+	play_check_space(&p);
+	assert_int_equal(blob_env_unload(env), 0);
+	play_check_disk(&p);
+	play_close(&p);
+}
+
 int
 main(void)
 {
@@ -259,6 +347,7 @@ main(void)
 		cmocka_unit_test(families),
 		cmocka_unit_test(cut_and_grown),
 		cmocka_unit_test(device_fails),
+		cmocka_unit_test(run_length),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
