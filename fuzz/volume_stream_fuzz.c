@@ -44,7 +44,8 @@ records(uint8_t *p, size_t left, const struct stream_head *head, struct stream_s
 			return;
 		}
 		if (r.type != STREAM_END) {
-			CHECK(r.offset >= end && r.length > 0 && r.length <= head->size_bytes - r.offset);
+			CHECK(r.offset >= end && r.length > 0 &&
+			      r.length <= head->size_bytes - r.offset);
 			end = r.offset + r.length;
 		}
 		left -= STREAM_RECORD_BYTES;

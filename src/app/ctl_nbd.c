@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The smallest NBD client that does it: fixed newstyle, NBD_OPT_GO, simple replies. berthd is on the other side, and is trusted no
- * further than for its data: what it says is checked.
+ * The smallest NBD client that does it: fixed newstyle, NBD_OPT_GO, simple replies. berthd is on the other side, and is trusted
+ * no further than for its data: what it says is checked.
  */
 #include "app/ctl_nbd.h"
 
@@ -92,7 +92,8 @@ broken(const struct ctl_nbd *n, int rc)
 static int
 strange(const struct ctl_nbd *n)
 {
-	fprintf(stderr, "berth: %s: what serves berthd's data does not answer as it should\n", n->context);
+	fprintf(stderr, "berth: %s: what serves berthd's data does not answer as it should\n",
+		n->context);
 	return CTL_BROKEN;
 }
 
@@ -201,7 +202,8 @@ ctl_nbd_open(struct ctl_nbd *n, struct ctl *ctl, const char *context, const char
 	int rc;
 
 	*n = (struct ctl_nbd){.context = context, .fd = -1};
-	rc = ctl_call(ctl, context, "berth_nbd_lend", json_pack("{s:s, s:b}", "bdev_name", bdev, "readonly", !write), &loan, NULL);
+	rc = ctl_call(ctl, context, "berth_nbd_lend",
+		      json_pack("{s:s, s:b}", "bdev_name", bdev, "readonly", !write), &loan, NULL);
 	if (rc == CTL_OK) {
 		rc = connect_to(n, json_string_value(json_object_get(loan, "path")),
 				json_string_value(json_object_get(loan, "export")));
@@ -229,7 +231,8 @@ ctl_nbd_close(struct ctl_nbd *n)
 
 /* Sends one, with `in` for a write, and takes its answer, into `out` for a read. */
 static int
-request(struct ctl_nbd *n, uint16_t command, uint64_t offset, uint32_t length, const void *in, void *out)
+request(struct ctl_nbd *n, uint16_t command, uint64_t offset, uint32_t length, const void *in,
+	void *out)
 {
 	uint8_t head[NBD_REQUEST_BYTES], reply[REPLY_BYTES], *p = head;
 	uint32_t error;
@@ -255,8 +258,9 @@ request(struct ctl_nbd *n, uint16_t command, uint64_t offset, uint32_t length, c
 	}
 	error = get32(reply + 4);
 	if (error != 0) {
-		fprintf(stderr, "berth: %s: %s of %" PRIu32 " bytes at %" PRIu64 ": %s\n", n->context,
-			out != NULL ? "read" : "write", length, offset, strerror((int)error));
+		fprintf(stderr, "berth: %s: %s of %" PRIu32 " bytes at %" PRIu64 ": %s\n",
+			n->context, out != NULL ? "read" : "write", length, offset,
+			strerror((int)error));
 		return CTL_REFUSED;
 	}
 	rc = out != NULL ? ctl_read_all(n->fd, out, length) : 0;

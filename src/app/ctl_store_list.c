@@ -29,14 +29,17 @@ print_stores(const json_t *stores)
 	size_t i;
 
 	ctl_table_row(&table, "STORE", "SIZE", "FREE", "CLUSTER", "VOLUMES", "BDEV", "STATE");
-	json_array_foreach(stores, i, s) {
+	json_array_foreach (stores, i, s) {
 		uint64_t cluster = volume_number(s, "cluster_size");
 		char size[32], free_bytes[32], cluster_text[32], volumes[24];
 
-		snprintf(volumes, sizeof(volumes), "%llu", (unsigned long long)volume_number(s, "num_lvols"));
-		ctl_table_row(&table, volume_text(s, "name"), ctl_bytes(volume_number(s, "total_data_clusters") * cluster, size),
-			      ctl_bytes(volume_number(s, "free_clusters") * cluster, free_bytes), ctl_bytes(cluster, cluster_text),
-			      volumes, volume_text(s, "base_bdev"), state_of(s));
+		snprintf(volumes, sizeof(volumes), "%llu",
+			 (unsigned long long)volume_number(s, "num_lvols"));
+		ctl_table_row(&table, volume_text(s, "name"),
+			      ctl_bytes(volume_number(s, "total_data_clusters") * cluster, size),
+			      ctl_bytes(volume_number(s, "free_clusters") * cluster, free_bytes),
+			      ctl_bytes(cluster, cluster_text), volumes,
+			      volume_text(s, "base_bdev"), state_of(s));
 	}
 	ctl_table_print(&table);
 }
@@ -122,13 +125,17 @@ ctl_store_grow(struct ctl *ctl, int argc, char **argv)
 		rc = ctl_usage(command, "%s", err_text(&err));
 	}
 	if (rc == CTL_OK && size != NULL && strcmp(argv[1], CTL_STORE_OF_DISKS) != 0) {
-		rc = ctl_usage(command, "--size is for the store of disks: that of another store is its bdev's");
+		rc = ctl_usage(
+			command,
+			"--size is for the store of disks: that of another store is its bdev's");
 	}
 	if (rc == CTL_OK && strcmp(argv[1], CTL_STORE_OF_DISKS) == 0) {
 		rc = volume_call(ctl, command, "berth_disk_grow_store",
-				 size != NULL ? json_pack("{s:I}", "size", (json_int_t)bytes) : NULL);
+				 size != NULL ? json_pack("{s:I}", "size", (json_int_t)bytes)
+					      : NULL);
 	} else if (rc == CTL_OK) {
-		rc = volume_call(ctl, command, "bdev_lvol_grow_lvstore", json_pack("{s:s}", "lvs_name", argv[1]));
+		rc = volume_call(ctl, command, "bdev_lvol_grow_lvstore",
+				 json_pack("{s:s}", "lvs_name", argv[1]));
 	}
 	return rc == CTL_OK ? print_store(ctl, command, argv[1]) : rc;
 }
@@ -142,12 +149,9 @@ ctl_store(struct ctl *ctl, int argc, char **argv)
 		const char *name;
 		int (*run)(struct ctl *ctl, int argc, char **argv);
 	} actions[] = {
-		{"list", ctl_store_list},
-		{"create", ctl_store_create},
-		{"grow", ctl_store_grow},
-		{"check", ctl_store_check},
-		{"dump", ctl_store_dump},
-		{"salvage", ctl_store_salvage},
+		{"list", ctl_store_list}, {"create", ctl_store_create},
+		{"grow", ctl_store_grow}, {"check", ctl_store_check},
+		{"dump", ctl_store_dump}, {"salvage", ctl_store_salvage},
 	};
 
 	for (size_t i = 0; argc > 1 && i < ARRAY_SIZE(actions); i++) {
@@ -155,5 +159,6 @@ ctl_store(struct ctl *ctl, int argc, char **argv)
 			return actions[i].run(ctl, argc - 1, argv + 1);
 		}
 	}
-	return argc > 1 ? ctl_usage("store", "there is no action '%s'", argv[1]) : ctl_usage("store", "what? berth help store");
+	return argc > 1 ? ctl_usage("store", "there is no action '%s'", argv[1])
+			: ctl_usage("store", "what? berth help store");
 }

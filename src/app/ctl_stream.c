@@ -14,7 +14,8 @@
 #include "base/crc.h"
 
 /* A line end of each kind shows a transport that changes text. */
-static const uint8_t magic[16] = {'B', 'E', 'R', 'T', 'H', '-', 'V', 'O', 'L', 'U', 'M', 'E', '\r', '\n', 0x1a, 0};
+static const uint8_t magic[16] = {'B', 'E', 'R', 'T', 'H',  '-',  'V',  'O',
+				  'L', 'U', 'M', 'E', '\r', '\n', 0x1a, 0};
 
 #define FLAG_DIFFERENCE 1u
 #define BLOCK_MIN 512u
@@ -99,14 +100,19 @@ stream_head_bytes(const uint8_t in[static STREAM_FIXED_BYTES], size_t *ret_bytes
 	uint32_t bytes = get32(in + 20);
 
 	if (memcmp(in, magic, sizeof(magic)) != 0) {
-		return err_set(err, -EINVAL, "this is no stream of `berth volume send`, or it was changed as if it were text");
+		return err_set(err, -EINVAL,
+			       "this is no stream of `berth volume send`, or it was changed as if "
+			       "it were text");
 	}
 	if (get32(in + 16) != STREAM_VERSION) {
-		return err_set(err, -ENOTSUP, "the stream has version %u, and this berth reads version %d", get32(in + 16),
-			       STREAM_VERSION);
+		return err_set(err, -ENOTSUP,
+			       "the stream has version %u, and this berth reads version %d",
+			       get32(in + 16), STREAM_VERSION);
 	}
-	if (bytes != STREAM_FIXED_BYTES + (size_t)get16(in + 72) + get16(in + 74) + 4 || bytes > STREAM_HEAD_MAX) {
-		return err_set(err, -EINVAL, "the stream's head is damaged: lengths that do not fit");
+	if (bytes != STREAM_FIXED_BYTES + (size_t)get16(in + 72) + get16(in + 74) + 4 ||
+	    bytes > STREAM_HEAD_MAX) {
+		return err_set(err, -EINVAL,
+			       "the stream's head is damaged: lengths that do not fit");
 	}
 	*ret_bytes = bytes;
 	return 0;
@@ -130,13 +136,15 @@ check_head(const struct stream_head *h, uint32_t flags, struct err *err)
 	uint32_t block = h->block_bytes;
 
 	if ((flags & ~FLAG_DIFFERENCE) != 0) {
-		return err_set(err, -ENOTSUP, "the stream has flags 0x%x, which this berth does not know", flags);
+		return err_set(err, -ENOTSUP,
+			       "the stream has flags 0x%x, which this berth does not know", flags);
 	}
 	if (block < BLOCK_MIN || block > BLOCK_MAX || (block & (block - 1)) != 0) {
 		return err_set(err, -EINVAL, "the stream's blocks have %u bytes", block);
 	}
 	if (h->size_bytes == 0 || h->size_bytes % block != 0 || h->size_bytes > INT64_MAX) {
-		return err_set(err, -EINVAL, "the stream's volume has %llu bytes", (unsigned long long)h->size_bytes);
+		return err_set(err, -EINVAL, "the stream's volume has %llu bytes",
+			       (unsigned long long)h->size_bytes);
 	}
 	if (uuid_is_null(h->to) || uuid_is_null(h->from) == h->difference) {
 		return err_set(err, -EINVAL, "the stream does not say which snapshot it is");
@@ -206,7 +214,8 @@ crc_of(const uint8_t in[static STREAM_RECORD_BYTES], const void *data, size_t le
 }
 
 static void
-pass(struct stream_sums *sums, enum stream_type type, uint64_t offset, uint64_t length, const uint8_t *crc)
+pass(struct stream_sums *sums, enum stream_type type, uint64_t offset, uint64_t length,
+     const uint8_t *crc)
 {
 	sums->number++;
 	sums->chain = crc_32c(sums->chain, crc, 4);
@@ -219,8 +228,8 @@ pass(struct stream_sums *sums, enum stream_type type, uint64_t offset, uint64_t 
 }
 
 void
-stream_put_record(uint8_t out[static STREAM_RECORD_BYTES], struct stream_sums *sums, enum stream_type type, uint64_t offset,
-		  uint64_t length, const void *data)
+stream_put_record(uint8_t out[static STREAM_RECORD_BYTES], struct stream_sums *sums,
+		  enum stream_type type, uint64_t offset, uint64_t length, const void *data)
 {
 	CHECK((type == STREAM_DATA) == (data != NULL));
 	if (type == STREAM_END) {
@@ -237,20 +246,24 @@ stream_put_record(uint8_t out[static STREAM_RECORD_BYTES], struct stream_sums *s
 }
 
 static int
-check_range(const struct stream_record *r, const struct stream_head *h, const struct stream_sums *sums, struct err *err)
+check_range(const struct stream_record *r, const struct stream_head *h,
+	    const struct stream_sums *sums, struct err *err)
 {
-	if (r->offset % h->block_bytes != 0 || r->length % h->block_bytes != 0 || r->length == 0 || r->offset > h->size_bytes ||
-	    r->length > h->size_bytes - r->offset || r->offset < sums->next_offset ||
+	if (r->offset % h->block_bytes != 0 || r->length % h->block_bytes != 0 || r->length == 0 ||
+	    r->offset > h->size_bytes || r->length > h->size_bytes - r->offset ||
+	    r->offset < sums->next_offset ||
 	    (r->type == STREAM_DATA && r->length > STREAM_DATA_MAX)) {
-		return err_set(err, -EINVAL, "the stream is damaged: record %llu is about %llu bytes at %llu",
-			       (unsigned long long)r->number, (unsigned long long)r->length, (unsigned long long)r->offset);
+		return err_set(err, -EINVAL,
+			       "the stream is damaged: record %llu is about %llu bytes at %llu",
+			       (unsigned long long)r->number, (unsigned long long)r->length,
+			       (unsigned long long)r->offset);
 	}
 	return 0;
 }
 
 int
-stream_get_record(const uint8_t in[static STREAM_RECORD_BYTES], const struct stream_head *head, const struct stream_sums *sums,
-		  struct stream_record *ret, struct err *err)
+stream_get_record(const uint8_t in[static STREAM_RECORD_BYTES], const struct stream_head *head,
+		  const struct stream_sums *sums, struct stream_record *ret, struct err *err)
 {
 	struct stream_record r = {
 		.type = (enum stream_type)get32(in),
@@ -262,7 +275,8 @@ stream_get_record(const uint8_t in[static STREAM_RECORD_BYTES], const struct str
 	int rc = 0;
 
 	if (r.number != sums->number) {
-		return err_set(err, -EILSEQ, "the stream is damaged: record %llu is where %llu should be",
+		return err_set(err, -EILSEQ,
+			       "the stream is damaged: record %llu is where %llu should be",
 			       (unsigned long long)r.number, (unsigned long long)sums->number);
 	}
 	switch (r.type) {
@@ -272,11 +286,13 @@ stream_get_record(const uint8_t in[static STREAM_RECORD_BYTES], const struct str
 		break;
 	case STREAM_END:
 		if (r.offset != sums->data_bytes || r.length != sums->chain) {
-			rc = err_set(err, -EILSEQ, "the stream is damaged: it does not end as its parts say");
+			rc = err_set(err, -EILSEQ,
+				     "the stream is damaged: it does not end as its parts say");
 		}
 		break;
 	default:
-		rc = err_set(err, -EINVAL, "the stream is damaged: record %llu is of no kind", (unsigned long long)r.number);
+		rc = err_set(err, -EINVAL, "the stream is damaged: record %llu is of no kind",
+			     (unsigned long long)r.number);
 		break;
 	}
 	if (rc == 0) {
@@ -286,11 +302,12 @@ stream_get_record(const uint8_t in[static STREAM_RECORD_BYTES], const struct str
 }
 
 int
-stream_check_record(const uint8_t in[static STREAM_RECORD_BYTES], const struct stream_record *r, const void *data,
-		    struct stream_sums *sums, struct err *err)
+stream_check_record(const uint8_t in[static STREAM_RECORD_BYTES], const struct stream_record *r,
+		    const void *data, struct stream_sums *sums, struct err *err)
 {
 	if (crc_of(in, data, data != NULL ? r->length : 0) != r->crc) {
-		return err_set(err, -EILSEQ, "the stream is damaged: the checksum of record %llu is wrong",
+		return err_set(err, -EILSEQ,
+			       "the stream is damaged: the checksum of record %llu is wrong",
 			       (unsigned long long)r->number);
 	}
 	pass(sums, r->type, r->offset, r->length, in + 4);

@@ -22,7 +22,10 @@ struct stream {
 static struct stream_head
 head_of(bool difference)
 {
-	struct stream_head h = {.difference = difference, .block_bytes = 512, .size_bytes = 1 << 20, .volume = "web0"};
+	struct stream_head h = {.difference = difference,
+				.block_bytes = 512,
+				.size_bytes = 1 << 20,
+				.volume = "web0"};
 
 	memset(h.to, 7, sizeof(h.to));
 	memset(h.from, difference ? 8 : 0, sizeof(h.from));
@@ -166,7 +169,9 @@ test_order(void **state)
 static void
 test_ranges(void **state)
 {
-	static const uint64_t bad[][2] = {{1 << 20, 512}, {(1 << 20) - 512, 1024}, {100, 512}, {0, 100}, {0, 0}, {512, UINT64_MAX - 511}};
+	static const uint64_t bad[][2] = {{1 << 20, 512}, {(1 << 20) - 512, 1024},
+					  {100, 512},     {0, 100},
+					  {0, 0},         {512, UINT64_MAX - 511}};
 	struct stream_head h = head_of(true);
 	uint8_t head[STREAM_HEAD_MAX], record[STREAM_RECORD_BYTES];
 	size_t bytes = stream_put_head(head, &h);
@@ -220,8 +225,9 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_there_and_back), cmocka_unit_test(test_damage_is_seen), cmocka_unit_test(test_order),
-		cmocka_unit_test(test_ranges),	       cmocka_unit_test(test_heads),
+		cmocka_unit_test(test_there_and_back), cmocka_unit_test(test_damage_is_seen),
+		cmocka_unit_test(test_order),          cmocka_unit_test(test_ranges),
+		cmocka_unit_test(test_heads),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

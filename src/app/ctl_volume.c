@@ -18,9 +18,10 @@ allocated_bytes(const json_t *volume, const json_t *stores)
 	const json_t *store;
 	size_t i;
 
-	json_array_foreach(stores, i, store) {
+	json_array_foreach (stores, i, store) {
 		if (strcmp(volume_text(store, "uuid"), store_uuid) == 0) {
-			return volume_number(volume, "num_allocated_clusters") * volume_number(store, "cluster_size");
+			return volume_number(volume, "num_allocated_clusters") *
+			       volume_number(store, "cluster_size");
 		}
 	}
 	return 0;
@@ -67,12 +68,13 @@ print_volumes(const json_t *volumes, const json_t *stores)
 	size_t i;
 
 	ctl_table_row(&table, "VOLUME", "SIZE", "ALLOCATED", "KIND", "PARENT", "ACCESS");
-	json_array_foreach(volumes, i, v) {
+	json_array_foreach (volumes, i, v) {
 		char size[32], allocated[32];
 
-		ctl_table_row(&table, volume_text(v, "alias"), ctl_bytes(volume_number(v, "size"), size),
-			      ctl_bytes(allocated_bytes(v, stores), allocated), kind_of(v), parent_of(v),
-			      flag(v, "readonly") ? "read-only" : "read-write");
+		ctl_table_row(&table, volume_text(v, "alias"),
+			      ctl_bytes(volume_number(v, "size"), size),
+			      ctl_bytes(allocated_bytes(v, stores), allocated), kind_of(v),
+			      parent_of(v), flag(v, "readonly") ? "read-only" : "read-write");
 	}
 	ctl_table_print(&table);
 }
@@ -111,7 +113,7 @@ print_clones(const json_t *volumes, const json_t *volume)
 	const json_t *v;
 	size_t i;
 
-	json_array_foreach(volumes, i, v) {
+	json_array_foreach (volumes, i, v) {
 		if (strcmp(volume_text(v, "parent"), volume_text(volume, "name")) == 0 &&
 		    json_equal(json_object_get(v, "lvs"), json_object_get(volume, "lvs"))) {
 			printf("clone            %s\n", volume_text(v, "alias"));
@@ -128,7 +130,8 @@ print_volume(const json_t *v, const json_t *volumes, const json_t *stores)
 	printf("bdev, UUID       %s\n", volume_text(v, "uuid"));
 	printf("size             %s\n", ctl_bytes(volume_number(v, "size"), size));
 	printf("allocated        %s\n", ctl_bytes(allocated_bytes(v, stores), allocated));
-	printf("kind             %s, %s\n", kind_of(v), flag(v, "readonly") ? "read-only" : "read-write");
+	printf("kind             %s, %s\n", kind_of(v),
+	       flag(v, "readonly") ? "read-only" : "read-write");
 	printf("parent           %s\n", parent_of(v));
 	if (json_object_get(v, "origin") != NULL) {
 		printf("received from    %s\n", volume_text(v, "origin"));
@@ -153,7 +156,8 @@ show(struct ctl *ctl, int argc, char **argv)
 	} else if (rc == CTL_OK) {
 		rc = ctl_call(ctl, "volume show", "bdev_lvol_get_lvols", NULL, &volumes, NULL);
 		if (rc == CTL_OK) {
-			rc = ctl_call(ctl, "volume show", "bdev_lvol_get_lvstores", NULL, &stores, NULL);
+			rc = ctl_call(ctl, "volume show", "bdev_lvol_get_lvstores", NULL, &stores,
+				      NULL);
 		}
 		if (rc == CTL_OK) {
 			print_volume(volume, volumes, stores);
@@ -179,8 +183,8 @@ print_made(struct ctl *ctl, const char *command, const char *uuid)
 	} else if (rc == CTL_OK) {
 		char size[32];
 
-		printf("%s: %s, %s, bdev %s\n", volume_text(volume, "alias"), ctl_bytes(volume_number(volume, "size"), size),
-		       kind_of(volume), uuid);
+		printf("%s: %s, %s, bdev %s\n", volume_text(volume, "alias"),
+		       ctl_bytes(volume_number(volume, "size"), size), kind_of(volume), uuid);
 	}
 	json_decref(volume);
 	return rc;
@@ -191,7 +195,8 @@ static int
 make(struct ctl *ctl, const char *command, const char *method, json_t *params)
 {
 	char *uuid = NULL;
-	int rc = params != NULL ? volume_make(ctl, command, method, params, &uuid) : ctl_usage(command, "a name is no UTF-8");
+	int rc = params != NULL ? volume_make(ctl, command, method, params, &uuid)
+				: ctl_usage(command, "a name is no UTF-8");
 
 	if (rc == CTL_OK) {
 		rc = print_made(ctl, command, uuid);
@@ -210,7 +215,8 @@ create(struct ctl *ctl, int argc, char **argv)
 	uint64_t mib;
 	int rc;
 
-	if (ctl_take_option(&argc, argv, "--store", &store_option) < 0 || ctl_take_option(&argc, argv, "--encrypt", &key) < 0) {
+	if (ctl_take_option(&argc, argv, "--store", &store_option) < 0 ||
+	    ctl_take_option(&argc, argv, "--encrypt", &key) < 0) {
 		return CTL_USAGE;
 	}
 	rc = ctl_check_arguments(command, argc, argv, 2, 2);
@@ -221,8 +227,8 @@ create(struct ctl *ctl, int argc, char **argv)
 		rc = volume_place(ctl, command, argv[1], store_option, &store, &name);
 	}
 	if (rc == CTL_OK) {
-		params = json_pack("{s:s, s:s, s:I, s:b}", "lvs_name", store, "lvol_name", name, "size_in_mib", (json_int_t)mib,
-				   "thin_provision", !thick);
+		params = json_pack("{s:s, s:s, s:I, s:b}", "lvs_name", store, "lvol_name", name,
+				   "size_in_mib", (json_int_t)mib, "thin_provision", !thick);
 		if (key != NULL) {
 			json_object_set_new(params, "encrypt_key", json_string(key));
 		}
@@ -248,7 +254,8 @@ plain_name(const json_t *volume, const char *name)
 
 /* OLD NEW: a method whose parameters are a volume and a name. print: it makes a volume. */
 static int
-from_to(struct ctl *ctl, int argc, char **argv, const char *command, const char *method, const char *const keys[2], bool print)
+from_to(struct ctl *ctl, int argc, char **argv, const char *command, const char *method,
+	const char *const keys[2], bool print)
 {
 	json_t *volume = NULL, *params;
 	const char *name;
@@ -261,13 +268,16 @@ from_to(struct ctl *ctl, int argc, char **argv, const char *command, const char 
 		return rc;
 	}
 	name = plain_name(volume, argv[2]);
-	params = name != NULL ? json_pack("{s:s, s:s}", keys[0], volume_text(volume, "uuid"), keys[1], name) : NULL;
+	params = name != NULL ? json_pack("{s:s, s:s}", keys[0], volume_text(volume, "uuid"),
+					  keys[1], name)
+			      : NULL;
 	if (name == NULL) {
 		rc = ctl_usage(command, "'%s' is in another store than the volume", argv[2]);
 	} else if (print) {
 		rc = make(ctl, command, method, params);
 	} else {
-		rc = params != NULL ? volume_call(ctl, command, method, params) : ctl_usage(command, "the name is no UTF-8");
+		rc = params != NULL ? volume_call(ctl, command, method, params)
+				    : ctl_usage(command, "the name is no UTF-8");
 	}
 	json_decref(volume);
 	return rc;
@@ -301,10 +311,12 @@ group_params(struct ctl *ctl, int argc, char **argv, json_t *snapshots)
 		const char *name = rc == CTL_OK ? plain_name(volume, argv[i + 1]) : NULL;
 
 		if (rc == CTL_OK && name == NULL) {
-			rc = ctl_usage("volume snapshot", "'%s' is in another store than the volume", argv[i + 1]);
+			rc = ctl_usage("volume snapshot",
+				       "'%s' is in another store than the volume", argv[i + 1]);
 		}
 		if (rc == CTL_OK) {
-			json_array_append_new(snapshots, json_pack("{s:s, s:s}", "lvol_name", volume_text(volume, "uuid"),
+			json_array_append_new(snapshots, json_pack("{s:s, s:s}", "lvol_name",
+								   volume_text(volume, "uuid"),
 								   "snapshot_name", name));
 		}
 		json_decref(volume);
@@ -326,7 +338,7 @@ snapshot_group(struct ctl *ctl, int argc, char **argv)
 		rc = ctl_call(ctl, "volume snapshot", "bdev_lvol_snapshot_group",
 			      json_pack("{s:O}", "snapshots", snapshots), &made, NULL);
 	}
-	json_array_foreach(made, i, uuid) {
+	json_array_foreach (made, i, uuid) {
 		if (rc == CTL_OK && json_is_string(uuid)) {
 			rc = print_made(ctl, "volume snapshot", json_string_value(uuid));
 		}
@@ -342,7 +354,8 @@ snapshot(struct ctl *ctl, int argc, char **argv)
 	static const char *const keys[] = {"lvol_name", "snapshot_name"};
 
 	if (argc <= 3) {
-		return from_to(ctl, argc, argv, "volume snapshot", "bdev_lvol_snapshot", keys, true);
+		return from_to(ctl, argc, argv, "volume snapshot", "bdev_lvol_snapshot", keys,
+			       true);
 	}
 	if (argc % 2 == 0) {
 		return ctl_usage("volume snapshot", "the last volume has no name for its snapshot");
@@ -367,7 +380,8 @@ resize(struct ctl *ctl, int argc, char **argv)
 	}
 	if (rc == CTL_OK) {
 		rc = volume_call(ctl, "volume resize", "bdev_lvol_resize",
-				 json_pack("{s:s, s:I}", "name", volume_text(volume, "uuid"), "size_in_mib", (json_int_t)mib));
+				 json_pack("{s:s, s:I}", "name", volume_text(volume, "uuid"),
+					   "size_in_mib", (json_int_t)mib));
 	}
 	json_decref(volume);
 	return rc;
@@ -384,7 +398,8 @@ call_on(struct ctl *ctl, int argc, char **argv, const char *command, const char 
 		rc = volume_find(ctl, command, argv[1], &volume);
 	}
 	if (rc == CTL_OK) {
-		rc = volume_call_long(ctl, command, method, json_pack("{s:s}", "name", volume_text(volume, "uuid")));
+		rc = volume_call_long(ctl, command, method,
+				      json_pack("{s:s}", "name", volume_text(volume, "uuid")));
 	}
 	json_decref(volume);
 	return rc;
@@ -400,7 +415,8 @@ inflate(struct ctl *ctl, int argc, char **argv)
 {
 	bool thin = ctl_take_option(&argc, argv, "--thin", NULL) == 1;
 
-	return call_on(ctl, argc, argv, "volume inflate", thin ? "bdev_lvol_decouple_parent" : "bdev_lvol_inflate");
+	return call_on(ctl, argc, argv, "volume inflate",
+		       thin ? "bdev_lvol_decouple_parent" : "bdev_lvol_inflate");
 }
 
 int
@@ -410,9 +426,18 @@ ctl_volume(struct ctl *ctl, int argc, char **argv)
 		const char *name;
 		int (*run)(struct ctl *ctl, int argc, char **argv);
 	} actions[] = {
-		{"create", create},   {"list", list},         {"show", show},   {"snapshot", snapshot},  {"clone", clone},
-		{"resize", resize},   {"rename", rename_volume}, {"delete", delete}, {"inflate", inflate}, {"send", volume_send},
-		{"receive", volume_receive}, {"import", volume_import},
+		{"create", create},
+		{"list", list},
+		{"show", show},
+		{"snapshot", snapshot},
+		{"clone", clone},
+		{"resize", resize},
+		{"rename", rename_volume},
+		{"delete", delete},
+		{"inflate", inflate},
+		{"send", volume_send},
+		{"receive", volume_receive},
+		{"import", volume_import},
 	};
 
 	for (size_t i = 0; argc > 1 && i < ARRAY_SIZE(actions); i++) {
@@ -420,7 +445,8 @@ ctl_volume(struct ctl *ctl, int argc, char **argv)
 			return actions[i].run(ctl, argc - 1, argv + 1);
 		}
 	}
-	return argc > 1 ? ctl_usage("volume", "there is no action '%s'", argv[1]) :
-			  ctl_usage("volume", "what? create, list, show, snapshot, clone, resize, rename, delete, inflate, send, "
+	return argc > 1 ? ctl_usage("volume", "there is no action '%s'", argv[1])
+			: ctl_usage("volume", "what? create, list, show, snapshot, clone, resize, "
+					      "rename, delete, inflate, send, "
 					      "receive or import");
 }

@@ -17,7 +17,8 @@ int volume_find(struct ctl *ctl, const char *command, const char *name, json_t *
 const json_t *volume_in(const json_t *volumes, const char *name);
 
 /*
- * Where a new volume belongs: STORE/NAME says it, or store does, or there is only one, or one that is the disks' (STORE_OF_DISKS).
+ * Where a new volume belongs: STORE/NAME says it, or store does, or there is only one, or one that is the disks'
+ * (CTL_STORE_OF_DISKS).
  * Both are the caller's to free.
  */
 int volume_place(struct ctl *ctl, const char *command, const char *name, const char *store, char **ret_store, char **ret_name);

@@ -30,7 +30,8 @@ volume_number(const json_t *object, const char *key)
 static bool
 is_called(const json_t *volume, const char *name)
 {
-	return strcmp(volume_text(volume, "alias"), name) == 0 || strcmp(volume_text(volume, "uuid"), name) == 0 ||
+	return strcmp(volume_text(volume, "alias"), name) == 0 ||
+	       strcmp(volume_text(volume, "uuid"), name) == 0 ||
 	       (strchr(name, '/') == NULL && strcmp(volume_text(volume, "name"), name) == 0);
 }
 
@@ -40,7 +41,7 @@ volume_in(const json_t *volumes, const char *name)
 	const json_t *v;
 	size_t i;
 
-	json_array_foreach(volumes, i, v) {
+	json_array_foreach (volumes, i, v) {
 		if (is_called(v, name)) {
 			return v;
 		}
@@ -55,7 +56,7 @@ count_of(const json_t *volumes, const char *name)
 	const json_t *v;
 	size_t i;
 
-	json_array_foreach(volumes, i, v) {
+	json_array_foreach (volumes, i, v) {
 		count += is_called(v, name);
 	}
 	return count;
@@ -68,7 +69,8 @@ volume_find(struct ctl *ctl, const char *command, const char *name, json_t **ret
 	int rc = ctl_call(ctl, command, "bdev_lvol_get_lvols", NULL, &volumes, NULL);
 
 	if (rc == CTL_OK && count_of(volumes, name) > 1) {
-		fprintf(stderr, "berth: %s: several stores have a volume '%s': say STORE/%s\n", command, name, name);
+		fprintf(stderr, "berth: %s: several stores have a volume '%s': say STORE/%s\n",
+			command, name, name);
 		rc = CTL_REFUSED;
 	} else if (rc == CTL_OK) {
 		*ret = json_incref((json_t *)volume_in(volumes, name));
@@ -95,16 +97,19 @@ choose_store(struct ctl *ctl, const char *command, char **ret)
 	if (rc != CTL_OK) {
 		return rc;
 	}
-	json_array_foreach(stores, i, store) {
-		if (json_array_size(stores) == 1 || strcmp(volume_text(store, "name"), CTL_STORE_OF_DISKS) == 0) {
+	json_array_foreach (stores, i, store) {
+		if (json_array_size(stores) == 1 ||
+		    strcmp(volume_text(store, "name"), CTL_STORE_OF_DISKS) == 0) {
 			*ret = strdup(volume_text(store, "name"));
 		}
 	}
 	if (*ret == NULL) {
 		fprintf(stderr,
-			json_array_size(stores) == 0 ?
-				"berth: %s: there is no volume store; berth store create makes one, and berth disk create does\n" :
-				"berth: %s: there are several volume stores: say --store NAME, or STORE/NAME\n",
+			json_array_size(stores) == 0
+				? "berth: %s: there is no volume store; berth store create makes "
+				  "one, and berth disk create does\n"
+				: "berth: %s: there are several volume stores: say --store NAME, "
+				  "or STORE/NAME\n",
 			command);
 		rc = CTL_REFUSED;
 	}
@@ -113,7 +118,8 @@ choose_store(struct ctl *ctl, const char *command, char **ret)
 }
 
 int
-volume_place(struct ctl *ctl, const char *command, const char *name, const char *store, char **ret_store, char **ret_name)
+volume_place(struct ctl *ctl, const char *command, const char *name, const char *store,
+	     char **ret_store, char **ret_name)
 {
 	const char *slash = strchr(name, '/');
 	json_t *text = json_string(name);
@@ -167,13 +173,15 @@ volume_call(struct ctl *ctl, const char *command, const char *method, json_t *pa
 }
 
 int
-volume_make(struct ctl *ctl, const char *command, const char *method, json_t *params, char **ret_uuid)
+volume_make(struct ctl *ctl, const char *command, const char *method, json_t *params,
+	    char **ret_uuid)
 {
 	json_t *result = NULL;
 	int rc = ctl_call(ctl, command, method, params, &result, NULL);
 
 	if (rc == CTL_OK) {
-		*ret_uuid = strdup(json_string_value(result) != NULL ? json_string_value(result) : "");
+		*ret_uuid =
+			strdup(json_string_value(result) != NULL ? json_string_value(result) : "");
 	}
 	json_decref(result);
 	return rc;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * berth volume import: a volume that begins as an image file, raw or qcow2. The image becomes a read-only bdev, image-VOLUME (on
- * image-VOLUME-file, of qcow2), and the volume a clone of it, at once: what is read first comes from the image. With --copy all of
- * it is copied before the command ends, and the bdevs go again.
+ * image-VOLUME-file, of qcow2), and the volume a clone of it, at once: what is read first comes from the image. With --copy all
+ * of it is copied before the command ends, and the bdevs go again.
  *
  * The bdevs are in the state directory; their UUIDs, by which the volume knows them, are there with them.
  */
@@ -42,7 +42,8 @@ format_of(const char *path)
 {
 	uint8_t magic[4] = {0};
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	bool qcow2 = fd >= 0 && read(fd, magic, sizeof(magic)) == sizeof(magic) && memcmp(magic, "QFI\xfb", 4) == 0;
+	bool qcow2 = fd >= 0 && read(fd, magic, sizeof(magic)) == sizeof(magic) &&
+		     memcmp(magic, "QFI\xfb", 4) == 0;
 
 	if (fd >= 0) {
 		close(fd);
@@ -64,15 +65,17 @@ new_uuid(void)
 static int
 make_bdevs(struct import *i)
 {
-	json_t *params = json_pack("{s:s, s:s, s:i, s:b, s:o}", "name", i->file_bdev, "filename", i->path, "block_size", BLOCK_SIZE,
-				   "readonly", 1, "uuid", new_uuid());
-	int rc = params != NULL ? volume_call(i->ctl, COMMAND, "bdev_aio_create", params) :
-				  ctl_usage(COMMAND, "the file's name is no UTF-8");
+	json_t *params =
+		json_pack("{s:s, s:s, s:i, s:b, s:o}", "name", i->file_bdev, "filename", i->path,
+			  "block_size", BLOCK_SIZE, "readonly", 1, "uuid", new_uuid());
+	int rc = params != NULL ? volume_call(i->ctl, COMMAND, "bdev_aio_create", params)
+				: ctl_usage(COMMAND, "the file's name is no UTF-8");
 
 	i->made_file = rc == CTL_OK;
 	if (rc == CTL_OK && strcmp(i->format, "qcow2") == 0) {
 		rc = volume_call(i->ctl, COMMAND, "bdev_qcow2_create",
-				 json_pack("{s:s, s:s, s:o}", "name", i->bdev, "base_bdev_name", i->file_bdev, "uuid", new_uuid()));
+				 json_pack("{s:s, s:s, s:o}", "name", i->bdev, "base_bdev_name",
+					   i->file_bdev, "uuid", new_uuid()));
 		i->made_image = rc == CTL_OK;
 	}
 	return rc;
@@ -84,10 +87,12 @@ remove_bdevs(struct import *i)
 	json_t *result = NULL, *error = NULL;
 
 	if (i->made_image) {
-		(void)ctl_call(i->ctl, COMMAND, "bdev_qcow2_delete", json_pack("{s:s}", "name", i->bdev), &result, &error);
+		(void)ctl_call(i->ctl, COMMAND, "bdev_qcow2_delete",
+			       json_pack("{s:s}", "name", i->bdev), &result, &error);
 	}
 	if (i->made_file) {
-		(void)ctl_call(i->ctl, COMMAND, "bdev_aio_delete", json_pack("{s:s}", "name", i->file_bdev), &result, &error);
+		(void)ctl_call(i->ctl, COMMAND, "bdev_aio_delete",
+			       json_pack("{s:s}", "name", i->file_bdev), &result, &error);
 	}
 	json_decref(result);
 	json_decref(error);
@@ -142,14 +147,17 @@ copy(struct import *i, char **ret_uuid)
 
 	if (rc == CTL_OK) {
 		rc = volume_make(i->ctl, COMMAND, "bdev_lvol_create",
-				 json_pack("{s:s, s:s, s:I, s:b}", "lvs_name", i->store, "lvol_name", i->name, "size_in_mib",
-					   (json_int_t)((from.size_bytes + MIB - 1) / MIB), "thin_provision", 1),
+				 json_pack("{s:s, s:s, s:I, s:b}", "lvs_name", i->store,
+					   "lvol_name", i->name, "size_in_mib",
+					   (json_int_t)((from.size_bytes + MIB - 1) / MIB),
+					   "thin_provision", 1),
 				 ret_uuid);
 	}
 	if (rc == CTL_OK) {
 		rc = copy_into(i, &from, *ret_uuid);
 		if (rc != CTL_OK) {
-			(void)ctl_call(i->ctl, COMMAND, "bdev_lvol_delete", json_pack("{s:s}", "name", *ret_uuid), &result, &error);
+			(void)ctl_call(i->ctl, COMMAND, "bdev_lvol_delete",
+				       json_pack("{s:s}", "name", *ret_uuid), &result, &error);
 		}
 	}
 	ctl_nbd_close(&from);
@@ -162,7 +170,9 @@ static int
 stand_on(struct import *i, char **ret_uuid)
 {
 	return volume_make(i->ctl, COMMAND, "bdev_lvol_clone_bdev",
-			   json_pack("{s:s, s:s, s:s}", "bdev", i->bdev, "lvs_name", i->store, "clone_name", i->name), ret_uuid);
+			   json_pack("{s:s, s:s, s:s}", "bdev", i->bdev, "lvs_name", i->store,
+				     "clone_name", i->name),
+			   ret_uuid);
 }
 
 /* ---- The command ---- */
@@ -178,7 +188,8 @@ print_result(struct import *i, const char *uuid, bool copied)
 	} else if (rc == CTL_OK) {
 		char size[32];
 
-		printf("%s: %s, bdev %s, %s %s\n", volume_text(volume, "alias"), ctl_bytes(volume_number(volume, "size"), size), uuid,
+		printf("%s: %s, bdev %s, %s %s\n", volume_text(volume, "alias"),
+		       ctl_bytes(volume_number(volume, "size"), size), uuid,
 		       copied ? "a copy of" : "reads from", i->path);
 	}
 	json_decref(volume);
@@ -226,11 +237,13 @@ volume_import(struct ctl *ctl, int argc, char **argv)
 	const char *store = NULL;
 	int rc;
 
-	if (ctl_take_option(&argc, argv, "--store", &store) < 0 || ctl_take_option(&argc, argv, "--format", &i.format) < 0) {
+	if (ctl_take_option(&argc, argv, "--store", &store) < 0 ||
+	    ctl_take_option(&argc, argv, "--format", &i.format) < 0) {
 		return CTL_USAGE;
 	}
 	rc = ctl_check_arguments(COMMAND, argc, argv, 2, 2);
-	if (rc == CTL_OK && i.format != NULL && strcmp(i.format, "raw") != 0 && strcmp(i.format, "qcow2") != 0) {
+	if (rc == CTL_OK && i.format != NULL && strcmp(i.format, "raw") != 0 &&
+	    strcmp(i.format, "qcow2") != 0) {
 		rc = ctl_usage(COMMAND, "--format is '%s', but must be raw or qcow2", i.format);
 	}
 	if (rc != CTL_OK) {
@@ -238,7 +251,8 @@ volume_import(struct ctl *ctl, int argc, char **argv)
 	}
 	i.path = path_absolute(argv[1]);
 	i.format = i.format != NULL ? i.format : format_of(argv[1]);
-	rc = i.path != NULL ? volume_place(ctl, COMMAND, argv[2], store, &i.store, &i.name) : CTL_BROKEN;
+	rc = i.path != NULL ? volume_place(ctl, COMMAND, argv[2], store, &i.store, &i.name)
+			    : CTL_BROKEN;
 	if (rc == CTL_OK) {
 		rc = names(&i);
 	}

@@ -2,8 +2,8 @@
 /*
  * berth volume receive: a stream of berth volume send from standard input becomes a snapshot.
  *
- * Everything is written to a volume aside, NAME.receiving: a new one, or for a difference a clone of the snapshot it is about. Its
- * snapshot is made when the end of the stream has been checked, and gets its name last, when it also knows where it came from:
+ * Everything is written to a volume aside, NAME.receiving: a new one, or for a difference a clone of the snapshot it is about.
+ * Its snapshot is made when the end of the stream has been checked, and gets its name last, when it also knows where it came from:
  *
  *	whole:       NAME.receiving -> snapshot -> NAME.receiving becomes NAME
  *	difference:  base -> NAME.receiving -> snapshot -> NAME has the snapshot as its parent, NAME.receiving goes
@@ -41,7 +41,7 @@ struct receiving {
 	char *store, *name, *snapshot;
 	char *aside;       /* UUID of what is written to; NULL: there is none */
 	char *volume_uuid; /* difference: of NAME */
-	bool had_it; /* the snapshot is there already, and the volume made of it now */
+	bool had_it;       /* the snapshot is there already, and the volume made of it now */
 };
 
 static int
@@ -59,7 +59,8 @@ get(void *buf, size_t length)
 	int rc = ctl_read_all(STDIN_FILENO, buf, length);
 
 	if (rc != 0) {
-		fprintf(stderr, "berth: " COMMAND ": %s\n", rc == -ENODATA ? "the stream ends before its end" : strerror(-rc));
+		fprintf(stderr, "berth: " COMMAND ": %s\n",
+			rc == -ENODATA ? "the stream ends before its end" : strerror(-rc));
 		return CTL_BROKEN;
 	}
 	return CTL_OK;
@@ -159,7 +160,8 @@ alias_of(const struct receiving *r, const char *behind)
 }
 
 static const json_t *
-find_in_store(const struct receiving *r, const json_t *volumes, const char *name, const char *behind)
+find_in_store(const struct receiving *r, const json_t *volumes, const char *name,
+	      const char *behind)
 {
 	const json_t *found;
 	char *alias;
@@ -197,14 +199,15 @@ find_identity(const struct receiving *r, const json_t *volumes, const uuid_t id)
 	const json_t *v;
 	size_t i;
 
-	json_array_foreach(volumes, i, v) {
+	json_array_foreach (volumes, i, v) {
 		uuid_t own, origin;
 
 		if (strcmp(volume_text(json_object_get(v, "lvs"), "name"), r->store) != 0) {
 			continue;
 		}
 		if ((uuid_parse(volume_text(v, "uuid"), own) == 0 && uuid_compare(own, id) == 0) ||
-		    (uuid_parse(volume_text(v, "origin"), origin) == 0 && uuid_compare(origin, id) == 0)) {
+		    (uuid_parse(volume_text(v, "origin"), origin) == 0 &&
+		     uuid_compare(origin, id) == 0)) {
 			return v;
 		}
 	}
@@ -227,14 +230,16 @@ make_whole(struct receiving *r, const json_t *volumes)
 	int rc;
 
 	if (find_in_store(r, volumes, r->name, "") != NULL) {
-		fprintf(stderr, "berth: " COMMAND ": there is a volume '%s/%s', and the stream is a whole one: give another name\n",
+		fprintf(stderr,
+			"berth: " COMMAND ": there is a volume '%s/%s', and the stream is a whole "
+					  "one: give another name\n",
 			r->store, r->name);
 		free(name);
 		return CTL_REFUSED;
 	}
 	rc = volume_make(r->ctl, COMMAND, "bdev_lvol_create",
-			 json_pack("{s:s, s:s, s:I, s:b}", "lvs_name", r->store, "lvol_name", name, "size_in_mib",
-				   (json_int_t)mib, "thin_provision", 1),
+			 json_pack("{s:s, s:s, s:I, s:b}", "lvs_name", r->store, "lvol_name", name,
+				   "size_in_mib", (json_int_t)mib, "thin_provision", 1),
 			 &r->aside);
 	free(name);
 	return rc;
@@ -248,16 +253,20 @@ check_unwritten(struct receiving *r, const json_t *volume, const json_t *base)
 	int rc;
 
 	if (strcmp(volume_text(volume, "parent"), volume_text(base, "name")) != 0) {
-		fprintf(stderr, "berth: " COMMAND ": '%s/%s' is no clone of '%s', the snapshot that the stream is a difference to\n",
+		fprintf(stderr,
+			"berth: " COMMAND ": '%s/%s' is no clone of '%s', the snapshot that the "
+					  "stream is a difference to\n",
 			r->store, r->name, volume_text(base, "alias"));
 		return CTL_REFUSED;
 	}
 	rc = ctl_call(r->ctl, COMMAND, "bdev_lvol_get_changed_blocks",
-		      json_pack("{s:s, s:s, s:i}", "name", volume_text(volume, "uuid"), "since", volume_text(base, "uuid"), "max", 1),
+		      json_pack("{s:s, s:s, s:i}", "name", volume_text(volume, "uuid"), "since",
+				volume_text(base, "uuid"), "max", 1),
 		      &changes, NULL);
 	if (rc == CTL_OK && json_array_size(json_object_get(changes, "extents")) > 0) {
 		fprintf(stderr,
-			"berth: " COMMAND ": '%s/%s' was written to since snapshot '%s', and would lose that: receive into another "
+			"berth: " COMMAND ": '%s/%s' was written to since snapshot '%s', and would "
+					  "lose that: receive into another "
 			"clone of it\n",
 			r->store, r->name, volume_text(base, "name"));
 		rc = CTL_REFUSED;
@@ -269,24 +278,29 @@ check_unwritten(struct receiving *r, const json_t *volume, const json_t *base)
 static int
 make_difference(struct receiving *r, const json_t *volumes)
 {
-	const json_t *volume = find_in_store(r, volumes, r->name, ""), *base = find_identity(r, volumes, r->head.from);
+	const json_t *volume = find_in_store(r, volumes, r->name, ""),
+		     *base = find_identity(r, volumes, r->head.from);
 	char text[UUID_STR_LEN], *name;
 	int rc;
 
 	uuid_unparse_lower(r->head.from, text);
 	if (base == NULL) {
 		fprintf(stderr,
-			"berth: " COMMAND ": the stream is what changed since snapshot %s, which store '%s' does not have: receive "
+			"berth: " COMMAND ": the stream is what changed since snapshot %s, which "
+					  "store '%s' does not have: receive "
 			"that one first\n",
 			text, r->store);
 		return CTL_REFUSED;
 	}
 	if (volume == NULL) {
-		fprintf(stderr, "berth: " COMMAND ": there is no volume '%s/%s' that the difference could be added to\n", r->store,
-			r->name);
+		fprintf(stderr,
+			"berth: " COMMAND
+			": there is no volume '%s/%s' that the difference could be added to\n",
+			r->store, r->name);
 		return CTL_REFUSED;
 	}
-	if (volume_number(base, "size") != r->head.size_bytes || volume_number(volume, "size") != r->head.size_bytes) {
+	if (volume_number(base, "size") != r->head.size_bytes ||
+	    volume_number(volume, "size") != r->head.size_bytes) {
 		return refuse("the volume was resized since: the difference does not fit");
 	}
 	rc = check_unwritten(r, volume, base);
@@ -296,7 +310,9 @@ make_difference(struct receiving *r, const json_t *volumes)
 	name = name_aside(r);
 	r->volume_uuid = strdup(volume_text(volume, "uuid"));
 	rc = volume_make(r->ctl, COMMAND, "bdev_lvol_clone",
-			 json_pack("{s:s, s:s}", "snapshot_name", volume_text(base, "uuid"), "clone_name", name), &r->aside);
+			 json_pack("{s:s, s:s}", "snapshot_name", volume_text(base, "uuid"),
+				   "clone_name", name),
+			 &r->aside);
 	free(name);
 	return rc;
 }
@@ -315,7 +331,8 @@ drain(struct receiving *r)
 static int
 had_already(const json_t *snapshot)
 {
-	fprintf(stderr, "berth: " COMMAND ": the snapshot is there already: '%s'\n", volume_text(snapshot, "alias"));
+	fprintf(stderr, "berth: " COMMAND ": the snapshot is there already: '%s'\n",
+		volume_text(snapshot, "alias"));
 	return CTL_REFUSED;
 }
 
@@ -323,17 +340,20 @@ had_already(const json_t *snapshot)
 static int
 finish_old(struct receiving *r, const json_t *volumes, const json_t *snapshot)
 {
-	const json_t *volume = find_in_store(r, volumes, r->name, ""), *aside = find_in_store(r, volumes, r->name, ASIDE);
+	const json_t *volume = find_in_store(r, volumes, r->name, ""),
+		     *aside = find_in_store(r, volumes, r->name, ASIDE);
 	const json_t *base = r->head.difference ? find_identity(r, volumes, r->head.from) : NULL;
 	int rc;
 
-	if (aside == NULL || strcmp(volume_text(aside, "parent"), volume_text(snapshot, "name")) != 0) {
+	if (aside == NULL ||
+	    strcmp(volume_text(aside, "parent"), volume_text(snapshot, "name")) != 0) {
 		return had_already(snapshot);
 	}
 	if (!r->head.difference) {
-		rc = volume != NULL ? had_already(snapshot) :
-				      volume_call(r->ctl, COMMAND, "bdev_lvol_rename",
-						  json_pack("{s:s, s:s}", "old_name", volume_text(aside, "uuid"), "new_name",
+		rc = volume != NULL ? had_already(snapshot)
+				    : volume_call(r->ctl, COMMAND, "bdev_lvol_rename",
+						  json_pack("{s:s, s:s}", "old_name",
+							    volume_text(aside, "uuid"), "new_name",
 							    r->name));
 	} else if (volume == NULL || base == NULL) {
 		rc = had_already(snapshot);
@@ -341,7 +361,8 @@ finish_old(struct receiving *r, const json_t *volumes, const json_t *snapshot)
 		rc = check_unwritten(r, volume, base);
 		if (rc == CTL_OK) {
 			rc = volume_call(r->ctl, COMMAND, "bdev_lvol_set_parent",
-					 json_pack("{s:s, s:s}", "lvol_name", volume_text(volume, "uuid"), "parent_name",
+					 json_pack("{s:s, s:s}", "lvol_name",
+						   volume_text(volume, "uuid"), "parent_name",
 						   volume_text(snapshot, "uuid")));
 		}
 		r->aside = rc == CTL_OK ? strdup(volume_text(aside, "uuid")) : NULL;
@@ -356,7 +377,8 @@ static int
 prepare(struct receiving *r)
 {
 	json_t *volumes = NULL;
-	int rc = ctl_call(r->ctl, COMMAND, "bdev_lvol_get_lvols", json_pack("{s:s}", "lvs_name", r->store), &volumes, NULL);
+	int rc = ctl_call(r->ctl, COMMAND, "bdev_lvol_get_lvols",
+			  json_pack("{s:s}", "lvs_name", r->store), &volumes, NULL);
 
 	const json_t *old = rc == CTL_OK ? find_identity(r, volumes, r->head.to) : NULL;
 
@@ -369,7 +391,9 @@ prepare(struct receiving *r)
 	if (old != NULL && old != find_in_store(r, volumes, r->name, ASIDE_SNAPSHOT)) {
 		rc = had_already(old);
 	} else if (rc == CTL_OK && find_in_store(r, volumes, r->snapshot, "") != NULL) {
-		fprintf(stderr, "berth: " COMMAND ": there is a volume '%s/%s': say --snapshot NAME\n", r->store, r->snapshot);
+		fprintf(stderr,
+			"berth: " COMMAND ": there is a volume '%s/%s': say --snapshot NAME\n",
+			r->store, r->snapshot);
 		rc = CTL_REFUSED;
 	}
 	if (rc == CTL_OK) {
@@ -383,9 +407,11 @@ prepare(struct receiving *r)
 }
 
 static int
-call2(struct receiving *r, const char *method, const char *key1, const char *value1, const char *key2, const char *value2)
+call2(struct receiving *r, const char *method, const char *key1, const char *value1,
+      const char *key2, const char *value2)
 {
-	return volume_call_long(r->ctl, COMMAND, method, json_pack("{s:s, s:s}", key1, value1, key2, value2));
+	return volume_call_long(r->ctl, COMMAND, method,
+				json_pack("{s:s, s:s}", key1, value1, key2, value2));
 }
 
 /* The end of the stream was there. */
@@ -400,7 +426,8 @@ finish(struct receiving *r)
 		return CTL_BROKEN;
 	}
 	rc = volume_make(r->ctl, COMMAND, "bdev_lvol_snapshot",
-			 json_pack("{s:s, s:s}", "lvol_name", r->aside, "snapshot_name", hidden), &uuid);
+			 json_pack("{s:s, s:s}", "lvol_name", r->aside, "snapshot_name", hidden),
+			 &uuid);
 	if (rc == CTL_OK) {
 		rc = call2(r, "bdev_lvol_set_origin", "name", uuid, "origin", origin);
 	}
@@ -408,7 +435,8 @@ finish(struct receiving *r)
 		rc = call2(r, "bdev_lvol_rename", "old_name", uuid, "new_name", r->snapshot);
 	}
 	if (rc == CTL_OK && r->head.difference) {
-		rc = call2(r, "bdev_lvol_set_parent", "lvol_name", r->volume_uuid, "parent_name", uuid);
+		rc = call2(r, "bdev_lvol_set_parent", "lvol_name", r->volume_uuid, "parent_name",
+			   uuid);
 	} else if (rc == CTL_OK) {
 		rc = call2(r, "bdev_lvol_rename", "old_name", r->aside, "new_name", r->name);
 		free(r->aside);
@@ -425,7 +453,8 @@ drop_aside(struct receiving *r)
 	json_t *result = NULL, *error = NULL;
 
 	if (r->aside != NULL) {
-		(void)ctl_call(r->ctl, COMMAND, "bdev_lvol_delete", json_pack("{s:s}", "name", r->aside), &result, &error);
+		(void)ctl_call(r->ctl, COMMAND, "bdev_lvol_delete",
+			       json_pack("{s:s}", "name", r->aside), &result, &error);
 	}
 	json_decref(result);
 	json_decref(error);
@@ -485,12 +514,15 @@ volume_receive(struct ctl *ctl, int argc, char **argv)
 	const char *store = NULL, *snapshot = NULL;
 	int rc;
 
-	if (ctl_take_option(&argc, argv, "--store", &store) < 0 || ctl_take_option(&argc, argv, "--snapshot", &snapshot) < 0) {
+	if (ctl_take_option(&argc, argv, "--store", &store) < 0 ||
+	    ctl_take_option(&argc, argv, "--snapshot", &snapshot) < 0) {
 		return CTL_USAGE;
 	}
 	rc = ctl_check_arguments(COMMAND, argc, argv, 0, 1);
 	if (rc == CTL_OK && isatty(STDIN_FILENO)) {
-		rc = ctl_usage(COMMAND, "the stream comes from standard input: a file, or berth volume send");
+		rc = ctl_usage(
+			COMMAND,
+			"the stream comes from standard input: a file, or berth volume send");
 	}
 	if (rc != CTL_OK) {
 		return rc;
@@ -499,7 +531,8 @@ volume_receive(struct ctl *ctl, int argc, char **argv)
 	r.buf = malloc(STREAM_DATA_MAX);
 	rc = r.buf != NULL ? get_head(&r) : CTL_BROKEN;
 	if (rc == CTL_OK) {
-		rc = volume_place(ctl, COMMAND, argc > 1 ? argv[1] : r.head.volume, store, &r.store, &r.name);
+		rc = volume_place(ctl, COMMAND, argc > 1 ? argv[1] : r.head.volume, store, &r.store,
+				  &r.name);
 	}
 	if (rc == CTL_OK) {
 		r.snapshot = strdup(snapshot != NULL ? snapshot : r.head.snapshot);

@@ -44,14 +44,16 @@ put(const void *data, size_t length)
 	int rc = ctl_write_all(STDOUT_FILENO, data, length);
 
 	if (rc != 0) {
-		fprintf(stderr, "berth: " COMMAND ": the stream cannot be written: %s\n", strerror(-rc));
+		fprintf(stderr, "berth: " COMMAND ": the stream cannot be written: %s\n",
+			strerror(-rc));
 		return CTL_BROKEN;
 	}
 	return CTL_OK;
 }
 
 static int
-put_record(struct sending *s, enum stream_type type, uint64_t offset, uint64_t length, const uint8_t *data)
+put_record(struct sending *s, enum stream_type type, uint64_t offset, uint64_t length,
+	   const uint8_t *data)
 {
 	uint8_t out[STREAM_RECORD_BYTES];
 	int rc;
@@ -95,7 +97,8 @@ send_extent(struct sending *s, uint64_t offset, uint64_t length, bool zero)
 	int rc = CTL_OK;
 
 	if (zero) {
-		return s->head.difference ? put_record(s, STREAM_ZEROES, offset, length, NULL) : CTL_OK;
+		return s->head.difference ? put_record(s, STREAM_ZEROES, offset, length, NULL)
+					  : CTL_OK;
 	}
 	while (length > 0 && rc == CTL_OK) {
 		uint32_t part = (uint32_t)MIN(length, STREAM_DATA_MAX);
@@ -114,7 +117,8 @@ send_extent(struct sending *s, uint64_t offset, uint64_t length, bool zero)
 static int
 send_part(struct sending *s, uint64_t *offset)
 {
-	json_t *params = json_pack("{s:s, s:I, s:i}", "name", s->uuid, "offset", (json_int_t)*offset, "max", EXTENTS_MAX);
+	json_t *params = json_pack("{s:s, s:I, s:i}", "name", s->uuid, "offset",
+				   (json_int_t)*offset, "max", EXTENTS_MAX);
 	json_t *changes = NULL, *e;
 	size_t i;
 	int rc;
@@ -123,13 +127,15 @@ send_part(struct sending *s, uint64_t *offset)
 		json_object_set_new(params, "since", json_string(s->since));
 	}
 	rc = ctl_call(s->ctl, COMMAND, "bdev_lvol_get_changed_blocks", params, &changes, NULL);
-	json_array_foreach(json_object_get(changes, "extents"), i, e) {
+	json_array_foreach (json_object_get(changes, "extents"), i, e) {
 		if (rc == CTL_OK) {
 			rc = send_extent(s, volume_number(e, "offset"), volume_number(e, "length"),
 					 json_is_true(json_object_get(e, "zero")));
 		}
 	}
-	*offset = json_is_integer(json_object_get(changes, "next_offset")) ? volume_number(changes, "next_offset") : UINT64_MAX;
+	*offset = json_is_integer(json_object_get(changes, "next_offset"))
+			  ? volume_number(changes, "next_offset")
+			  : UINT64_MAX;
 	json_decref(changes);
 	return rc;
 }
@@ -171,16 +177,22 @@ ensure_snapshot(struct ctl *ctl, json_t **volume, const char *name)
 	int rc;
 
 	if (json_is_true(json_object_get(*volume, "readonly"))) {
-		return name == NULL ? CTL_OK : ctl_usage(COMMAND, "--snapshot is for volumes that are written to");
+		return name == NULL ? CTL_OK
+				    : ctl_usage(COMMAND,
+						"--snapshot is for volumes that are written to");
 	}
 	if (name == NULL) {
 		name_of_snapshot(given, sizeof(given), volume_text(*volume, "name"));
 		name = given;
 	}
 	rc = volume_make(ctl, COMMAND, "bdev_lvol_snapshot",
-			 json_pack("{s:s, s:s}", "lvol_name", volume_text(*volume, "uuid"), "snapshot_name", name), &uuid);
+			 json_pack("{s:s, s:s}", "lvol_name", volume_text(*volume, "uuid"),
+				   "snapshot_name", name),
+			 &uuid);
 	if (rc == CTL_OK) {
-		fprintf(stderr, "berth: " COMMAND ": sends snapshot %s, which stays: --from %s sends what changes after it\n",
+		fprintf(stderr,
+			"berth: " COMMAND
+			": sends snapshot %s, which stays: --from %s sends what changes after it\n",
 			name, name);
 		json_decref(*volume);
 		*volume = NULL;
@@ -248,7 +260,9 @@ volume_send(struct ctl *ctl, int argc, char **argv)
 	}
 	rc = ctl_check_arguments(COMMAND, argc, argv, 1, 1);
 	if (rc == CTL_OK && isatty(STDOUT_FILENO)) {
-		rc = ctl_usage(COMMAND, "the stream is nothing for a terminal: send it to a file or a program");
+		rc = ctl_usage(
+			COMMAND,
+			"the stream is nothing for a terminal: send it to a file or a program");
 	}
 	if (rc != CTL_OK) {
 		return rc;

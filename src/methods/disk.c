@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Disks: storage in the state directory, a bdev that is known by the disk's name, and a controller of this name. The storage is a thin
- * volume in a store of its own there (disk_volume.c, disk_store.c), or a sparse file (disk_file.c).
+ * Disks: storage in the state directory, a bdev that is known by the disk's name, and a controller
+ * of this name. The storage is a thin volume in a store of its own there (disk_volume.c,
+ * disk_store.c), or a sparse file (disk_file.c).
  *
  * Invariants
  *  1. A disk is in `disks` from the success of its creation until its bdev goes away, however that
@@ -182,12 +183,14 @@ disk_json(const void *ctx, const char *name)
 	if (ctrlr != NULL) {
 		vhost_get_info(ctrlr, &info);
 	}
-	return json_pack("{s:s, s:I, s:I, s:I, s:s, s:b, s:o, s:o, s:o, s:o, s:b}", "name", d->name, "size",
-			 (json_int_t)(bdev_num_blocks(b) * bdev_block_size(b)), "allocated", (json_int_t)allocated(d, b),
-			 "block_size", (json_int_t)bdev_block_size(b), "backend", backend_of(b), "readonly", d->readonly, "uuid",
-			 uuid_json(uuid), "file", d->file != NULL ? text_json(d->file) : json_null(), "volume", volume_json(b),
-			 "socket", info.socket_path != NULL ? text_json(info.socket_path) : json_null(), "connected",
-			 info.has_session);
+	return json_pack("{s:s, s:I, s:I, s:I, s:s, s:b, s:o, s:o, s:o, s:o, s:b}", "name", d->name,
+			 "size", (json_int_t)(bdev_num_blocks(b) * bdev_block_size(b)), "allocated",
+			 (json_int_t)allocated(d, b), "block_size", (json_int_t)bdev_block_size(b),
+			 "backend", backend_of(b), "readonly", d->readonly, "uuid", uuid_json(uuid),
+			 "file", d->file != NULL ? text_json(d->file) : json_null(), "volume",
+			 volume_json(b), "socket",
+			 info.socket_path != NULL ? text_json(info.socket_path) : json_null(),
+			 "connected", info.has_session);
 }
 
 void
@@ -442,9 +445,11 @@ create(struct rpc_request *req, const void *params)
 	uuid_copy(job->uuid, p->uuid);
 	job->disk->readonly = p->readonly;
 	if (job->disk->file != NULL) {
-		steps_run(&job->steps, create_file_steps, ARRAY_SIZE(create_file_steps), create_done);
+		steps_run(&job->steps, create_file_steps, ARRAY_SIZE(create_file_steps),
+			  create_done);
 	} else {
-		steps_run(&job->steps, create_volume_steps, ARRAY_SIZE(create_volume_steps), create_done);
+		steps_run(&job->steps, create_volume_steps, ARRAY_SIZE(create_volume_steps),
+			  create_done);
 	}
 }
 
@@ -509,7 +514,8 @@ static void delete (struct rpc_request *req, const void *params)
 		return;
 	}
 	d = find(p->name);
-	if (d == NULL && !(methods->forget != NULL && methods->forget(methods->ctx, FAMILY, p->name))) {
+	if (d == NULL &&
+	    !(methods->forget != NULL && methods->forget(methods->ctx, FAMILY, p->name))) {
 		rpc_error(req, -ENODEV, "there is no disk '%s'", p->name);
 		return;
 	}
@@ -538,13 +544,15 @@ resized(struct steps *s, int status)
 	if (status != 0) {
 		answer_error(job, status);
 	} else {
-		rpc_set_recorded_call(job->req, d != NULL ? "berth_disk_create" : NULL, d != NULL ? params_json(d) : NULL);
+		rpc_set_recorded_call(job->req, d != NULL ? "berth_disk_create" : NULL,
+				      d != NULL ? params_json(d) : NULL);
 		rpc_result(job->req, d != NULL ? disk_json(NULL, d->name) : json_null());
 	}
 	job_free(job);
 }
 
-static const struct step resize_file_steps[] = {{"file", disk_file_resize_step, NULL}, {"bdev", disk_file_rescan_step, NULL}};
+static const struct step resize_file_steps[] = {{"file", disk_file_resize_step, NULL},
+						{"bdev", disk_file_rescan_step, NULL}};
 static const struct step resize_volume_steps[] = {{"volume", disk_volume_resize_step, NULL}};
 
 static void
@@ -571,7 +579,8 @@ resize(struct rpc_request *req, const void *params)
 	if (d->file != NULL) {
 		steps_run(&job->steps, resize_file_steps, ARRAY_SIZE(resize_file_steps), resized);
 	} else {
-		steps_run(&job->steps, resize_volume_steps, ARRAY_SIZE(resize_volume_steps), resized);
+		steps_run(&job->steps, resize_volume_steps, ARRAY_SIZE(resize_volume_steps),
+			  resized);
 	}
 }
 

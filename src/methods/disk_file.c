@@ -20,7 +20,8 @@ disk_file_path(const char *name)
 {
 	char *path;
 
-	return asprintf(&path, "%s/%s/%s.img", methods->state_dir, DISK_DIR, name) >= 0 ? path : NULL;
+	return asprintf(&path, "%s/%s/%s.img", methods->state_dir, DISK_DIR, name) >= 0 ? path
+											: NULL;
 }
 
 /* ---- The file ---- */
@@ -63,7 +64,9 @@ file_error(const char *path, struct err *err)
 	int rc = -errno;
 
 	return err_set(err, rc, "%s: %s%s", path, strerror(-rc),
-		       rc == -EEXIST ? " and belongs to no disk: remove it, or take it with existing" : "");
+		       rc == -EEXIST
+			       ? " and belongs to no disk: remove it, or take it with existing"
+			       : "");
 }
 
 /* Synced, so that a power cut cannot leave a disk in the log whose file is not there. */
@@ -102,7 +105,9 @@ disk_open_dir(struct disk_job *job, struct err *err)
 
 	if (rc == 0) {
 		job->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		rc = job->dir_fd >= 0 ? 0 : err_set(err, -errno, "cannot open %s: %s", dir, strerror(errno));
+		rc = job->dir_fd >= 0
+			     ? 0
+			     : err_set(err, -errno, "cannot open %s: %s", dir, strerror(errno));
 	}
 	free(dir);
 	return rc;
@@ -179,7 +184,8 @@ disk_file_bdev_step(struct steps *s)
 {
 	struct disk_job *job = CONTAINER_OF(s, struct disk_job, steps);
 	const char *backend = job->disk->backend;
-	int rc = strcmp(backend, "aio") == 0 ? create_aio(job, &s->err) : create_uring(job, &s->err);
+	int rc =
+		strcmp(backend, "aio") == 0 ? create_aio(job, &s->err) : create_uring(job, &s->err);
 
 	if (rc != 0 && strcmp(backend, "file") == 0 && !uring_available(&job->note)) {
 		s->err = ERR_NONE;
@@ -268,11 +274,12 @@ disk_file_resize_step(struct steps *s)
 	const struct bdev *b = bdev_find(job->disk->bdev_name);
 
 	if (b == NULL || job->size < bdev_num_blocks(b) * bdev_block_size(b)) {
-		return err_set(&s->err, -EINVAL, "a disk that is a file of its own can only become larger");
+		return err_set(&s->err, -EINVAL,
+			       "a disk that is a file of its own can only become larger");
 	}
 	if (job->size % bdev_block_size(b) != 0) {
-		return err_set(&s->err, -EINVAL, "size %llu is no multiple of the block size %u", (unsigned long long)job->size,
-			       bdev_block_size(b));
+		return err_set(&s->err, -EINVAL, "size %llu is no multiple of the block size %u",
+			       (unsigned long long)job->size, bdev_block_size(b));
 	}
 	worker_submit(methods->worker, &job->work, resize_file, disk_work_done);
 	return STEPS_WAIT;

@@ -3,9 +3,9 @@
  * The store of the disks: a sparse file STATE/disks/store.img, an aio bdev on it and a volume store on that. The first disk makes
  * all of it; bdev and store are ordinary ones from then on, made again from the state directory and by examination.
  *
- * The file is as large as the space that its file system has at that moment, in whole GiB: what it takes is what its volumes hold,
- * and it cannot promise more than there is. berth_disk_grow_store follows a file system that has grown, and takes what others gave
- * back.
+ * The file is as large as the space that its file system has at that moment, in whole GiB: what it takes is what its volumes
+ * hold, and it cannot promise more than there is. berth_disk_grow_store follows a file system that has grown, and takes what
+ * others gave back.
  *
  * Invariants
  *  1. One request makes the store; others that need it meanwhile wait for that, and get what came of it.
@@ -45,7 +45,8 @@ file_path(void)
 {
 	char *path;
 
-	return asprintf(&path, "%s/%s/%s", methods->state_dir, DISK_DIR, FILE_NAME) >= 0 ? path : NULL;
+	return asprintf(&path, "%s/%s/%s", methods->state_dir, DISK_DIR, FILE_NAME) >= 0 ? path
+											 : NULL;
 }
 
 /* What the file may have: free space, and what it has already, as whole GiB where there is one. 0: cannot be found out. */
@@ -103,7 +104,8 @@ fail(const json_t *error)
 	struct err err = ERR_NONE;
 
 	code = code < 0 && code > -4096 ? code : -EIO;
-	err_set(&err, (int)code, "the store of disks could not be made: %s", text != NULL ? text : "unknown error");
+	err_set(&err, (int)code, "the store of disks could not be made: %s",
+		text != NULL ? text : "unknown error");
 	finish((int)code, &err);
 }
 
@@ -124,7 +126,8 @@ maker(void)
 }
 
 static void
-call(const char *method, json_t *params, void (*done)(void *ctx, const json_t *result, const json_t *error))
+call(const char *method, json_t *params,
+     void (*done)(void *ctx, const json_t *result, const json_t *error))
 {
 	rpc_call(method, params, true, done, NULL);
 	json_decref(params);
@@ -140,7 +143,9 @@ examined(void *ctx, const json_t *result, const json_t *error)
 	} else if (!maker()->made) {
 		char *path = file_path();
 
-		err_set(&err, -EILSEQ, "%s is there, and no store '%s' in it that could be loaded: see berth store check",
+		err_set(&err, -EILSEQ,
+			"%s is there, and no store '%s' in it that could be loaded: see berth "
+			"store check",
 			path != NULL ? path : FILE_NAME, DISK_STORE);
 		free(path);
 		finish(-EILSEQ, &err);
@@ -175,7 +180,9 @@ file_ready(struct worker_job *work)
 		finish(job->work_status != 0 ? job->work_status : -ENOMEM, &err);
 		return;
 	}
-	call("bdev_aio_create", json_pack("{s:s, s:o, s:i}", "name", BDEV_NAME, "filename", text_json(path), "block_size", 512),
+	call("bdev_aio_create",
+	     json_pack("{s:s, s:o, s:i}", "name", BDEV_NAME, "filename", text_json(path),
+		       "block_size", 512),
 	     bdev_made);
 	free(path);
 }
@@ -193,8 +200,10 @@ make_file(struct worker_job *work)
 		return;
 	}
 	if (size < SIZE_MIN) {
-		job->work_status = err_set(&job->steps.err, -ENOSPC, "%s: has room for %" PRIu64 " bytes, and a store needs %" PRIu64,
-					   path, size, (uint64_t)SIZE_MIN);
+		job->work_status =
+			err_set(&job->steps.err, -ENOSPC,
+				"%s: has room for %" PRIu64 " bytes, and a store needs %" PRIu64,
+				path, size, (uint64_t)SIZE_MIN);
 	} else {
 		job->work_status = disk_make_file(job->dir_fd, path, size, &job->steps.err);
 	}
@@ -217,8 +226,11 @@ disk_store_step(struct steps *s)
 		return 0;
 	}
 	if (bdev_find(BDEV_NAME) != NULL && list_empty(&waiting)) {
-		return err_set(&s->err, -EILSEQ, "bdev '%s' is there, and no store '%s' on it that could be loaded: see berth store "
-						 "check", BDEV_NAME, DISK_STORE);
+		return err_set(&s->err, -EILSEQ,
+			       "bdev '%s' is there, and no store '%s' on it that could be loaded: "
+			       "see berth store "
+			       "check",
+			       BDEV_NAME, DISK_STORE);
 	}
 	rc = list_empty(&waiting) ? disk_open_dir(job, &s->err) : 0;
 	if (rc != 0) {
@@ -249,13 +261,15 @@ grow_file(struct worker_job *work)
 	struct stat st;
 
 	if (path == NULL || stat(path, &st) != 0) {
-		g->status = err_set(&g->err, path != NULL ? -errno : -ENOMEM, "the store's file: %s", strerror(errno));
+		g->status = err_set(&g->err, path != NULL ? -errno : -ENOMEM,
+				    "the store's file: %s", strerror(errno));
 	} else {
 		uint64_t size = g->size != 0 ? g->size : MAX(size_for(path), (uint64_t)st.st_size);
 
 		if (size < (uint64_t)st.st_size) {
-			g->status = err_set(&g->err, -EINVAL, "%s has %lld bytes already, and a store can only grow", path,
-					    (long long)st.st_size);
+			g->status = err_set(&g->err, -EINVAL,
+					    "%s has %lld bytes already, and a store can only grow",
+					    path, (long long)st.st_size);
 		} else if (truncate(path, (off_t)size) != 0) {
 			g->status = err_set(&g->err, -errno, "%s: %s", path, strerror(errno));
 		}

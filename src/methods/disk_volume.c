@@ -71,7 +71,8 @@ take_existing(struct disk_job *job, struct err *err)
 	uuid_unparse_lower(job->uuid, uuid);
 	lvol = uuid_is_null(job->uuid) ? volume_of(job->disk->name) : lvol_find(uuid);
 	if (lvol == NULL) {
-		return err_set(err, -ENODEV, "there is no volume '%s/%s'", DISK_STORE, job->disk->name);
+		return err_set(err, -ENODEV, "there is no volume '%s/%s'", DISK_STORE,
+			       job->disk->name);
 	}
 	return use(job, lvol, err);
 }

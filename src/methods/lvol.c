@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Methods on volumes, and volumes among the bdevs. Error codes are SPDK's: what it finds wrong before it begins is a negative errno,
- * what goes wrong later -32602, or -32603 of a deletion.
+ * Methods on volumes, and volumes among the bdevs. Error codes are SPDK's: what it finds wrong before it begins is a negative
+ * errno, what goes wrong later -32602, or -32603 of a deletion.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -52,9 +52,10 @@ driver_specific(const struct bdev *bdev, json_t *object)
 
 	lvol_get_info(lvol, &i);
 	lvol_store_uuid(i.store, uuid);
-	specific = json_pack("{s:o, s:o, s:b, s:I, s:b, s:b}", "lvol_store_uuid", uuid_json(uuid), "base_bdev",
-			     text_json(i.base_name), "thin_provision", i.thin, "num_allocated_clusters",
-			     (json_int_t)i.allocated_clusters, "snapshot", i.snapshot, "clone", i.clone);
+	specific = json_pack("{s:o, s:o, s:b, s:I, s:b, s:b}", "lvol_store_uuid", uuid_json(uuid),
+			     "base_bdev", text_json(i.base_name), "thin_provision", i.thin,
+			     "num_allocated_clusters", (json_int_t)i.allocated_clusters, "snapshot",
+			     i.snapshot, "clone", i.clone);
 	if (i.clone && i.parent != NULL) {
 		json_object_set_new(specific, "base_snapshot", text_json(lvol_name(i.parent)));
 	}
@@ -123,7 +124,8 @@ undone(void *ctx, int status, const struct err *err)
 	struct creation *c = ctx;
 
 	if (status != 0) {
-		LOG_WARNING(BDEV, c->p->lvol_name, "could not be encrypted, and is there: %s", err_text(err));
+		LOG_WARNING(BDEV, c->p->lvol_name, "could not be encrypted, and is there: %s",
+			    err_text(err));
 	}
 	rpc_error_from(c->req, c->why.code, &c->why);
 	creation_free(c);
@@ -137,8 +139,9 @@ encrypt(struct creation *c, struct lvol *lvol)
 		return;
 	}
 	rpc_set_recorded_call(c->req, "bdev_crypto_create",
-			      json_pack("{s:o, s:o, s:s, s:b}", "name", text_json(c->crypt_name), "base_bdev_name",
-					text_json(lvol_id(lvol)), "key_name", c->p->encrypt_key, "wait", 1));
+			      json_pack("{s:o, s:o, s:s, s:b}", "name", text_json(c->crypt_name),
+					"base_bdev_name", text_json(lvol_id(lvol)), "key_name",
+					c->p->encrypt_key, "wait", 1));
 	rpc_result(c->req, text_json(lvol_id(lvol)));
 	creation_free(c);
 }
@@ -191,7 +194,8 @@ static bool
 size_of(struct rpc_request *req, uint64_t mib, uint64_t *ret_bytes)
 {
 	if (mib > SIZE_IN_MIB_MAX) {
-		rpc_error(req, RPC_ERROR_INVALID_PARAMS, "size_in_mib is %llu, but no volume is larger than %llu MiB",
+		rpc_error(req, RPC_ERROR_INVALID_PARAMS,
+			  "size_in_mib is %llu, but no volume is larger than %llu MiB",
 			  (unsigned long long)mib, (unsigned long long)SIZE_IN_MIB_MAX);
 		return false;
 	}
@@ -206,8 +210,9 @@ creation_begin(struct rpc_request *req, const struct bdev_lvol_create_params *p)
 	int rc = 0;
 
 	if (c != NULL && p->encrypt_key != NULL) {
-		rc = p->encrypted_bdev_name != NULL ? asprintf(&c->crypt_name, "%s", p->encrypted_bdev_name) :
-						      asprintf(&c->crypt_name, "%s_crypt", p->lvol_name);
+		rc = p->encrypted_bdev_name != NULL
+			     ? asprintf(&c->crypt_name, "%s", p->encrypted_bdev_name)
+			     : asprintf(&c->crypt_name, "%s_crypt", p->lvol_name);
 	}
 	if (c == NULL || rc < 0) {
 		free(c);
@@ -224,7 +229,9 @@ create(struct rpc_request *req, const void *params)
 {
 	const struct bdev_lvol_create_params *p = params;
 	struct lvol_store *store = lvol_store_named(req, p->uuid, p->lvs_name);
-	struct lvol_options o = {.name = p->lvol_name, .thin = p->thin_provision, .clear = clear_of(p->clear_method)};
+	struct lvol_options o = {.name = p->lvol_name,
+				 .thin = p->thin_provision,
+				 .clear = clear_of(p->clear_method)};
 	struct creation *c;
 
 	if (store == NULL || !size_of(req, p->size_in_mib, &o.bytes)) {
@@ -271,11 +278,13 @@ clone_bdev(struct rpc_request *req, const void *params)
 	struct lvol *lvol = bdev != NULL ? lvol_of_bdev(bdev) : NULL;
 
 	if (store == NULL) {
-		rpc_error(req, RPC_ERROR_INVALID_PARAMS, "there is no volume store '%.128s'", p->lvs_name);
+		rpc_error(req, RPC_ERROR_INVALID_PARAMS, "there is no volume store '%.128s'",
+			  p->lvs_name);
 	} else if (bdev == NULL) {
 		rpc_error(req, RPC_ERROR_INVALID_PARAMS, "there is no bdev '%.128s'", p->bdev);
 	} else if (lvol != NULL && lvol_store_of(lvol) == store) {
-		rpc_error(req, RPC_ERROR_INVALID_PARAMS, "'%.128s' is a volume of the same store: bdev_lvol_clone is for these",
+		rpc_error(req, RPC_ERROR_INVALID_PARAMS,
+			  "'%.128s' is a volume of the same store: bdev_lvol_clone is for these",
 			  p->bdev);
 	} else {
 		lvol_clone_bdev(store, bdev_name(bdev), p->clone_name, lvol_answer_made, req);
@@ -320,7 +329,9 @@ take_member(struct group *g, const json_t *entry)
 	const char *name = json_string_value(json_object_get(entry, "snapshot_name"));
 
 	if (volume == NULL || name == NULL || json_object_size(entry) != 2) {
-		rpc_error(g->req, -EINVAL, "snapshots[%u] must have lvol_name and snapshot_name, and nothing else", g->count);
+		rpc_error(g->req, -EINVAL,
+			  "snapshots[%u] must have lvol_name and snapshot_name, and nothing else",
+			  g->count);
 		return false;
 	}
 	*m = (struct lvol_group_member){.lvol = lvol_named(g->req, volume), .name = name};
@@ -346,7 +357,7 @@ snapshot_group(struct rpc_request *req, const void *params)
 		return;
 	}
 	g->req = req;
-	json_array_foreach((json_t *)p->snapshots, i, entry) {
+	json_array_foreach ((json_t *)p->snapshots, i, entry) {
 		if (!take_member(g, entry)) {
 			free(g);
 			return;
@@ -521,12 +532,14 @@ lvol_json(struct lvol *lvol)
 
 	lvol_get_info(lvol, &i);
 	lvol_store_uuid(i.store, uuid);
-	json = json_pack("{s:o, s:o, s:o, s:b, s:b, s:b, s:b, s:b, s:I, s:{s:o, s:o}, s:I, s:b}", "alias",
-			 text_json(i.alias), "uuid", text_json(i.id), "name", text_json(i.name), "is_thin_provisioned", i.thin, "is_snapshot", i.snapshot,
-			 "is_clone", i.clone, "is_esnap_clone", i.external_clone, "is_degraded", i.degraded || i.damaged,
-			 "num_allocated_clusters", (json_int_t)i.allocated_clusters, "lvs", "name",
-			 text_json(lvol_store_name(i.store)), "uuid", uuid_json(uuid), "size", (json_int_t)i.bytes, "readonly",
-			 i.readonly);
+	json = json_pack("{s:o, s:o, s:o, s:b, s:b, s:b, s:b, s:b, s:I, s:{s:o, s:o}, s:I, s:b}",
+			 "alias", text_json(i.alias), "uuid", text_json(i.id), "name",
+			 text_json(i.name), "is_thin_provisioned", i.thin, "is_snapshot",
+			 i.snapshot, "is_clone", i.clone, "is_esnap_clone", i.external_clone,
+			 "is_degraded", i.degraded || i.damaged, "num_allocated_clusters",
+			 (json_int_t)i.allocated_clusters, "lvs", "name",
+			 text_json(lvol_store_name(i.store)), "uuid", uuid_json(uuid), "size",
+			 (json_int_t)i.bytes, "readonly", i.readonly);
 	if (i.parent != NULL) {
 		json_object_set_new(json, "parent", text_json(lvol_name(i.parent)));
 	}

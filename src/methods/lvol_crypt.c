@@ -14,7 +14,8 @@
 int
 lvol_crypt_make(struct lvol *lvol, const char *key_name, const char *name, struct err *err)
 {
-	struct crypto_bdev_options o = {.name = name, .base_name = lvol_id(lvol), .key_name = key_name};
+	struct crypto_bdev_options o = {
+		.name = name, .base_name = lvol_id(lvol), .key_name = key_name};
 
 	return bdev_crypto_create(&o, NULL, err);
 }

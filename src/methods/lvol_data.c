@@ -31,8 +31,11 @@ static void
 add_last(struct changes *c)
 {
 	if (c->length > 0) {
-		json_array_append_new(c->extents, json_pack("{s:I, s:I, s:b}", "offset", (json_int_t)(c->start * c->block_size),
-							    "length", (json_int_t)(c->length * c->block_size), "zero", c->zero));
+		json_array_append_new(c->extents,
+				      json_pack("{s:I, s:I, s:b}", "offset",
+						(json_int_t)(c->start * c->block_size), "length",
+						(json_int_t)(c->length * c->block_size), "zero",
+						c->zero));
 	}
 	c->length = 0;
 }
@@ -41,7 +44,8 @@ add_last(struct changes *c)
 static bool
 listed(const struct changes *c, const struct bdev_extent *e)
 {
-	return c->since != NULL ? (e->flags & BDEV_EXTENT_CHANGED) != 0 : (e->flags & BDEV_EXTENT_ZERO) == 0;
+	return c->since != NULL ? (e->flags & BDEV_EXTENT_CHANGED) != 0
+				: (e->flags & BDEV_EXTENT_ZERO) == 0;
 }
 
 /* False: there is no more room; the extent has not been taken. */
@@ -114,8 +118,9 @@ get_changed_blocks(struct rpc_request *req, const void *params)
 	c.num_blocks = info.bytes / c.block_size;
 	c.lba = p->offset / c.block_size;
 	if (p->offset > info.bytes) {
-		rpc_error(req, -EINVAL, "offset is %" PRIu64 ", but volume '%s' has %" PRIu64 " bytes", p->offset, info.alias,
-			  info.bytes);
+		rpc_error(req, -EINVAL,
+			  "offset is %" PRIu64 ", but volume '%s' has %" PRIu64 " bytes", p->offset,
+			  info.alias, info.bytes);
 		return;
 	}
 	c.extents = json_array();
@@ -125,9 +130,11 @@ get_changed_blocks(struct rpc_request *req, const void *params)
 		rpc_error_from(req, rc == -ERANGE ? -EINVAL : rc, &err);
 		return;
 	}
-	rpc_result(req, json_pack("{s:I, s:o, s:o}", "size", (json_int_t)info.bytes, "next_offset",
-				  c.lba < c.num_blocks ? json_integer((json_int_t)(c.lba * c.block_size)) : json_null(),
-				  "extents", c.extents));
+	rpc_result(req,
+		   json_pack("{s:I, s:o, s:o}", "size", (json_int_t)info.bytes, "next_offset",
+			     c.lba < c.num_blocks ? json_integer((json_int_t)(c.lba * c.block_size))
+						  : json_null(),
+			     "extents", c.extents));
 }
 
 /* ---- Shallow copies ---- */
@@ -161,8 +168,11 @@ check_copy(struct rpc_request *req, const void *params)
 		rpc_error(req, -ENODEV, "there is no shallow copy %" PRIu32, p->operation_id);
 		return;
 	}
-	json = json_pack("{s:I, s:I, s:s}", "copied_clusters", (json_int_t)s.copied_clusters, "total_clusters",
-			 (json_int_t)s.total_clusters, "state", !s.ended ? "in progress" : s.status == 0 ? "complete" : "error");
+	json = json_pack("{s:I, s:I, s:s}", "copied_clusters", (json_int_t)s.copied_clusters,
+			 "total_clusters", (json_int_t)s.total_clusters, "state",
+			 !s.ended        ? "in progress"
+			 : s.status == 0 ? "complete"
+					 : "error");
 	if (s.ended && s.status != 0) {
 		json_object_set_new(json, "error", json_string(strerror(-s.status)));
 	}

@@ -27,7 +27,8 @@ lvol_store_named(struct rpc_request *req, const char *uuid, const char *name)
 	}
 	store = uuid != NULL ? lvol_store_find_uuid(uuid) : lvol_store_find_name(name);
 	if (store == NULL) {
-		rpc_error(req, -ENODEV, "there is no volume store '%.128s'", uuid != NULL ? uuid : name);
+		rpc_error(req, -ENODEV, "there is no volume store '%.128s'",
+			  uuid != NULL ? uuid : name);
 	}
 	return store;
 }
@@ -234,9 +235,10 @@ set_options(struct rpc_request *req, const void *params)
 		return;
 	}
 	lvol_store_get_info(store, &info);
-	lvol_store_set_limits(store, p->has_low_space_percent ? p->low_space_percent : info.low_percent,
-			      p->when_full != NULL ? strcmp(p->when_full, "pause") == 0 : info.pause_when_full,
-			      lvol_answer_true, req);
+	lvol_store_set_limits(
+		store, p->has_low_space_percent ? p->low_space_percent : info.low_percent,
+		p->when_full != NULL ? strcmp(p->when_full, "pause") == 0 : info.pause_when_full,
+		lvol_answer_true, req);
 }
 
 /* ---- Listing ---- */
@@ -247,13 +249,16 @@ store_json(struct lvol_store *store)
 	struct lvol_store_info i;
 
 	lvol_store_get_info(store, &i);
-	return json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:b, s:b}", "uuid", uuid_json(i.uuid), "name",
-			 text_json(i.name), "base_bdev", text_json(i.base_name), "total_data_clusters",
-			 (json_int_t)i.blob.total_data_clusters, "free_clusters", (json_int_t)i.blob.free_clusters, "block_size",
-			 (json_int_t)i.blob.io_unit_bytes, "cluster_size", (json_int_t)i.blob.cluster_bytes,
-			 "max_growable_size", (json_int_t)i.max_growable_bytes, "num_lvols", (json_int_t)i.volumes,
-			 "low_space_percent", (json_int_t)i.low_percent, "when_full", i.pause_when_full ? "pause" : "error",
-			 "full", i.blob.full, "readonly", i.blob.readonly || i.blob.broken);
+	return json_pack(
+		"{s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:b, s:b}", "uuid",
+		uuid_json(i.uuid), "name", text_json(i.name), "base_bdev", text_json(i.base_name),
+		"total_data_clusters", (json_int_t)i.blob.total_data_clusters, "free_clusters",
+		(json_int_t)i.blob.free_clusters, "block_size", (json_int_t)i.blob.io_unit_bytes,
+		"cluster_size", (json_int_t)i.blob.cluster_bytes, "max_growable_size",
+		(json_int_t)i.max_growable_bytes, "num_lvols", (json_int_t)i.volumes,
+		"low_space_percent", (json_int_t)i.low_percent, "when_full",
+		i.pause_when_full ? "pause" : "error", "full", i.blob.full, "readonly",
+		i.blob.readonly || i.blob.broken);
 }
 
 static void

@@ -92,7 +92,8 @@ look(struct timer *t)
 		if (e != NULL) {
 			nbd_export_get_info(e, &info);
 		}
-		if (!l->ending && info.connections == 0 && (info.accepted > 0 || late || e == NULL)) {
+		if (!l->ending && info.connections == 0 &&
+		    (info.accepted > 0 || late || e == NULL)) {
 			end(l);
 		}
 	}
@@ -113,7 +114,8 @@ lend(struct rpc_request *req, const void *params)
 {
 	const struct berth_nbd_lend_params *p = params;
 	struct loan *l = count < LOANS_MAX ? calloc(1, sizeof(*l)) : NULL;
-	struct nbd_export_options o = {.bdev_name = p->bdev_name, .server = SERVER, .readonly = p->readonly};
+	struct nbd_export_options o = {
+		.bdev_name = p->bdev_name, .server = SERVER, .readonly = p->readonly};
 	struct nbd_server_info info;
 	struct nbd_server *server;
 	struct nbd_export *export;
@@ -143,7 +145,8 @@ lend(struct rpc_request *req, const void *params)
 	count++;
 	arm();
 	nbd_server_get_info(server, &info);
-	rpc_result(req, json_pack("{s:o, s:s}", "path", text_json(info.options->unix_path), "export", l->export));
+	rpc_result(req, json_pack("{s:o, s:s}", "path", text_json(info.options->unix_path),
+				  "export", l->export));
 }
 
 void
