@@ -206,6 +206,7 @@ struct blob_store {
 	bool clean_on_disk;     /* the super block says clean: to be changed before anything else */
 	struct list md_waiters; /* md.c: struct md_tx that wait for that; the first one writes it */
 	bool readonly, broken, recovered, unloading, abandoned;
+	struct err breakage; /* why it is broken */
 	unsigned background;    /* pieces of background work under way */
 	struct list idle_waiters;
 

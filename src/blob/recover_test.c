@@ -296,6 +296,7 @@ failing_writes_break_the_store(void **state)
 	assert_true(blob_env_info(&env).broken);
 	check_group();
 	assert_int_equal(blob_env_set_super(&env, BLOB_ID_BASE + 1), -EROFS);
+	assert_non_null(strstr(env.err.text, "first metadata page could not be written"));
 	assert_int_equal(blob_env_unload(&env), 0);
 	blob_mem_set_fault(mem, NULL);
 	load();

@@ -19,7 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/log.h"
 #include "blob/internal.h"
 
 /* ---- Changes, one after another ---- */
@@ -140,7 +139,7 @@ md_op_refused(struct blob_store *store, struct err *err)
 		return err_set(err, -ENODEV, "%s: the store is being unloaded", store->dev->name);
 	}
 	if (store->broken) {
-		return err_set(err, -EROFS, "%s: metadata could not be written; load the store again", store->dev->name);
+		return err_set(err, -EROFS, "%s", store->breakage.text);
 	}
 	if (store->readonly) {
 		return err_set(err, -EROFS, "%s: the store is read-only", store->dev->name);
@@ -163,6 +162,8 @@ store_break(struct blob_store *store, int status, const char *what)
 		return;
 	}
 	store->broken = true;
+	err_set(&store->breakage, status, "%s: %s could not be written (%s): nothing is changed until the store is loaded again",
+		store->dev->name, what, strerror(-status));
 	store_event(store, BLOB_STORE_BROKEN);
 }
 
