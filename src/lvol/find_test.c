@@ -220,6 +220,14 @@ what_was_found_gives_way(void **state)
 	h_write(&env, "vs/w", 0, 1, 1);
 	h_on_app(&env, open_base, (void *)(uintptr_t)"d");
 	EXPECT(open_rc == -EPERM);
+	come_again("vs");
+	EXPECT(h_store_rename(&env, "vs", "ws") == 0);
+	h_on_app(&env, open_base, (void *)(uintptr_t)"d");
+	EXPECT(open_rc == -EPERM);
+	come_again("ws");
+	EXPECT(h_rename(&env, "ws/w", "x") == 0);
+	h_on_app(&env, open_base, (void *)(uintptr_t)"d");
+	EXPECT(open_rc == -EPERM);
 	free(before);
 	h_stop(&env);
 }
@@ -335,6 +343,20 @@ changes_end_with_the_base(void **state)
 	h_stop(&env);
 }
 
+static atomic_bool shut;
+
+static void
+is_shut(void *ctx)
+{
+	atomic_store(&shut, true);
+}
+
+static void
+shut_down(void *arg)
+{
+	lvol_shutdown(is_shut, NULL);
+}
+
 /* A store on a volume of another is closed clean before that one. */
 static void
 stacked_stores_end_in_order(void **state)
@@ -348,6 +370,16 @@ stacked_stores_end_in_order(void **state)
 	come_again("vs"); /* both are found */
 	EXPECT(h_has_bdev(&env, "ws/inner") && !h_store_info(&env, "ws").blob.recovered);
 	h_expect(&env, "ws/inner", 0, 8, 5);
+	h_write(&env, "ws/inner", 1024, 8, 6);
+	EXPECT(h_create(&env, "vs", "late", MIB, true) == 0 && h_create(&env, "ws", "late", MIB, true) == 0);
+	atomic_store(&shut, false);
+	h_on_app(&env, shut_down, NULL);
+	env_wait(&env, &shut);
+	EXPECT(!h_has_bdev(&env, "vs/v") && h_has_bdev(&env, "d"));
+	come_again(NULL);
+	EXPECT(!h_store_info(&env, "vs").blob.recovered && !h_store_info(&env, "ws").blob.recovered);
+	EXPECT(h_has_bdev(&env, "vs/late") && h_has_bdev(&env, "ws/late"));
+	h_expect(&env, "ws/inner", 1024, 8, 6);
 	h_stop(&env);
 }
 
@@ -392,6 +424,39 @@ space_is_watched(void **state)
 	env_linger(&env, 5);
 	EXPECT_SAY(strcmp(told, "store_low store_low_ends ") == 0, "%s", told);
 	h_on_app(&env, unwatch, NULL);
+	h_stop(&env);
+}
+
+/* Metadata that cannot be written: nothing is changed any more, what is there goes on. */
+static void
+a_store_breaks(void **state)
+{
+	static uint8_t buf[512];
+	struct scripted_bdev *s;
+
+	begin();
+	s = h_disk_of("d");
+	EXPECT(h_create(&env, "vs", "v", MIB, true) == 0);
+	h_write(&env, "vs/v", 0, 8, 1);
+	h_examined(&env);
+	told[0] = '\0';
+	h_on_app(&env, watch, NULL);
+	EXPECT(env_open(&env, "vs/v", true) == 0);
+	atomic_store(&s->fail_skip, 1); /* the data */
+	atomic_store(&s->fail_with, -EIO);
+	EXPECT(env_rw(&env.workers[0], BDEV_WRITE, CLUSTER_BLOCKS, 1, buf) == -EIO);
+	atomic_store(&s->fail_with, 0);
+	EXPECT_SAY(strcmp(told, "store_broken ") == 0, "%s", told);
+	EXPECT(env_rw(&env.workers[0], BDEV_WRITE, 2 * CLUSTER_BLOCKS, 1, buf) == -EIO);
+	EXPECT(env_rw(&env.workers[0], BDEV_WRITE, 16, 1, buf) == 0 && env_rw(&env.workers[1], BDEV_READ, 0, 1, buf) == 0);
+	env_close(&env);
+	EXPECT(h_store_info(&env, "vs").blob.broken);
+	EXPECT(h_create(&env, "vs", "w", MIB, true) == -EROFS && h_delete(&env, "vs/v") == -EROFS);
+	EXPECT(h_has_bdev(&env, "vs/v"));
+	h_on_app(&env, unwatch, NULL);
+	come_again("vs");
+	EXPECT(!h_store_info(&env, "vs").blob.broken && h_create(&env, "vs", "w", MIB, true) == 0);
+	h_expect(&env, "vs/v", 0, 8, 1);
 	h_stop(&env);
 }
 
@@ -459,6 +524,7 @@ main(void)
 		cmocka_unit_test(changes_end_with_the_base),
 		cmocka_unit_test(stacked_stores_end_in_order),
 		cmocka_unit_test(space_is_watched),
+		cmocka_unit_test(a_store_breaks),
 		cmocka_unit_test(a_thousand_volumes),
 	};
 

@@ -264,6 +264,15 @@ ask_for_the_same(void *arg)
 }
 
 static void
+rename_to_the_same(void *arg)
+{
+	struct lvol_options o = {.name = "new", .bytes = MIB, .thin = true};
+
+	lvol_rename(lvol_find("vs/v"), "new", renamed_meanwhile, NULL);
+	lvol_create(lvol_store_find("vs"), &o, one_made, NULL);
+}
+
+static void
 a_name_is_taken_when_it_is_asked_for(void **state)
 {
 	begin();
@@ -274,6 +283,13 @@ a_name_is_taken_when_it_is_asked_for(void **state)
 	env_wait(&env, &both_done);
 	EXPECT(got == 1 && refused == 3);
 	EXPECT(h_has_bdev(&env, "vs/same") && h_store_info(&env, "vs").volumes == 2);
+	got = 2;
+	refused = 0;
+	atomic_store(&both_done, false);
+	h_on_app(&env, rename_to_the_same, NULL);
+	env_wait(&env, &both_done);
+	EXPECT(got == 3 && refused == 1);
+	EXPECT(h_has_bdev(&env, "vs/new") && !h_exists(&env, "vs/v") && h_store_info(&env, "vs").volumes == 2);
 	h_stop(&env);
 }
 
