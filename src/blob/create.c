@@ -107,8 +107,10 @@ lay_out(struct steps *s)
 
 	if (layout.md_pages == 0) {
 		uint64_t few = MIN(layout.device_bytes / PAGES_SHARE / layout.md_page_bytes, PAGES_WANTED);
+		uint64_t pages = MAX(clusters / CLUSTERS_PER_PAGE, few);
 
-		layout.md_pages = (uint32_t)MIN(MAX(MAX(clusters / CLUSTERS_PER_PAGE, few), UINT64_C(16)), (uint64_t)INT32_MAX);
+		pages = MAX(pages, UINT64_C(16));
+		layout.md_pages = (uint32_t)MIN(pages, (uint64_t)INT32_MAX);
 		layout.growth = GROWTH;
 	}
 	rc = blob_layout_super(&layout, &store->super, &s->err);
