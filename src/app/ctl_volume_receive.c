@@ -3,7 +3,8 @@
  * berth volume receive: a stream of berth volume send from standard input becomes a snapshot.
  *
  * Everything is written to a volume aside, NAME.receiving: a new one, or for a difference a clone of the snapshot it is about.
- * Its snapshot is made when the end of the stream has been checked, and gets its name last, when it also knows where it came from:
+ * Its snapshot is made when the end of the stream has been checked, and gets its name last, when it also knows where it came
+ * from:
  *
  *	whole:       NAME.receiving -> snapshot -> NAME.receiving becomes NAME
  *	difference:  base -> NAME.receiving -> snapshot -> NAME has the snapshot as its parent, NAME.receiving goes

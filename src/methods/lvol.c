@@ -228,12 +228,16 @@ static void
 create(struct rpc_request *req, const void *params)
 {
 	const struct bdev_lvol_create_params *p = params;
-	struct lvol_store *store = lvol_store_named(req, p->uuid, p->lvs_name);
-	struct lvol_options o = {.name = p->lvol_name,
-				 .thin = p->thin_provision,
-				 .clear = clear_of(p->clear_method)};
+	struct lvol_options o = {
+		.name = p->lvol_name,
+		.thin = p->thin_provision,
+		.clear = clear_of(p->clear_method),
+	};
+	struct lvol_store *store;
 	struct creation *c;
 
+	/* What answers frees the parameters. */
+	store = lvol_store_named(req, p->uuid, p->lvs_name);
 	if (store == NULL || !size_of(req, p->size_in_mib, &o.bytes)) {
 		return;
 	}

@@ -100,12 +100,13 @@ static void
 get_changed_blocks(struct rpc_request *req, const void *params)
 {
 	const struct bdev_lvol_get_changed_blocks_params *p = params;
-	struct changes c = {.lvol = lvol_named(req, p->name), .max = p->max};
+	struct changes c = {.max = p->max};
 	struct lvol_store_info store;
 	struct lvol_info info;
 	struct err err = ERR_NONE;
 	int rc;
 
+	c.lvol = lvol_named(req, p->name);
 	if (c.lvol == NULL) {
 		return;
 	}
