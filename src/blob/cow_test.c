@@ -519,22 +519,25 @@ expect_written(struct stage *s, struct blob *vol, const bool failed[WRITES])
 	blob_env_close(c);
 }
 
-/* The k-th request of these kinds fails; false: there were not so many. */
+/* The k-th request of these kinds fails; false: there were not so many. fresh: there is no extent page yet. */
 static bool
-fault_at(unsigned ops, uint64_t k, bool real)
+fault_at(unsigned ops, uint64_t k, bool fresh, bool real)
 {
 	const struct blob_mem_fault fault = {.ops = ops, .after = k, .count = 1};
 	bool failed[WRITES];
 	struct stage s;
 	struct blob *b[2];
 	uint64_t id[2], hits;
+	uint32_t pages = UINT32_MAX; /* free ones */
 	unsigned n;
 
 	stage_open(&s, hand_modes[k % 3], real, &plain, 16384);
 	b[0] = blob_env_volume(&s.env, 20, true);
 	EXPECT(blob_env_fill_blob(&s.env, b[0], 0, 8 * s.units, 1) == 0);
 	EXPECT(blob_env_snapshot(&s.env, b[0], &b[1]) == 0);
-	EXPECT(blob_env_fill_blob(&s.env, b[0], 15 * s.units, 1, 1) == 0);
+	if (!fresh) {
+		EXPECT(blob_env_fill_blob(&s.env, b[0], 15 * s.units, 1, 1) == 0);
+	}
 	blob_env_idle(&s.env);
 	id[0] = blob_id(b[0]);
 	id[1] = blob_id(b[1]);
@@ -549,6 +552,7 @@ fault_at(unsigned ops, uint64_t k, bool real)
 		EXPECT(write_all(&s, b[0], failed) == 0); /* nothing is stuck */
 		expect_written(&s, b[0], failed);
 		expect_counts(&s, b, 2);
+		pages = blob_env_info(&s.env).free_md_pages;
 	} else {
 		EXPECT(atomic_load(&s.env.events[BLOB_STORE_BROKEN]) == 1);
 	}
@@ -556,6 +560,7 @@ fault_at(unsigned ops, uint64_t k, bool real)
 	b[0] = blob_env_find(&s.env, id[0]);
 	b[1] = blob_env_find(&s.env, id[1]);
 	EXPECT(b[0] != NULL && b[1] != NULL);
+	EXPECT(pages == UINT32_MAX || pages == blob_env_info(&s.env).free_md_pages);
 	expect_written(&s, b[0], failed);
 	EXPECT(blob_env_blob_holds(&s.env, b[1], 0, 8 * s.units, 1));
 	expect_counts(&s, b, 2);
@@ -573,16 +578,18 @@ errors_lose_nothing(void **state)
 	};
 
 	(void)state;
-	for (unsigned i = 0; i < ARRAY_SIZE(ops); i++) {
+	for (unsigned i = 0; i < 2 * ARRAY_SIZE(ops); i++) {
+		unsigned kind = i / 2;
+		bool fresh = i % 2 == 1;
 		uint64_t k = 0;
 
-		while (fault_at(ops[i], k, false)) {
+		while (fault_at(ops[kind], k, fresh, false)) {
 			k++;
 			EXPECT(k < 200);
 		}
-		EXPECT_SAY(k >= (i == 0 ? 7 : i == 1 ? 14 : 1), "%lu requests of kind %u", (unsigned long)k, i);
+		EXPECT_SAY(k >= (kind == 0 ? 7 : kind == 1 ? 14 : 1), "%lu requests of kind %u", (unsigned long)k, kind);
 		for (k = i; k < 6; k += 3) {
-			fault_at(ops[i], k, true);
+			fault_at(ops[kind], k, fresh, true);
 		}
 	}
 }

@@ -63,14 +63,13 @@ ended(struct hammer_slot *s, int status)
 		EXPECT_SAY(h->errors_ok, "range %lu: %d", (unsigned long)r, status);
 		atomic_fetch_add(&h->failed, 1);
 		if (s->stamp != 0) {
-			h->other[r] = s->stamp;
+			h->torn[r] = true;
 		}
 	} else if (s->stamp != 0) {
 		h->model[r] = s->stamp;
-		h->other[r] = s->stamp;
+		h->torn[r] = false;
 	} else {
-		EXPECT_SAY(is(h, s->buf, r, h->model[r]) || is(h, s->buf, r, h->other[r]), "range %lu, stamp %u", (unsigned long)r,
-			   h->model[r]);
+		EXPECT_SAY(h->torn[r] || is(h, s->buf, r, h->model[r]), "range %lu, stamp %u", (unsigned long)r, h->model[r]);
 	}
 	h->inflight--;
 	next(s);
@@ -172,10 +171,10 @@ hammer_start(struct hammer *h)
 
 	if (h->model == NULL) {
 		h->model = calloc(ranges(h), sizeof(*h->model));
-		h->other = calloc(ranges(h), sizeof(*h->other));
+		h->torn = calloc(ranges(h), sizeof(*h->torn));
 		h->busy = calloc(ranges(h), sizeof(*h->busy));
 		h->slots = calloc(HAMMER_DEPTH, sizeof(*h->slots));
-		EXPECT(h->model != NULL && h->other != NULL && h->busy != NULL && h->slots != NULL);
+		EXPECT(h->model != NULL && h->torn != NULL && h->busy != NULL && h->slots != NULL);
 	}
 	h->begun = 0;
 	atomic_store(&h->done, false);
@@ -213,8 +212,7 @@ hammer_verify(struct hammer *h)
 		int status = blob_env_rw(h->c, BLOB_READ, r * HAMMER_UNITS, HAMMER_UNITS, buf);
 
 		EXPECT_SAY(status == 0, "range %lu: %d", (unsigned long)r, status);
-		EXPECT_SAY(is(h, buf, r, h->model[r]) || is(h, buf, r, h->other[r]), "range %lu, stamp %u or %u",
-			   (unsigned long)r, h->model[r], h->other[r]);
+		EXPECT_SAY(h->torn[r] || is(h, buf, r, h->model[r]), "range %lu, stamp %u", (unsigned long)r, h->model[r]);
 	}
 	free(buf);
 }
@@ -223,7 +221,7 @@ void
 hammer_free(struct hammer *h)
 {
 	free(h->model);
-	free(h->other);
+	free(h->torn);
 	free(h->busy);
 	free(h->slots);
 }

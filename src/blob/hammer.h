@@ -21,7 +21,7 @@ struct hammer {
 	uint64_t count;         /* requests */
 	uint64_t seed;
 	bool direct;    /* the short way where it is open */
-	bool errors_ok; /* a write may fail; then the range is either */
+	bool errors_ok; /* a write may fail; then the range may hold anything until the next one */
 
 	atomic_bool done;
 	atomic_uint failed;
@@ -29,7 +29,7 @@ struct hammer {
 	uint64_t begun;
 	unsigned inflight;
 	uint32_t *model; /* stamp of each range; 0: zeroes */
-	uint32_t *other; /* what it may be besides */
+	bool *torn; /* a write failed: it may be this or that, or part of both */
 	bool *busy;
 	struct hammer_slot *slots;
 };

@@ -33,6 +33,7 @@ in_all_modes(void (*fn)(struct stage *s))
 		blob_env_start(&s.env, hand_modes[i % 3], i >= 3);
 		s.mem = blob_mem_create(&plain);
 		s.env.options.cluster_bytes = 16384;
+		s.env.options.md_pages = 1024;
 		s.units = 32;
 		EXPECT_SAY(blob_env_create(&s.env, blob_mem_dev(s.mem)) == 0, "%s", s.env.err.text);
 		s.vol = blob_env_volume(&s.env, 100, true);
@@ -263,7 +264,12 @@ graces(struct stage *s)
 	blob_env_submit(c, &a, BLOB_READ, 0, 1, buf[0]);
 	grace(s, &first);
 	EXPECT(still_waits(s, &first.done));
-	blob_env_submit(d, &b, BLOB_READ, 0, 1, buf[1]); /* after it has begun */
+	blob_env_submit(c, &e, BLOB_READ, 0, 1, buf[2]); /* after it has begun */
+	wait_held(s, 2);
+	EXPECT(blob_mem_let_go(s->mem, 1));
+	EXPECT(blob_env_finish(&e) == 0);
+	EXPECT(still_waits(s, &first.done)); /* for those before it only */
+	blob_env_submit(d, &b, BLOB_READ, 0, 1, buf[1]);
 	wait_held(s, 2);
 	grace(s, &second);
 	grace(s, &third);
