@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The blobstore's layout: the first byte says as what the rest is read (super block, mask, page, a whole small store). Checksums
- * are made to fit, so that what is behind them is reached. What is accepted is written, read again, and must be the same; a store is
- * checked and repaired, and after that must not be found damaged.
+ * The blobstore's layout: the first byte says as what the rest is read (super block, mask, page, a whole small
+ * store). Checksums are made to fit, so that what is behind them is reached. What is accepted is written, read again,
+ * and must be the same; a store is checked and repaired, and after that must not be found damaged.
  */
 #include <errno.h>
 #include <stdint.h>
@@ -73,8 +73,8 @@ copy(struct blob_page_writer *w, const struct blob_descriptor *d)
 		return blob_put_flags(w, &d->flags);
 	case BLOB_DESCRIPTOR_XATTR:
 	case BLOB_DESCRIPTOR_INTERNAL_XATTR:
-		return blob_put_xattr(w, d->type == BLOB_DESCRIPTOR_INTERNAL_XATTR, d->xattr.name, d->xattr.name_bytes, d->xattr.value,
-				      d->xattr.value_bytes);
+		return blob_put_xattr(w, d->type == BLOB_DESCRIPTOR_INTERNAL_XATTR, d->xattr.name,
+				      d->xattr.name_bytes, d->xattr.value, d->xattr.value_bytes);
 	case BLOB_DESCRIPTOR_EXTENT_RLE:
 	case BLOB_DESCRIPTOR_EXTENT_TABLE:
 		for (uint32_t i = 0; i < d->extents.num_runs; i++) {
@@ -83,7 +83,8 @@ copy(struct blob_page_writer *w, const struct blob_descriptor *d)
 		if (d->type == BLOB_DESCRIPTOR_EXTENT_RLE) {
 			return blob_put_extent_rle(w, runs, d->extents.num_runs) == d->extents.num_runs;
 		}
-		return blob_put_extent_table(w, d->extents.num_clusters, runs, d->extents.num_runs) == d->extents.num_runs;
+		return blob_put_extent_table(w, d->extents.num_clusters, runs, d->extents.num_runs) ==
+		       d->extents.num_runs;
 	case BLOB_DESCRIPTOR_EXTENT_PAGE:
 		for (uint32_t i = 0; i < d->page.num_clusters; i++) {
 			clusters[i] = blob_descriptor_cluster(d, i);
@@ -191,7 +192,8 @@ fill_store(const uint8_t *data, size_t size)
 static void
 try_store(const uint8_t *data, size_t size)
 {
-	const struct blob_offline dev = {.read = disk_read, .write = disk_write, .flush = disk_flush, .bytes = STORE_BYTES};
+	const struct blob_offline dev = {
+		.read = disk_read, .write = disk_write, .flush = disk_flush, .bytes = STORE_BYTES};
 	const struct blob_salvage to = {.write = save};
 	struct blob_check_options options = {.repair = true};
 	struct blob_check_report report;
@@ -215,7 +217,8 @@ try_store(const uint8_t *data, size_t size)
 		CHECK(blob_check(&dev, &options, &report, NULL) == 0);
 		for (unsigned kind = 0; kind < BLOB_FINDING_KINDS; kind++) {
 			CHECK(report.count[kind] == 0 || !blob_finding_damage((enum blob_finding_kind)kind) ||
-			      kind == BLOB_FINDING_CLUSTER_SHARED || kind == BLOB_FINDING_SUPER_BLOB || kind == BLOB_FINDING_CHAIN);
+			      kind == BLOB_FINDING_CLUSTER_SHARED || kind == BLOB_FINDING_SUPER_BLOB ||
+			      kind == BLOB_FINDING_CHAIN);
 		}
 	}
 	blob_check_release(&report);

@@ -21,8 +21,8 @@ struct checking {
 static json_t *
 finding_json(const struct blob_finding *f)
 {
-	json_t *o = json_pack("{s:s, s:b, s:b}", "kind", blob_finding_words(f->kind), "damage", blob_finding_damage(f->kind), "repaired",
-			      f->repaired);
+	json_t *o = json_pack("{s:s, s:b, s:b}", "kind", blob_finding_words(f->kind), "damage",
+			      blob_finding_damage(f->kind), "repaired", f->repaired);
 	char id[24];
 
 	if (f->blob != BLOB_ID_NONE) {
@@ -39,10 +39,11 @@ static void
 print_json(const struct checking *c, const struct blob_check_report *report)
 {
 	json_t *findings = json_array();
-	json_t *o = json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "findings", findings, "damage", (json_int_t)report->damage,
-			      "notes", (json_int_t)report->notes, "repaired", (json_int_t)report->repaired, "left",
-			      (json_int_t)report->left, "blobs", (json_int_t)report->blobs, "clusters_used",
-			      (json_int_t)report->clusters_used, "clusters", (json_int_t)report->clusters_total);
+	json_t *o = json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "findings", findings, "damage",
+			      (json_int_t)report->damage, "notes", (json_int_t)report->notes, "repaired",
+			      (json_int_t)report->repaired, "left", (json_int_t)report->left, "blobs",
+			      (json_int_t)report->blobs, "clusters_used", (json_int_t)report->clusters_used,
+			      "clusters", (json_int_t)report->clusters_total);
 
 	json_object_set_new(o, "path", ctl_store_text(c->path, strlen(c->path)));
 	for (uint32_t i = 0; i < report->num_findings; i++) {
@@ -74,8 +75,8 @@ print_report(const struct checking *c, const struct blob_check_report *report)
 	if (report->damage + report->notes > report->num_findings) {
 		printf("and %" PRIu64 " more\n", report->damage + report->notes - report->num_findings);
 	}
-	printf("%s: %" PRIu64 " blobs, %" PRIu64 " of %" PRIu64 " clusters in use; ", c->path, report->blobs, report->clusters_used,
-	       report->clusters_total);
+	printf("%s: %" PRIu64 " blobs, %" PRIu64 " of %" PRIu64 " clusters in use; ", c->path, report->blobs,
+	       report->clusters_used, report->clusters_total);
 	if (report->damage == 0 && report->repaired == 0) {
 		printf("no damage\n");
 	} else if (c->repair) {
@@ -87,7 +88,8 @@ print_report(const struct checking *c, const struct blob_check_report *report)
 
 /* The super block is gone or damaged: the check goes on with what is left where the user says so. */
 static int
-check_without_super(const struct checking *c, struct store_file *file, struct blob_check_report *report, struct err *err)
+check_without_super(const struct checking *c, struct store_file *file, struct blob_check_report *report,
+		    struct err *err)
 {
 	struct blob_super super;
 	struct blob_check_options options = {.repair = c->repair, .geometry = &super};
@@ -105,7 +107,9 @@ check_without_super(const struct checking *c, struct store_file *file, struct bl
 		return rc;
 	}
 	if (c->repair && !sure) {
-		return err_set(err, -ENOTRECOVERABLE, "the super block and the masks are lost: too little is left to write by; berth store salvage reads the volumes");
+		return err_set(err, -ENOTRECOVERABLE,
+			       "the super block and the masks are lost: too little is left to write by; berth store "
+			       "salvage reads the volumes");
 	}
 	/* What a volume's blocks were is not written anywhere else. */
 	super.io_unit_bytes = file->block_size;

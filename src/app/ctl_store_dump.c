@@ -95,11 +95,12 @@ static json_t *
 super_json(const struct blob_survey *s)
 {
 	const struct blob_super *super = &s->super;
-	json_t *o = json_pack("{s:I, s:b, s:o, s:I, s:I, s:I, s:I, s:I, s:I}", "version", (json_int_t)super->version, "clean",
-			      super->clean, "super_blob", id_json(super->super_blob), "cluster_size", (json_int_t)super->cluster_bytes,
-			      "size", (json_int_t)super->bytes, "clusters", (json_int_t)blob_super_clusters(super), "metadata_clusters",
-			      (json_int_t)blob_super_md_clusters(super), "io_unit_size", (json_int_t)super->io_unit_bytes, "md_page_size",
-			      (json_int_t)super->md_page_bytes);
+	json_t *o = json_pack("{s:I, s:b, s:o, s:I, s:I, s:I, s:I, s:I, s:I}", "version", (json_int_t)super->version,
+			      "clean", super->clean, "super_blob", id_json(super->super_blob), "cluster_size",
+			      (json_int_t)super->cluster_bytes, "size", (json_int_t)super->bytes, "clusters",
+			      (json_int_t)blob_super_clusters(super), "metadata_clusters",
+			      (json_int_t)blob_super_md_clusters(super), "io_unit_size",
+			      (json_int_t)super->io_unit_bytes, "md_page_size", (json_int_t)super->md_page_bytes);
 
 	json_object_set_new(o, "type", ctl_store_text(super->type, strnlen(super->type, BLOB_TYPE_BYTES)));
 	json_object_set_new(o, "used_page_mask", region_json(&super->page_mask));
@@ -115,8 +116,8 @@ super_json(const struct blob_survey *s)
 static json_t *
 xattr_json(const struct blob_survey_xattr *x)
 {
-	json_t *o = json_pack("{s:o, s:b, s:I}", "name", ctl_store_text(x->name, strlen(x->name)), "internal", x->internal, "bytes",
-			      (json_int_t)x->bytes);
+	json_t *o = json_pack("{s:o, s:b, s:I}", "name", ctl_store_text(x->name, strlen(x->name)), "internal",
+			      x->internal, "bytes", (json_int_t)x->bytes);
 	char hex[2 * UINT16_MAX + 1];
 
 	if (is_id(x)) {
@@ -125,7 +126,8 @@ xattr_json(const struct blob_survey_xattr *x)
 		memcpy(&id, x->value, sizeof(id));
 		json_object_set_new(o, "blob", id_json(id));
 	} else if (is_text(x)) {
-		json_object_set_new(o, "text", ctl_store_text((const char *)x->value, strnlen((const char *)x->value, x->bytes)));
+		json_object_set_new(
+			o, "text", ctl_store_text((const char *)x->value, strnlen((const char *)x->value, x->bytes)));
 	} else {
 		hex_of(x, hex);
 		json_object_set_new(o, "hex", json_string(hex));
@@ -153,10 +155,12 @@ static json_t *
 blob_json(const struct blob_survey_blob *blob)
 {
 	json_t *pages = json_array(), *xattrs = json_array(), *extents = json_array(), *runs = json_array();
-	json_t *o = json_pack("{s:o, s:I, s:I, s:o, s:o, s:[III], s:o, s:o, s:o, s:o}", "id", id_json(blob->id), "clusters",
-			      (json_int_t)blob->num_clusters, "allocated", (json_int_t)blob->allocated, "parent", id_json(blob->parent),
-			      "flags", flags_json(blob), "raw_flags", (json_int_t)blob->flags.invalid, (json_int_t)blob->flags.data_ro,
-			      (json_int_t)blob->flags.md_ro, "pages", pages, "xattrs", xattrs, "extent_pages", extents, "extents", runs);
+	json_t *o = json_pack("{s:o, s:I, s:I, s:o, s:o, s:[III], s:o, s:o, s:o, s:o}", "id", id_json(blob->id),
+			      "clusters", (json_int_t)blob->num_clusters, "allocated", (json_int_t)blob->allocated,
+			      "parent", id_json(blob->parent), "flags", flags_json(blob), "raw_flags",
+			      (json_int_t)blob->flags.invalid, (json_int_t)blob->flags.data_ro,
+			      (json_int_t)blob->flags.md_ro, "pages", pages, "xattrs", xattrs, "extent_pages",
+			      extents, "extents", runs);
 
 	for (uint32_t i = 0; i < blob->num_pages; i++) {
 		json_array_append_new(pages, json_integer(blob->pages[i]));
@@ -166,12 +170,14 @@ blob_json(const struct blob_survey_blob *blob)
 	}
 	for (uint32_t i = 0; i < blob->num_extents; i++) {
 		json_array_append_new(extents, json_pack("{s:I, s:I, s:b}", "first_cluster",
-							 (json_int_t)(blob->extents[i].index * BLOB_EXTENT_CLUSTERS), "page",
-							 (json_int_t)blob->extents[i].page, "broken", blob->extents[i].broken));
+							 (json_int_t)(blob->extents[i].index * BLOB_EXTENT_CLUSTERS),
+							 "page", (json_int_t)blob->extents[i].page, "broken",
+							 blob->extents[i].broken));
 	}
 	for (uint32_t i = 0; i < blob->num_runs; i++) {
-		json_array_append_new(runs, json_pack("{s:I, s:I, s:I}", "at", (json_int_t)blob->runs[i].at, "cluster",
-						      (json_int_t)blob->runs[i].cluster, "length", (json_int_t)blob->runs[i].length));
+		json_array_append_new(runs, json_pack("{s:I, s:I, s:I}", "at", (json_int_t)blob->runs[i].at,
+						      "cluster", (json_int_t)blob->runs[i].cluster, "length",
+						      (json_int_t)blob->runs[i].length));
 	}
 	if (blob->damage.code != 0) {
 		json_object_set_new(o, "damage", json_string(blob->damage.text));
@@ -209,7 +215,8 @@ print_text(const char *text, size_t bytes)
 static void
 print_region(const char *name, const struct blob_region *region, const struct blob_survey_mask *mask)
 {
-	printf("  %-19s pages %" PRIu32 " to %" PRIu32, name, region->start, region->start + region->length - (region->length != 0));
+	printf("  %-19s pages %" PRIu32 " to %" PRIu32, name, region->start,
+	       region->start + region->length - (region->length != 0));
 	if (mask != NULL && mask->err.code != 0) {
 		printf(": %s", mask->err.text);
 	}
@@ -228,9 +235,10 @@ print_super(const struct blob_survey *s)
 	printf("version %" PRIu32 ", %s, type \"", super->version, super->clean ? "clean" : "not clean");
 	print_text(super->type, strnlen(super->type, BLOB_TYPE_BYTES));
 	printf("\"\n  %s (%" PRIu64 " bytes), %" PRIu64 " clusters of %s, the first %" PRIu64 " for metadata\n",
-	       ctl_bytes(super->bytes, size), super->bytes, blob_super_clusters(super), ctl_bytes(super->cluster_bytes, cluster),
-	       blob_super_md_clusters(super));
-	printf("  I/O unit %" PRIu32 ", metadata page %" PRIu32 " bytes\n", super->io_unit_bytes, super->md_page_bytes);
+	       ctl_bytes(super->bytes, size), super->bytes, blob_super_clusters(super),
+	       ctl_bytes(super->cluster_bytes, cluster), blob_super_md_clusters(super));
+	printf("  I/O unit %" PRIu32 ", metadata page %" PRIu32 " bytes\n", super->io_unit_bytes,
+	       super->md_page_bytes);
 	print_region("used-page mask", &super->page_mask, &s->page_mask);
 	print_region("used-cluster mask", &super->cluster_mask, &s->cluster_mask);
 	print_region("used-blob-id mask", &super->blobid_mask, &s->blobid_mask);
@@ -274,12 +282,12 @@ print_blob(const struct blob_survey *s, const struct blob_survey_blob *blob)
 
 	printf("\nblob 0x%" PRIx64 "%s\n  %" PRIu64 " clusters, %" PRIu64 " of its own", blob->id,
 	       blob->id == s->super.super_blob ? " (super blob)" : "", blob->num_clusters, blob->allocated);
-	json_array_foreach(flags, k, flag) {
+	json_array_foreach (flags, k, flag) {
 		printf(", %s", json_string_value(flag));
 	}
 	json_decref(flags);
-	printf("\n  flags 0x%" PRIx64 " 0x%" PRIx64 " 0x%" PRIx64 ", metadata pages", blob->flags.invalid, blob->flags.data_ro,
-	       blob->flags.md_ro);
+	printf("\n  flags 0x%" PRIx64 " 0x%" PRIx64 " 0x%" PRIx64 ", metadata pages", blob->flags.invalid,
+	       blob->flags.data_ro, blob->flags.md_ro);
 	for (uint32_t i = 0; i < blob->num_pages; i++) {
 		printf(" %" PRIu32, blob->pages[i]);
 	}
@@ -297,7 +305,8 @@ print_blob(const struct blob_survey *s, const struct blob_survey_blob *blob)
 	for (uint32_t i = 0; i < blob->num_runs; i++) {
 		const struct blob_survey_run *run = &blob->runs[i];
 
-		printf("  clusters %" PRIu64 " to %" PRIu64 " at %" PRIu32 "\n", run->at, run->at + run->length - 1, run->cluster);
+		printf("  clusters %" PRIu64 " to %" PRIu64 " at %" PRIu32 "\n", run->at, run->at + run->length - 1,
+		       run->cluster);
 	}
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* berth store salvage: what volumes hold, out of a store that is damaged, into sparse files. The store is only read. */
+/* berth store salvage: what volumes hold, out of a store that is damaged, into sparse files. The store is only read.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -47,7 +48,8 @@ lost_piece(void *ctx, uint64_t at, uint64_t bytes, const char *why)
 	struct target *t = ctx;
 
 	t->lost += bytes;
-	fprintf(stderr, "berth " COMMAND ": %s: %" PRIu64 " bytes from %" PRIu64 " on are lost: %s\n", t->file, bytes, at, why);
+	fprintf(stderr, "berth " COMMAND ": %s: %" PRIu64 " bytes from %" PRIu64 " on are lost: %s\n", t->file, bytes,
+		at, why);
 }
 
 /* What the volume's file is called: its name, as far as a file may be called so, else its blob id. */
@@ -59,11 +61,13 @@ name_file(struct target *t, const struct blob_survey_blob *blob, bool with_id)
 	size_t n = 0;
 
 	for (; name != NULL && name[n] != '\0' && n < sizeof(safe) - 1; n++) {
-		safe[n] = name[n] == '/' || (name[n] == '.' && n == 0) || (unsigned char)name[n] < ' ' ? '_' : name[n];
+		safe[n] =
+			name[n] == '/' || (name[n] == '.' && n == 0) || (unsigned char)name[n] < ' ' ? '_' : name[n];
 	}
 	safe[n] = '\0';
 	if (n == 0 || with_id) {
-		snprintf(t->file, sizeof(t->file), "%s/%s%s0x%" PRIx64 ".raw", t->dir, safe, n == 0 ? "" : "-", blob->id);
+		snprintf(t->file, sizeof(t->file), "%s/%s%s0x%" PRIx64 ".raw", t->dir, safe, n == 0 ? "" : "-",
+			 blob->id);
 	} else {
 		snprintf(t->file, sizeof(t->file), "%s/%s.raw", t->dir, safe);
 	}
@@ -112,9 +116,10 @@ save_volume(struct target *t, const struct blob_survey *survey, const struct blo
 		return store_failed(COMMAND, t->file, &err);
 	}
 	if (t->ctl->json) {
-		json_array_append_new(t->report, json_pack("{s:o, s:I, s:I, s:b}", "file", ctl_store_text(t->file, strlen(t->file)), "size",
-							   (json_int_t)bytes, "lost", (json_int_t)t->lost, "damaged",
-							   blob->damage.code != 0));
+		json_array_append_new(t->report,
+				      json_pack("{s:o, s:I, s:I, s:b}", "file",
+						ctl_store_text(t->file, strlen(t->file)), "size", (json_int_t)bytes,
+						"lost", (json_int_t)t->lost, "damaged", blob->damage.code != 0));
 	} else {
 		printf("%s: %" PRIu64 " bytes%s\n", t->file, bytes,
 		       t->lost != 0 || blob->damage.code != 0 ? ", not all of them" : "");
@@ -174,7 +179,9 @@ save_all(struct target *t, const struct blob_survey *survey)
 		}
 	}
 	for (uint32_t i = 0; i < survey->num_bad; i++) {
-		fprintf(stderr, "berth " COMMAND ": metadata page %" PRIu32 " is damaged: if blob 0x%" PRIx64 " began there, it is lost\n",
+		fprintf(stderr,
+			"berth " COMMAND ": metadata page %" PRIu32 " is damaged: if blob 0x%" PRIx64
+			" began there, it is lost\n",
 			survey->bad[i], BLOB_ID_BASE + survey->bad[i]);
 	}
 	return survey->num_bad != 0 ? worse(code, STORE_DAMAGED) : code;
@@ -223,8 +230,9 @@ ctl_store_salvage(struct ctl *ctl, int argc, char **argv)
 		rc = store_failed(COMMAND, argv[1], &err);
 	} else {
 		if (guessed) {
-			fprintf(stderr, "berth " COMMAND ": %s: %s; goes by what is left: clusters of %" PRIu32 " bytes\n", argv[1],
-				survey->super_err.text, survey->super.cluster_bytes);
+			fprintf(stderr,
+				"berth " COMMAND ": %s: %s; goes by what is left: clusters of %" PRIu32 " bytes\n",
+				argv[1], survey->super_err.text, survey->super.cluster_bytes);
 		}
 		t.dir = argv[2];
 		t.report = json_array();

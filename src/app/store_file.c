@@ -110,12 +110,15 @@ store_file_open(struct store_file *file, const char *path, bool write, struct er
 	/* Who uses a block device as a store, or has mounted it, has it with O_EXCL; a file's users lock it. */
 	file->fd = open(path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | (block ? O_EXCL : 0));
 	if (file->fd < 0) {
-		return errno == EBUSY ? err_set(err, -EBUSY, "it is in use (by a berthd, or mounted): stop that first") :
-			err_set(err, -errno, "%s", strerror(errno));
+		return errno == EBUSY
+			       ? err_set(err, -EBUSY, "it is in use (by a berthd, or mounted): stop that first")
+			       : err_set(err, -errno, "%s", strerror(errno));
 	}
 	if (!block && flock(file->fd, (write ? LOCK_EX : LOCK_SH) | LOCK_NB) != 0) {
-		rc = errno == EWOULDBLOCK ? err_set(err, -EBUSY, "it is in use by another process, such as a berthd: stop that first") :
-			err_set(err, -errno, "%s", strerror(errno));
+		rc = errno == EWOULDBLOCK
+			     ? err_set(err, -EBUSY,
+				       "it is in use by another process, such as a berthd: stop that first")
+			     : err_set(err, -errno, "%s", strerror(errno));
 	}
 	if (rc == 0) {
 		rc = measure(file, &st, err);
@@ -178,7 +181,8 @@ store_take_cluster_size(const char *command, int *argc, char **argv, uint32_t *r
 		return ctl_usage(command, "%s", err_text(&err));
 	}
 	if (bytes == 0 || bytes > UINT32_MAX || bytes % BLOB_PAGE_BYTES != 0) {
-		return ctl_usage(command, "--cluster-size is '%s', but must be a multiple of %u", text, BLOB_PAGE_BYTES);
+		return ctl_usage(command, "--cluster-size is '%s', but must be a multiple of %u", text,
+				 BLOB_PAGE_BYTES);
 	}
 	*ret_bytes = (uint32_t)bytes;
 	return CTL_OK;

@@ -20,11 +20,11 @@ int store_file_open(struct store_file *file, const char *path, bool write, struc
 void store_file_close(struct store_file *file);
 
 /*
- * Its survey, by the super block, or else by what is left (*ret_guessed, cluster_bytes 0: is guessed, too; the super block's error is in
- * survey->super_err).
+ * Its survey, by the super block, or else by what is left (*ret_guessed, cluster_bytes 0: is guessed, too; the super
+ * block's error is in survey->super_err).
  */
-int store_file_survey(struct store_file *file, uint32_t cluster_bytes, struct blob_survey **ret_survey, bool *ret_guessed,
-		      struct err *err);
+int store_file_survey(struct store_file *file, uint32_t cluster_bytes, struct blob_survey **ret_survey,
+		      bool *ret_guessed, struct err *err);
 
 /* Takes --cluster-size out of argv; 0: not given. An exit code. */
 int store_take_cluster_size(const char *command, int *argc, char **argv, uint32_t *ret_bytes);

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What of a store cannot be, in words. Each step below looks at one thing, over the whole survey, and notes findings; where a
- * repair changes a blob, the change is made here in the survey (blob->dirty, blob->drop, extent->rewrite), and check_repair.c
- * writes what has changed. Without a repair the survey is thrown away.
+ * What of a store cannot be, in words. Each step below looks at one thing, over the whole survey, and notes findings;
+ * where a repair changes a blob, the change is made here in the survey (blob->dirty, blob->drop, extent->rewrite),
+ * and check_repair.c writes what has changed. Without a repair the survey is thrown away.
  *
  * Invariants
  *  1. Masks of a store that is not clean are out of date by design, and are not looked at.
- *  2. What a half-made or half-removed snapshot has in common with others is not shared: blob_survey_vanishes() says that it
- *     goes, or it has nothing in common.
+ *  2. What a half-made or half-removed snapshot has in common with others is not shared: blob_survey_vanishes() says
+ * that it goes, or it has nothing in common.
  *  3. A second look after a repair decides what was repaired, not the repair.
  */
 #include "blob/check.h"
@@ -93,10 +93,13 @@ check_super(struct check *c)
 	const struct {
 		const char *name;
 		const struct blob_survey_mask *mask;
-	} masks[] = {{"used-page mask", &s->page_mask}, {"used-cluster mask", &s->cluster_mask}, {"used-blob-id mask", &s->blobid_mask}};
+	} masks[] = {{"used-page mask", &s->page_mask},
+		     {"used-cluster mask", &s->cluster_mask},
+		     {"used-blob-id mask", &s->blobid_mask}};
 
 	if (s->super_err.code != 0) {
-		check_note(c, BLOB_FINDING_SUPER, BLOB_ID_NONE, "the super block is written anew", "%s", s->super_err.text);
+		check_note(c, BLOB_FINDING_SUPER, BLOB_ID_NONE, "the super block is written anew", "%s",
+			   s->super_err.text);
 		return;
 	}
 	if (!s->super.clean || s->super.blobid_mask.length == 0) {
@@ -108,8 +111,8 @@ check_super(struct check *c)
 	c->masks_count = true;
 	for (unsigned i = 0; i < ARRAY_SIZE(masks); i++) {
 		if (masks[i].mask->err.code != 0) {
-			check_note(c, BLOB_FINDING_MASK, BLOB_ID_NONE, "it is written anew", "the %s cannot be used: %s", masks[i].name,
-				   masks[i].mask->err.text);
+			check_note(c, BLOB_FINDING_MASK, BLOB_ID_NONE, "it is written anew",
+				   "the %s cannot be used: %s", masks[i].name, masks[i].mask->err.text);
 		}
 	}
 }
@@ -126,9 +129,12 @@ check_bad_pages(struct check *c)
 			const uint8_t *ids = c->masks_count ? s->blobid_mask.bits : NULL;
 
 			check_note(c, BLOB_FINDING_PAGE_BAD, BLOB_ID_NONE, "it is emptied",
-				   ids != NULL && (ids[page / 8] >> (page % 8) & 1) != 0 ?
-				   "metadata page %" PRIu32 " is damaged: blob 0x%" PRIx64 " began there, and is lost" :
-				   "metadata page %" PRIu32 " is damaged, and nobody's that is known (blob 0x%" PRIx64 ", if one began there)",
+				   ids != NULL && (ids[page / 8] >> (page % 8) & 1) != 0
+					   ? "metadata page %" PRIu32 " is damaged: blob 0x%" PRIx64
+					     " began there, and is lost"
+					   : "metadata page %" PRIu32
+					     " is damaged, and nobody's that is known (blob 0x%" PRIx64
+					     ", if one began there)",
 				   page, BLOB_ID_BASE + page);
 		}
 	}
@@ -145,8 +151,11 @@ check_chain(struct check *c, struct blob_survey_blob *blob)
 		return;
 	}
 	check_note(c, BLOB_FINDING_CHAIN, blob->id,
-		   blob->sealed ? "" : keep ? "it is kept with the clusters that are known; others read as its parent has them, or as zeroes" :
-		   "it is removed", "%s: %.160s", check_call(c, blob), blob->damage.text);
+		   blob->sealed ? ""
+		   : keep ? "it is kept with the clusters that are known; others read as its parent has them, or as "
+			    "zeroes"
+			  : "it is removed",
+		   "%s: %.160s", check_call(c, blob), blob->damage.text);
 	if (keep || blob->sealed) {
 		blob->dirty = true;
 		blob->flags.invalid |= BLOB_INVALID_THIN;
@@ -163,8 +172,9 @@ check_flags(struct check *c, struct blob_survey_blob *blob)
 
 	if (blob->sealed) {
 		check_note(c, BLOB_FINDING_NEWER, blob->id, "",
-			   "%s has flags or descriptors of a later version (0x%" PRIx64 ", 0x%" PRIx64 ", 0x%" PRIx64 "): %s", check_call(c, blob),
-			   blob->flags.invalid, blob->flags.data_ro, blob->flags.md_ro,
+			   "%s has flags or descriptors of a later version (0x%" PRIx64 ", 0x%" PRIx64 ", 0x%" PRIx64
+			   "): %s",
+			   check_call(c, blob), blob->flags.invalid, blob->flags.data_ro, blob->flags.md_ro,
 			   blob->newer ? "it cannot be opened" : "it is not written anew");
 	}
 	for (uint32_t i = 0; i < blob->num_xattrs; i++) {
@@ -186,8 +196,8 @@ check_flags(struct check *c, struct blob_survey_blob *blob)
 	}
 	if (blob->flags.invalid != was) {
 		check_note(c, BLOB_FINDING_FLAGS, blob->id, "they are set right",
-			   "%s: its flags 0x%" PRIx64 " do not fit what it has (0x%" PRIx64 ")", check_call(c, blob), was,
-			   blob->flags.invalid);
+			   "%s: its flags 0x%" PRIx64 " do not fit what it has (0x%" PRIx64 ")", check_call(c, blob),
+			   was, blob->flags.invalid);
 		blob->dirty = true;
 	}
 }
@@ -207,8 +217,8 @@ check_xattrs(struct check *c, struct blob_survey_blob *blob)
 		}
 		if (twice || odd) {
 			check_note(c, BLOB_FINDING_XATTR, blob->id, twice ? "the first one is kept" : "it is removed",
-				   "%s: %sxattr %.64s %s", check_call(c, blob), x->internal ? "internal " : "", x->name,
-				   twice ? "is there twice" : "is no blob id");
+				   "%s: %sxattr %.64s %s", check_call(c, blob), x->internal ? "internal " : "",
+				   x->name, twice ? "is there twice" : "is no blob id");
 			survey_drop_xattr(blob, i--);
 		}
 	}
@@ -234,13 +244,14 @@ check_extents(struct check *c, struct blob_survey_blob *blob)
 		if (survey_extent_page(c->survey, e->page, &d, &err) != 0) {
 			e->broken = true;
 		} else if (e->broken) {
-			err_set(&err, -EILSEQ, "page %" PRIu32 " has clusters from %" PRIu32 " on", e->page, d.page.start_cluster);
+			err_set(&err, -EILSEQ, "page %" PRIu32 " has clusters from %" PRIu32 " on", e->page,
+				d.page.start_cluster);
 		}
 		if (e->broken) {
 			check_note(c, BLOB_FINDING_EXTENT, blob->id,
 				   "it is left out: these clusters read as the parent has them, or as zeroes",
-				   "%s: its extent page for the clusters from %" PRIu64 " on is broken: %.80s", check_call(c, blob), start,
-				   err.text);
+				   "%s: its extent page for the clusters from %" PRIu64 " on is broken: %.80s",
+				   check_call(c, blob), start, err.text);
 			blob->dirty = true;
 			if (blob->allocated < blob->num_clusters) {
 				blob->flags.invalid |= BLOB_INVALID_THIN;
@@ -249,7 +260,8 @@ check_extents(struct check *c, struct blob_survey_blob *blob)
 		}
 		if (d.page.num_clusters != extent_clusters(blob, e->index)) {
 			check_note(c, BLOB_FINDING_EXTENT, blob->id, "it is written anew",
-				   "%s: its extent page for the clusters from %" PRIu64 " on has %" PRIu32 " entries instead of %" PRIu32,
+				   "%s: its extent page for the clusters from %" PRIu64 " on has %" PRIu32
+				   " entries instead of %" PRIu32,
 				   check_call(c, blob), start, d.page.num_clusters, extent_clusters(blob, e->index));
 			blob->dirty = e->rewrite = true;
 		}
@@ -263,8 +275,8 @@ check_holes(struct check *c, struct blob_survey_blob *blob)
 		return;
 	}
 	check_note(c, BLOB_FINDING_HOLE, blob->id, "it becomes a thin one",
-		   "%s is thick, but has only %" PRIu64 " of its %" PRIu64 " clusters", check_call(c, blob), blob->allocated,
-		   blob->num_clusters);
+		   "%s is thick, but has only %" PRIu64 " of its %" PRIu64 " clusters", check_call(c, blob),
+		   blob->allocated, blob->num_clusters);
 	blob->flags.invalid |= BLOB_INVALID_THIN;
 	blob->dirty = true;
 }
@@ -289,8 +301,8 @@ weakest(struct check *c, struct blob_survey_blob *blob)
 }
 
 /*
- * Where going up from blob comes round to itself, NULL: it ends. marks: one a blob, the number of the walk that came by; what an
- * earlier walk has seen ends, because each one's loop is cut.
+ * Where going up from blob comes round to itself, NULL: it ends. marks: one a blob, the number of the walk that came
+ * by; what an earlier walk has seen ends, because each one's loop is cut.
  */
 static struct blob_survey_blob *
 find_loop(struct check *c, struct blob_survey_blob *blob, uint32_t *marks)
@@ -334,14 +346,16 @@ check_parent(struct check *c, struct blob_survey_blob *blob, uint32_t *marks)
 		return;
 	}
 	if (parent == NULL) {
-		check_note(c, BLOB_FINDING_PARENT, blob->id, detached, "%s: its parent 0x%" PRIx64 " is not there", check_call(c, blob), id);
+		check_note(c, BLOB_FINDING_PARENT, blob->id, detached, "%s: its parent 0x%" PRIx64 " is not there",
+			   check_call(c, blob), id);
 		detach(blob);
 	} else if (parent->drop) {
-		check_note(c, BLOB_FINDING_PARENT, blob->id, detached, "%s: its parent 0x%" PRIx64 " is broken", check_call(c, blob), id);
+		check_note(c, BLOB_FINDING_PARENT, blob->id, detached, "%s: its parent 0x%" PRIx64 " is broken",
+			   check_call(c, blob), id);
 		detach(blob);
 	} else if ((parent->flags.data_ro & BLOB_DATA_RO_READ_ONLY) == 0) {
-		check_note(c, BLOB_FINDING_FLAGS, parent->id, "it is made read-only", "%s has clones, but is not read-only",
-			   check_call(c, parent));
+		check_note(c, BLOB_FINDING_FLAGS, parent->id, "it is made read-only",
+			   "%s has clones, but is not read-only", check_call(c, parent));
 		parent->flags.data_ro |= BLOB_DATA_RO_READ_ONLY;
 		parent->dirty = true;
 	}
@@ -363,8 +377,9 @@ check_families(struct check *c)
 		}
 	}
 	for (uint32_t i = 0; !c->no_memory && i < s->num_blobs; i++) {
-		struct blob_survey_blob *parent = s->blobs[i].drop || s->blobs[i].parent == BLOB_ID_NONE ? NULL :
-			blob_survey_find(s, s->blobs[i].parent);
+		struct blob_survey_blob *parent = s->blobs[i].drop || s->blobs[i].parent == BLOB_ID_NONE
+							  ? NULL
+							  : blob_survey_find(s, s->blobs[i].parent);
 
 		if (parent != NULL) {
 			clones[parent - s->blobs]++;
@@ -482,8 +497,8 @@ look_again(const struct blob_offline *dev, struct blob_check_report *report, str
 }
 
 int
-blob_check(const struct blob_offline *dev, const struct blob_check_options *options, struct blob_check_report *ret_report,
-	   struct err *err)
+blob_check(const struct blob_offline *dev, const struct blob_check_options *options,
+	   struct blob_check_report *ret_report, struct err *err)
 {
 	struct check c;
 	int rc = check_init(&c, dev, options, ret_report, err);

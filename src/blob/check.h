@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A store that nobody has open: looked at, mended, shown, and saved from. Synchronous, any thread, knows no events; all metadata
- * that is in use is in memory meanwhile. Shares with the store itself the codec (format.h) and nothing else, so that a
- * mistake of the one is seen by the other.
+ * A store that nobody has open: looked at, mended, shown, and saved from. Synchronous, any thread, knows no events;
+ *all metadata that is in use is in memory meanwhile. Shares with the store itself the codec (format.h) and nothing
+ *else, so that a mistake of the one is seen by the other.
  *
  *	survey   what is on the disk, as it stands (blob_survey_read)
  *	check    what of it cannot be, in words; repair by request (blob_check)
@@ -23,7 +23,8 @@ struct blob_offline {
 	int (*read)(void *ctx, uint64_t offset, void *buf, size_t bytes);
 	int (*write)(void *ctx, uint64_t offset, const void *buf, size_t bytes); /* NULL: read-only */
 	int (*flush)(void *ctx);
-	/* Where the next bytes are that may not be zero, from offset on; up to `bytes` of the device. NULL: anywhere. */
+	/* Where the next bytes are that may not be zero, from offset on; up to `bytes` of the device. NULL: anywhere.
+	 */
 	uint64_t (*next_data)(void *ctx, uint64_t offset);
 	void *ctx;
 	uint64_t bytes;
@@ -38,17 +39,17 @@ struct blob_survey_xattr {
 	bool internal;
 };
 
-struct blob_survey_run { /* clusters that the blob has itself */
+struct blob_survey_run {  /* clusters that the blob has itself */
 	uint64_t at;      /* the first, of the blob */
 	uint32_t cluster; /* of the device */
 	uint32_t length;
 };
 
 struct blob_survey_extent { /* an extent page that the table lists */
-	uint64_t index; /* of the table */
+	uint64_t index;     /* of the table */
 	uint32_t page;
-	bool broken;    /* cannot be read as one, or does not belong here; it has no runs */
-	bool rewrite;   /* of the repair */
+	bool broken;  /* cannot be read as one, or does not belong here; it has no runs */
+	bool rewrite; /* of the repair */
 };
 
 struct blob_survey_blob {
@@ -58,7 +59,8 @@ struct blob_survey_blob {
 	uint64_t allocated;
 	bool has_flags, has_table, has_rle;
 	bool newer;  /* unknown "invalid" flags: it cannot be opened */
-	bool sealed; /* something unknown is in it, be it flags or descriptors: its metadata must not be written anew */
+	bool sealed; /* something unknown is in it, be it flags or descriptors: its metadata must not be written anew
+		      */
 	uint32_t *pages; /* the chain, as far as it is good */
 	uint32_t num_pages;
 	struct blob_survey_xattr *xattrs;
@@ -82,11 +84,12 @@ struct blob_survey_mask {
 struct blob_survey {
 	const struct blob_offline *dev;
 	struct blob_super super;
-	struct err super_err;  /* code 0: it is the disk's; else it was given or guessed */
+	struct err super_err;           /* code 0: it is the disk's; else it was given or guessed */
 	struct blob_survey_blob *blobs; /* ascending */
 	uint32_t num_blobs;
 	struct blob_survey_mask page_mask, cluster_mask, blobid_mask;
-	/* Metadata pages with contents, ascending: the good ones' bytes, and those that cannot be read or have a wrong checksum. */
+	/* Metadata pages with contents, ascending: the good ones' bytes, and those that cannot be read or have a
+	 * wrong checksum. */
 	uint32_t *good;
 	uint8_t **good_bytes;
 	uint32_t num_good;
@@ -95,30 +98,31 @@ struct blob_survey {
 };
 
 /*
- * geometry: in place of the disk's super block; NULL: as it is on the disk. -EINVAL (no blobstore), -EILSEQ, -ENOTSUP, -ENOSPC,
- * -ENOMEM, -EIO (the super block). dev is borrowed until the survey is freed.
+ * geometry: in place of the disk's super block; NULL: as it is on the disk. -EINVAL (no blobstore), -EILSEQ,
+ * -ENOTSUP, -ENOSPC, -ENOMEM, -EIO (the super block). dev is borrowed until the survey is freed.
  */
-int blob_survey_read(const struct blob_offline *dev, const struct blob_super *geometry, struct blob_survey **ret_survey,
-		     struct err *err);
+int blob_survey_read(const struct blob_offline *dev, const struct blob_super *geometry,
+		     struct blob_survey **ret_survey, struct err *err);
 void blob_survey_free(struct blob_survey *survey);
 struct blob_survey_blob *blob_survey_find(const struct blob_survey *survey, uint64_t id);
 /* NULL: none. */
-const struct blob_survey_xattr *blob_survey_xattr(const struct blob_survey_blob *blob, const char *name, bool internal);
+const struct blob_survey_xattr *blob_survey_xattr(const struct blob_survey_blob *blob, const char *name,
+						  bool internal);
 /* A text value, as lvol stores have them ("name", "uuid"); NULL: none, or not a text. */
 const char *blob_survey_text(const struct blob_survey_blob *blob, const char *name);
 /* An internal value that is a blob id; BLOB_ID_NONE: none. */
 uint64_t blob_survey_id(const struct blob_survey_blob *blob, const char *name);
 /* The device's cluster, 0: the blob has not that one itself. */
 uint32_t blob_survey_cluster(const struct blob_survey_blob *blob, uint64_t at);
-/* A blob that was left half-made or half-removed when power failed: whether the next load removes it (its clusters belong to
- * others, or to nobody). */
+/* A blob that was left half-made or half-removed when power failed: whether the next load removes it (its clusters
+ * belong to others, or to nobody). */
 bool blob_survey_vanishes(const struct blob_survey *survey, const struct blob_survey_blob *blob);
 
 /* ---- Check ---- */
 
 /*
- * Kinds of findings: name, words, whether it is damage. What is not damage is settled by the next load as a matter of course: it comes
- * of power cuts, not of mistakes.
+ * Kinds of findings: name, words, whether it is damage. What is not damage is settled by the next load as a matter of
+ * course: it comes of power cuts, not of mistakes.
  */
 #define BLOB_FINDINGS(X) \
 	X(UNCLEAN, "not unloaded", false) \
@@ -150,14 +154,14 @@ enum blob_finding_kind {
 #define BLOB_FINDING_ENUM(name, words, damage) BLOB_FINDING_##name,
 	BLOB_FINDINGS(BLOB_FINDING_ENUM)
 #undef BLOB_FINDING_ENUM
-	BLOB_FINDING_KINDS,
+		BLOB_FINDING_KINDS,
 };
 
 struct blob_finding {
 	enum blob_finding_kind kind;
 	uint64_t blob; /* BLOB_ID_NONE: the store's */
 	bool repaired;
-	char text[256]; /* one sentence without full stop */
+	char text[256];   /* one sentence without full stop */
 	char repair[160]; /* what was done, or would be; "": nothing can be */
 };
 
@@ -180,12 +184,12 @@ struct blob_check_options {
 };
 
 /*
- * 0: the report is filled, whatever it says; a negative errno: the store could not be looked at (err), or a write of the repair
- * failed (what was done before is done; the store is not clean then, and the next load or repair goes on).
+ * 0: the report is filled, whatever it says; a negative errno: the store could not be looked at (err), or a write of
+ * the repair failed (what was done before is done; the store is not clean then, and the next load or repair goes on).
  * ret_report is to be released, also after errors.
  */
-int blob_check(const struct blob_offline *dev, const struct blob_check_options *options, struct blob_check_report *ret_report,
-	       struct err *err);
+int blob_check(const struct blob_offline *dev, const struct blob_check_options *options,
+	       struct blob_check_report *ret_report, struct err *err);
 void blob_check_release(struct blob_check_report *report);
 const char *blob_finding_words(enum blob_finding_kind kind);
 bool blob_finding_damage(enum blob_finding_kind kind);
@@ -193,12 +197,12 @@ bool blob_finding_damage(enum blob_finding_kind kind);
 /* ---- Salvage ---- */
 
 /*
- * The geometry of a store whose super block is gone, from metadata pages and masks that are left. cluster_bytes: 0: to be guessed, too.
- * *ret_sure: masks say how long the metadata and how large the store is; else it is good enough to read by, not to write.
- * -ENOENT: nothing that looks like a blobstore, or several answers (err says what to give).
+ * The geometry of a store whose super block is gone, from metadata pages and masks that are left. cluster_bytes: 0:
+ * to be guessed, too. *ret_sure: masks say how long the metadata and how large the store is; else it is good enough
+ * to read by, not to write. -ENOENT: nothing that looks like a blobstore, or several answers (err says what to give).
  */
-int blob_salvage_guess(const struct blob_offline *dev, uint32_t cluster_bytes, struct blob_super *ret_super, bool *ret_sure,
-		       struct err *err);
+int blob_salvage_guess(const struct blob_offline *dev, uint32_t cluster_bytes, struct blob_super *ret_super,
+		       bool *ret_sure, struct err *err);
 
 struct blob_salvage {
 	/* A cluster's bytes of the volume, from offset `at`; those that are zero or nobody's are not written. */
@@ -209,6 +213,7 @@ struct blob_salvage {
 };
 
 /* One volume through its parents. Returns what write() says, -ENOMEM, or 0, also when parts are lost. */
-int blob_salvage(const struct blob_survey *survey, const struct blob_survey_blob *blob, const struct blob_salvage *to);
+int blob_salvage(const struct blob_survey *survey, const struct blob_survey_blob *blob,
+		 const struct blob_salvage *to);
 
 #endif

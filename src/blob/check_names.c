@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The super blob, and what a store of logical volumes writes into xattrs: "name" and "uuid", texts with their terminating zero,
- * unique in the store (of the store itself they are the super blob's).
+ * The super blob, and what a store of logical volumes writes into xattrs: "name" and "uuid", texts with their
+ * terminating zero, unique in the store (of the store itself they are the super blob's).
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -46,9 +46,12 @@ check_super_blob(struct check *c)
 		return;
 	}
 	better = c->lvol ? find_super(s) : NULL;
-	check_note(c, BLOB_FINDING_SUPER_BLOB, BLOB_ID_NONE, better != NULL ? "the one that looks like it is named" :
-		   id == BLOB_ID_NONE ? "" : "the super block names none any more",
-		   id == BLOB_ID_NONE ? "the store of volumes has no super blob" : "the super blob 0x%" PRIx64 " is not there, or broken",
+	check_note(c, BLOB_FINDING_SUPER_BLOB, BLOB_ID_NONE,
+		   better != NULL       ? "the one that looks like it is named"
+		   : id == BLOB_ID_NONE ? ""
+					: "the super block names none any more",
+		   id == BLOB_ID_NONE ? "the store of volumes has no super blob"
+				      : "the super blob 0x%" PRIx64 " is not there, or broken",
 		   id);
 	s->super.super_blob = better != NULL ? better->id : BLOB_ID_NONE;
 }
@@ -115,9 +118,11 @@ check_unique(struct check *c, const char *xattr, bool uuid)
 		if (strcmp(all[i].text, all[i - 1].text) != 0) {
 			continue;
 		}
-		check_note(c, BLOB_FINDING_NAME, all[i].blob->id, uuid ? "it loses the UUID, and is known by its blob id" :
-			   "its blob id is put behind its name", "blobs 0x%" PRIx64 " and 0x%" PRIx64 " have the same %s \"%.64s\"",
-			   all[i - 1].blob->id, all[i].blob->id, xattr, all[i].text);
+		check_note(c, BLOB_FINDING_NAME, all[i].blob->id,
+			   uuid ? "it loses the UUID, and is known by its blob id"
+				: "its blob id is put behind its name",
+			   "blobs 0x%" PRIx64 " and 0x%" PRIx64 " have the same %s \"%.64s\"", all[i - 1].blob->id,
+			   all[i].blob->id, xattr, all[i].text);
 		if (uuid) {
 			drop_uuid(all[i].blob);
 		} else {
@@ -140,7 +145,8 @@ check_named(struct check *c)
 		if (blob->drop || blob->sealed || (name != NULL && name[0] != '\0' && strlen(name) < NAME_BYTES)) {
 			continue;
 		}
-		check_note(c, BLOB_FINDING_NAME, blob->id, "it gets a name of its blob id", "blob 0x%" PRIx64 " has no name", blob->id);
+		check_note(c, BLOB_FINDING_NAME, blob->id, "it gets a name of its blob id",
+			   "blob 0x%" PRIx64 " has no name", blob->id);
 		rename_blob(c, blob, "blob");
 	}
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Who has which cluster and metadata page, as found: what two have, what lies where no data is, what the masks of a clean store
- * say otherwise.
+ * Who has which cluster and metadata page, as found: what two have, what lies where no data is, what the masks of a
+ * clean store say otherwise.
  *
  * Invariants
  *  1. Blobs that vanish at the next load come last: they share with those that took over, and that is no finding.
@@ -45,7 +45,8 @@ other_owner(const struct blob_survey *s, const struct blob_survey_blob *not_this
 		const struct blob_survey_blob *blob = &s->blobs[i];
 
 		for (uint32_t k = 0; blob != not_this && k < blob->num_runs; k++) {
-			if (cluster >= blob->runs[k].cluster && cluster - blob->runs[k].cluster < blob->runs[k].length) {
+			if (cluster >= blob->runs[k].cluster &&
+			    cluster - blob->runs[k].cluster < blob->runs[k].length) {
 				return blob->id;
 			}
 		}
@@ -58,9 +59,11 @@ note_shared(struct check *c, struct blob_survey_blob *blob, uint32_t cluster, ui
 {
 	if (length != 0) {
 		check_note(c, BLOB_FINDING_CLUSTER_SHARED, blob->id, "it gets copies of its own",
-			   "clusters %" PRIu32 " to %" PRIu32 " belong to blob 0x%" PRIx64 " and to blob 0x%" PRIx64, cluster,
-			   cluster + length - 1, c->report->num_findings < BLOB_FINDINGS_KEPT ?
-			   other_owner(c->survey, blob, cluster) : blob->id, blob->id);
+			   "clusters %" PRIu32 " to %" PRIu32 " belong to blob 0x%" PRIx64 " and to blob 0x%" PRIx64,
+			   cluster, cluster + length - 1,
+			   c->report->num_findings < BLOB_FINDINGS_KEPT ? other_owner(c->survey, blob, cluster)
+									: blob->id,
+			   blob->id);
 		blob->dirty = true;
 	}
 }
@@ -103,8 +106,10 @@ own_clusters(struct check *c, struct blob_survey_blob *blob, bool vanishes)
 		uint32_t stray = own_run(c, blob, run, vanishes);
 
 		if (stray != 0) {
-			check_note(c, BLOB_FINDING_CLUSTER_STRAY, blob->id, "they are taken out: they read as the parent has them, or as zeroes",
-				   "blob 0x%" PRIx64 " has %" PRIu32 " clusters outside the data (in the run of %" PRIu32 " from %" PRIu32 " on)",
+			check_note(c, BLOB_FINDING_CLUSTER_STRAY, blob->id,
+				   "they are taken out: they read as the parent has them, or as zeroes",
+				   "blob 0x%" PRIx64 " has %" PRIu32
+				   " clusters outside the data (in the run of %" PRIu32 " from %" PRIu32 " on)",
 				   blob->id, stray, run->length, run->cluster);
 			blob->dirty = true;
 			blob->flags.invalid |= BLOB_INVALID_THIN;
@@ -131,10 +136,12 @@ static void
 own_pages(struct check *c, struct blob_survey_blob *blob, bool vanishes)
 {
 	for (uint32_t i = 0; i < blob->num_pages; i++) {
-		/* Chains never share: a page bears its blob's id and number. It may be in somebody's extent table, though. */
+		/* Chains never share: a page bears its blob's id and number. It may be in somebody's extent table,
+		 * though. */
 		if (!own_page(c, blob, blob->pages[i])) {
 			check_note(c, BLOB_FINDING_PAGE_SHARED, blob->id, "it is left out of the extent table",
-				   "metadata page %" PRIu32 " of blob 0x%" PRIx64 " is in the extent table of blob 0x%" PRIx64,
+				   "metadata page %" PRIu32 " of blob 0x%" PRIx64
+				   " is in the extent table of blob 0x%" PRIx64,
 				   blob->pages[i], blob->id, c->survey->blobs[c->page_owner[blob->pages[i]] - 1].id);
 		}
 	}
@@ -143,8 +150,8 @@ own_pages(struct check *c, struct blob_survey_blob *blob, bool vanishes)
 
 		if (!own_page(c, blob, e->page) && !vanishes && !e->broken) {
 			check_note(c, BLOB_FINDING_PAGE_SHARED, blob->id, "it gets one of its own",
-				   "extent page %" PRIu32 " belongs to blob 0x%" PRIx64 " and to blob 0x%" PRIx64, e->page,
-				   c->survey->blobs[c->page_owner[e->page] - 1].id, blob->id);
+				   "extent page %" PRIu32 " belongs to blob 0x%" PRIx64 " and to blob 0x%" PRIx64,
+				   e->page, c->survey->blobs[c->page_owner[e->page] - 1].id, blob->id);
 			e->rewrite = blob->dirty = true;
 		}
 	}
@@ -182,8 +189,9 @@ static void
 note_difference(struct check *c, const struct difference *d, uint64_t from, uint64_t to, bool marked)
 {
 	check_note(c, marked ? d->leaked : d->unmarked, BLOB_ID_NONE, "the mask is set right",
-		   marked ? "%s %" PRIu64 " to %" PRIu64 " are marked as used, but nobody has them" :
-		   "%s %" PRIu64 " to %" PRIu64 " are in use, but not marked", d->what, from, to - 1);
+		   marked ? "%s %" PRIu64 " to %" PRIu64 " are marked as used, but nobody has them"
+			  : "%s %" PRIu64 " to %" PRIu64 " are in use, but not marked",
+		   d->what, from, to - 1);
 }
 
 static void
@@ -213,11 +221,12 @@ check_owners(struct check *c)
 {
 	struct blob_survey *s = c->survey;
 	const struct difference all[] = {
-		{s->page_mask.bits, s->page_mask.length, page_owned, BLOB_FINDING_PAGE_LEAKED, BLOB_FINDING_PAGE_UNMARKED,
-		 "metadata pages"},
+		{s->page_mask.bits, s->page_mask.length, page_owned, BLOB_FINDING_PAGE_LEAKED,
+		 BLOB_FINDING_PAGE_UNMARKED, "metadata pages"},
 		{s->cluster_mask.bits, s->cluster_mask.length, cluster_owned, BLOB_FINDING_CLUSTER_LEAKED,
 		 BLOB_FINDING_CLUSTER_UNMARKED, "clusters"},
-		{s->blobid_mask.bits, s->blobid_mask.length, blob_there, BLOB_FINDING_BLOBID, BLOB_FINDING_BLOBID, "blob ids"},
+		{s->blobid_mask.bits, s->blobid_mask.length, blob_there, BLOB_FINDING_BLOBID, BLOB_FINDING_BLOBID,
+		 "blob ids"},
 	};
 
 	for (int vanish = 0; vanish < 2; vanish++) {

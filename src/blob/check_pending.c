@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What was under way when power failed, by the rules of the next load (snapshot.c, merge.c say where the marks come from):
+ * What was under way when power failed, by the rules of the next load (snapshot.c, merge.c say where the marks come
+ *from):
  *
- *	SNAPTMP, SNAPRM   the snapshot stays when somebody stands on it, or the other one is gone; else it goes, and what it has belongs
- *	                  to the other one
- *	intent of a group all of its originals stand on their snapshots, the ones that do not yet are made to
- *	BERTHDEL          the snapshot stays as long as it has clones (check.c)
+ *	SNAPTMP, SNAPRM   the snapshot stays when somebody stands on it, or the other one is gone; else it goes, and
+ *what it has belongs to the other one intent of a group all of its originals stand on their snapshots, the ones that
+ *do not yet are made to BERTHDEL          the snapshot stays as long as it has clones (check.c)
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -42,13 +42,14 @@ static void
 roll_forward(struct check *c, struct blob_survey_blob *first, const struct blob_survey_xattr *intent)
 {
 	if (intent->bytes % PAIR_BYTES != 0) {
-		check_note(c, BLOB_FINDING_XATTR, first->id, "it is removed", "%s: the intent of its group of snapshots has no form",
-			   check_call(c, first));
+		check_note(c, BLOB_FINDING_XATTR, first->id, "it is removed",
+			   "%s: the intent of its group of snapshots has no form", check_call(c, first));
 		survey_drop_internal(first, INTENT);
 		return;
 	}
 	check_note(c, BLOB_FINDING_GROUP, first->id, "it is finished",
-		   "a group of %u snapshots was being made when power failed: the next load finishes it", intent->bytes / PAIR_BYTES);
+		   "a group of %u snapshots was being made when power failed: the next load finishes it",
+		   intent->bytes / PAIR_BYTES);
 	for (uint32_t at = 0; at < intent->bytes; at += PAIR_BYTES) {
 		uint64_t snapshot = get64(intent->value + at + 8);
 		struct blob_survey_blob *original = blob_survey_find(c->survey, get64(intent->value + at));
@@ -62,8 +63,8 @@ roll_forward(struct check *c, struct blob_survey_blob *first, const struct blob_
 }
 
 /*
- * SPDK writes a clone's extent pages in place before it takes the snapshot away: what both have at the same place of the volume
- * is the snapshot's as long as that stays; the clone finds it there.
+ * SPDK writes a clone's extent pages in place before it takes the snapshot away: what both have at the same place of
+ * the volume is the snapshot's as long as that stays; the clone finds it there.
  */
 static void
 give_back(struct check *c, struct blob_survey_blob *clone, const struct blob_survey_blob *snapshot)
@@ -94,7 +95,8 @@ check_groups(struct check *c)
 	struct blob_survey *s = c->survey;
 
 	for (uint32_t i = 0; i < s->num_blobs; i++) {
-		struct blob_survey_blob *clone = blob_survey_find(s, blob_survey_id(&s->blobs[i], BLOB_XATTR_REMOVAL_PENDING));
+		struct blob_survey_blob *clone =
+			blob_survey_find(s, blob_survey_id(&s->blobs[i], BLOB_XATTR_REMOVAL_PENDING));
 
 		if (clone != NULL && clone->parent == s->blobs[i].id && !clone->sealed) {
 			give_back(c, clone, &s->blobs[i]);
@@ -123,13 +125,15 @@ check_pending(struct check *c, struct blob_survey_blob *blob)
 		return;
 	}
 	if (blob_survey_vanishes(c->survey, blob)) {
-		check_note(c, BLOB_FINDING_PENDING, blob->id, "it is removed", "%s was being %s when power failed: the next load removes it",
-			   check_call(c, blob), removal != BLOB_ID_NONE ? "removed" : "made");
+		check_note(c, BLOB_FINDING_PENDING, blob->id, "it is removed",
+			   "%s was being %s when power failed: the next load removes it", check_call(c, blob),
+			   removal != BLOB_ID_NONE ? "removed" : "made");
 		blob->drop = true;
 		return;
 	}
-	check_note(c, BLOB_FINDING_PENDING, blob->id, "it stays as a snapshot", "%s was being %s when power failed: the next load keeps it",
-		   check_call(c, blob), removal != BLOB_ID_NONE ? "removed" : "made");
+	check_note(c, BLOB_FINDING_PENDING, blob->id, "it stays as a snapshot",
+		   "%s was being %s when power failed: the next load keeps it", check_call(c, blob),
+		   removal != BLOB_ID_NONE ? "removed" : "made");
 	survey_drop_internal(blob, BLOB_XATTR_REMOVAL_PENDING);
 	survey_drop_internal(blob, BLOB_XATTR_SNAPSHOT_PENDING);
 	blob->flags.data_ro |= BLOB_DATA_RO_READ_ONLY;

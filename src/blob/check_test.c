@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A made-up store of five blobs in memory, damaged in one way at a time: the check names the kind, the repair leaves nothing, and
- * does so from wherever power fails during it. Below: what volumes are saved with and without a super block.
+ * A made-up store of five blobs in memory, damaged in one way at a time: the check names the kind, the repair leaves
+ * nothing, and does so from wherever power fails during it. Below: what volumes are saved with and without a super
+ * block.
  */
 #include "blob/check.h"
 
@@ -402,7 +403,7 @@ static const struct {
 	void (*make)(void);
 	enum blob_finding_kind kind;
 	unsigned others; /* bits of kinds that follow from it; no more */
-	bool stays; /* nothing can be done about it, or needs to be */
+	bool stays;      /* nothing can be done about it, or needs to be */
 } cases[] = {
 	{"cluster leaked", bad_cluster_leaked, BLOB_FINDING_CLUSTER_LEAKED, 0, false},
 	{"cluster unmarked", bad_cluster_unmarked, BLOB_FINDING_CLUSTER_UNMARKED, 0, false},
@@ -471,8 +472,9 @@ static void
 say(const char *name, const struct blob_check_report *report)
 {
 	for (uint32_t i = 0; i < report->num_findings; i++) {
-		print_message("%s: [%s] %s -> %s%s\n", name, blob_finding_words(report->findings[i].kind), report->findings[i].text,
-			      report->findings[i].repair, report->findings[i].repaired ? " (done)" : "");
+		print_message("%s: [%s] %s -> %s%s\n", name, blob_finding_words(report->findings[i].kind),
+			      report->findings[i].text, report->findings[i].repair,
+			      report->findings[i].repaired ? " (done)" : "");
 	}
 }
 
@@ -502,7 +504,8 @@ test_each(void **state)
 		cases[i].make();
 		report = look(false);
 		for (unsigned k = 0; k < BLOB_FINDING_KINDS; k++) {
-			if (report.count[k] != 0 ? k != cases[i].kind && (cases[i].others >> k & 1) == 0 : k == cases[i].kind) {
+			if (report.count[k] != 0 ? k != cases[i].kind && (cases[i].others >> k & 1) == 0
+						 : k == cases[i].kind) {
 				say(cases[i].name, &report);
 				fail_msg("%s: %" PRIu64 " of \"%s\"", cases[i].name, report.count[k],
 					 blob_finding_words((enum blob_finding_kind)k));
@@ -699,7 +702,8 @@ test_cuts(void **state)
 			expect_sound(cases[i].name);
 			digest(found);
 			if (memcmp(expected, found, sizeof(found)) != 0) {
-				fail_msg("%s: cut at %u of %u: volumes hold something else", cases[i].name, cut, count);
+				fail_msg("%s: cut at %u of %u: volumes hold something else", cases[i].name, cut,
+					 count);
 			}
 		}
 		for (unsigned k = 0; k < count; k++) {

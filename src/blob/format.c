@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Super block and masks <-> structures (format.h; pages are in format_page.c). Pure: no I/O, no allocation, any thread.
+ * Super block and masks <-> structures (format.h; pages are in format_page.c). Pure: no I/O, no allocation, any
+ * thread.
  *
  * Invariants
  *  1. Nothing is read or written outside the page or mask that was given, whatever the bytes are.
- *  2. A super block that is accepted describes regions that do not touch each other, that hold what they are for, and lie
- *     inside the store; sums of its fields do not overflow 64 bits, clusters and pages fit 32.
+ *  2. A super block that is accepted describes regions that do not touch each other, that hold what they are for, and
+ * lie inside the store; sums of its fields do not overflow 64 bits, clusters and pages fit 32.
  *  3. What is encoded is decoded to the same structure.
  *
  * The layout at creation is SPDK's to the page (spdk_bs_init), so that its stores and ours are the same size.
@@ -44,20 +45,20 @@ power_of_two(uint32_t v)
 /* ---- Super block ---- */
 
 enum { /* offsets */
-	AT_SIGNATURE = 0,
-	AT_VERSION = 8,
-	AT_LENGTH = 12,
-	AT_CLEAN = 16,
-	AT_SUPER_BLOB = 20,
-	AT_CLUSTER_BYTES = 28,
-	AT_PAGE_MASK = 32,
-	AT_CLUSTER_MASK = 40,
-	AT_MD = 48,
-	AT_TYPE = 56,
-	AT_BLOBID_MASK = 72,
-	AT_BYTES = 80,
-	AT_IO_UNIT_BYTES = 88,
-	AT_MD_PAGE_BYTES = 92,
+       AT_SIGNATURE = 0,
+       AT_VERSION = 8,
+       AT_LENGTH = 12,
+       AT_CLEAN = 16,
+       AT_SUPER_BLOB = 20,
+       AT_CLUSTER_BYTES = 28,
+       AT_PAGE_MASK = 32,
+       AT_CLUSTER_MASK = 40,
+       AT_MD = 48,
+       AT_TYPE = 56,
+       AT_BLOBID_MASK = 72,
+       AT_BYTES = 80,
+       AT_IO_UNIT_BYTES = 88,
+       AT_MD_PAGE_BYTES = 92,
 };
 
 static struct blob_region
@@ -97,15 +98,18 @@ static int
 check_sizes(const struct blob_super *super, struct err *err)
 {
 	if (super->md_page_bytes < BLOB_PAGE_BYTES || !power_of_two(super->md_page_bytes)) {
-		return err_set(err, -EILSEQ, "the super block says that a metadata page has %" PRIu32 " bytes", super->md_page_bytes);
+		return err_set(err, -EILSEQ, "the super block says that a metadata page has %" PRIu32 " bytes",
+			       super->md_page_bytes);
 	}
 	if (super->cluster_bytes < super->md_page_bytes || super->cluster_bytes % BLOB_PAGE_BYTES != 0) {
-		return err_set(err, -EILSEQ, "the super block says that a cluster has %" PRIu32 " bytes, a metadata page %" PRIu32,
+		return err_set(err, -EILSEQ,
+			       "the super block says that a cluster has %" PRIu32 " bytes, a metadata page %" PRIu32,
 			       super->cluster_bytes, super->md_page_bytes);
 	}
-	if (super->io_unit_bytes < 512 || !power_of_two(super->io_unit_bytes) || super->io_unit_bytes > super->md_page_bytes ||
-	    super->cluster_bytes % super->io_unit_bytes != 0) {
-		return err_set(err, -EILSEQ, "the super block says that an I/O unit has %" PRIu32 " bytes, a cluster %" PRIu32,
+	if (super->io_unit_bytes < 512 || !power_of_two(super->io_unit_bytes) ||
+	    super->io_unit_bytes > super->md_page_bytes || super->cluster_bytes % super->io_unit_bytes != 0) {
+		return err_set(err, -EILSEQ,
+			       "the super block says that an I/O unit has %" PRIu32 " bytes, a cluster %" PRIu32,
 			       super->io_unit_bytes, super->cluster_bytes);
 	}
 	return 0;
@@ -139,8 +143,8 @@ check_regions(const struct blob_super *super, struct err *err)
 			return err_set(err, -EILSEQ, "the super block has no place for the %s", all[i].name);
 		}
 		if (mask_bits(a->length, super->md_page_bytes) < all[i].bits) {
-			return err_set(err, -EILSEQ, "the %s has %" PRIu32 " pages, too few for %" PRIu64 " bits", all[i].name,
-				       a->length, all[i].bits);
+			return err_set(err, -EILSEQ, "the %s has %" PRIu32 " pages, too few for %" PRIu64 " bits",
+				       all[i].name, a->length, all[i].bits);
 		}
 		for (unsigned j = 0; j < i; j++) {
 			const struct blob_region *b = all[j].region;
@@ -157,7 +161,8 @@ check_regions(const struct blob_super *super, struct err *err)
 static int
 check_bytes(const struct blob_super *super, struct err *err)
 {
-	const struct blob_region *regions[] = {&super->page_mask, &super->cluster_mask, &super->blobid_mask, &super->md};
+	const struct blob_region *regions[] = {&super->page_mask, &super->cluster_mask, &super->blobid_mask,
+					       &super->md};
 	uint64_t clusters = blob_super_clusters(super);
 
 	if (clusters > CLUSTERS_MAX) {
@@ -166,7 +171,8 @@ check_bytes(const struct blob_super *super, struct err *err)
 	}
 	for (unsigned i = 0; i < ARRAY_SIZE(regions); i++) {
 		if (region_end(regions[i]) * super->md_page_bytes > super->bytes) {
-			return err_set(err, -EILSEQ, "metadata reaches beyond the store's %" PRIu64 " bytes", super->bytes);
+			return err_set(err, -EILSEQ, "metadata reaches beyond the store's %" PRIu64 " bytes",
+				       super->bytes);
 		}
 	}
 	if (blob_super_md_clusters(super) > clusters) {
@@ -215,10 +221,12 @@ blob_super_decode(const uint8_t page[BLOB_PAGE_BYTES], struct blob_super *ret_su
 	}
 	read_super(page, &super);
 	if (super.version < 1 || super.version > BLOB_VERSION) {
-		return err_set(err, -ENOTSUP, "the blobstore has version %" PRIu32 ", known are 1 to %u", super.version, BLOB_VERSION);
+		return err_set(err, -ENOTSUP, "the blobstore has version %" PRIu32 ", known are 1 to %u",
+			       super.version, BLOB_VERSION);
 	}
 	if (get32(page + AT_LENGTH) != BLOB_PAGE_BYTES) {
-		return err_set(err, -EILSEQ, "the super block says that it has %" PRIu32 " bytes", get32(page + AT_LENGTH));
+		return err_set(err, -EILSEQ, "the super block says that it has %" PRIu32 " bytes",
+			       get32(page + AT_LENGTH));
 	}
 	rc = check_sizes(&super, err);
 	if (rc == 0) {
@@ -261,7 +269,8 @@ blob_super_fits(const struct blob_super *super, uint64_t device_bytes, struct er
 	int rc;
 
 	if (super->bytes > device_bytes) {
-		return err_set(err, -ENOSPC, "the store has %" PRIu64 " bytes, its device only %" PRIu64, super->bytes, device_bytes);
+		return err_set(err, -ENOSPC, "the store has %" PRIu64 " bytes, its device only %" PRIu64,
+			       super->bytes, device_bytes);
 	}
 	if (super->bytes != 0) {
 		return 0;
@@ -280,11 +289,14 @@ check_layout(const struct blob_layout *layout, uint64_t clusters, struct err *er
 	}
 	if (layout->io_unit_bytes < 512 || !power_of_two(layout->io_unit_bytes) ||
 	    layout->io_unit_bytes > layout->md_page_bytes) {
-		return err_set(err, -EINVAL, "I/O units of %" PRIu32 " bytes: must be a power of two from 512 to the metadata page's %"
-			       PRIu32, layout->io_unit_bytes, layout->md_page_bytes);
+		return err_set(err, -EINVAL,
+			       "I/O units of %" PRIu32
+			       " bytes: must be a power of two from 512 to the metadata page's %" PRIu32,
+			       layout->io_unit_bytes, layout->md_page_bytes);
 	}
 	if (layout->cluster_bytes == 0 || layout->cluster_bytes % layout->md_page_bytes != 0) {
-		return err_set(err, -EINVAL, "clusters of %" PRIu32 " bytes: must be a multiple of the metadata page's %" PRIu32,
+		return err_set(err, -EINVAL,
+			       "clusters of %" PRIu32 " bytes: must be a multiple of the metadata page's %" PRIu32,
 			       layout->cluster_bytes, layout->md_page_bytes);
 	}
 	if (clusters == 0) {
@@ -292,7 +304,8 @@ check_layout(const struct blob_layout *layout, uint64_t clusters, struct err *er
 			       layout->device_bytes, layout->cluster_bytes);
 	}
 	if (clusters > CLUSTERS_MAX || layout->md_pages > MD_PAGES_MAX) {
-		return err_set(err, -EINVAL, "%" PRIu64 " clusters of %" PRIu32 " bytes are too many: larger ones are needed",
+		return err_set(err, -EINVAL,
+			       "%" PRIu64 " clusters of %" PRIu32 " bytes are too many: larger ones are needed",
 			       clusters, layout->cluster_bytes);
 	}
 	return 0;
@@ -318,8 +331,10 @@ blob_layout_super(const struct blob_layout *layout, struct blob_super *ret_super
 	end = 1 + page_mask + reserved + page_mask + md_pages;
 	md_clusters = div_up(end, layout->cluster_bytes / page_bytes);
 	if (md_clusters >= clusters) {
-		return err_set(err, -ENOSPC, "%" PRIu64 " pages of metadata leave no room for data on a device of %" PRIu64
-			       " bytes", md_pages, layout->device_bytes);
+		return err_set(err, -ENOSPC,
+			       "%" PRIu64 " pages of metadata leave no room for data on a device of %" PRIu64
+			       " bytes",
+			       md_pages, layout->device_bytes);
 	}
 	if (end > UINT32_MAX) {
 		return err_set(err, -EINVAL, "%" PRIu64 " pages of metadata are too many", md_pages);
@@ -365,11 +380,13 @@ blob_layout_grow(struct blob_super *super, uint64_t device_bytes, struct err *er
 	uint64_t pages;
 
 	if (clusters <= had) {
-		return err_set(err, -ENOSPC, "the device's %" PRIu64 " bytes have no more clusters than the store has: %" PRIu64,
+		return err_set(err, -ENOSPC,
+			       "the device's %" PRIu64 " bytes have no more clusters than the store has: %" PRIu64,
 			       device_bytes, had);
 	}
 	if (most <= had) {
-		return err_set(err, -ENOSPC, "the store's layout has room for no more than %" PRIu64 " clusters", most);
+		return err_set(err, -ENOSPC, "the store's layout has room for no more than %" PRIu64 " clusters",
+			       most);
 	}
 	super->bytes = clusters <= most ? device_bytes : most * super->cluster_bytes;
 	clusters = blob_super_clusters(super);

@@ -20,16 +20,14 @@ struct span {
 
 /* From a store of 64 MiB with clusters of 1 MiB that SPDK 26.05 wrote and unloaded; what is not here is zero. */
 static const struct span spdk_super[] = {
-	{0, 17,
-	 {0x53, 0x50, 0x44, 0x4b, 0x42, 0x4c, 0x4f, 0x42, 0x03, 0x00, 0x00, 0x00, 0x00, 0x10, 0x00, 0x00,
-	  0x01}},
-	{24, 32,
-	 {0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x10, 0x00, 0x01, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00,
-	  0x02, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x04, 0x00, 0x00, 0x00, 0x40, 0x00, 0x00, 0x00}},
+	{0,
+	 17,
+	 {0x53, 0x50, 0x44, 0x4b, 0x42, 0x4c, 0x4f, 0x42, 0x03, 0x00, 0x00, 0x00, 0x00, 0x10, 0x00, 0x00, 0x01}},
+	{24, 32, {0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x10, 0x00, 0x01, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00,
+		  0x02, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x04, 0x00, 0x00, 0x00, 0x40, 0x00, 0x00, 0x00}},
 	{56, 9, {0x4c, 0x56, 0x4f, 0x4c, 0x53, 0x54, 0x4f, 0x52, 0x45}},
-	{72, 22,
-	 {0x03, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x04, 0x00, 0x00, 0x00, 0x00,
-	  0x00, 0x10, 0x00, 0x00, 0x00, 0x10}},
+	{72, 22, {0x03, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+		  0x04, 0x00, 0x00, 0x00, 0x00, 0x00, 0x10, 0x00, 0x00, 0x00, 0x10}},
 	{4092, 4, {0xab, 0x6c, 0x63, 0x2e}},
 };
 
@@ -37,15 +35,14 @@ static const struct span spdk_super[] = {
 static const struct span spdk_clone[] = {
 	{0, 5, {0x06, 0x00, 0x00, 0x00, 0x01}},
 	{16, 6, {0x03, 0x18, 0x00, 0x00, 0x00, 0x07}},
-	{45, 19,
-	 {0x02, 0x48, 0x00, 0x00, 0x00, 0x04, 0x00, 0x40, 0x00, 0x6e, 0x61, 0x6d, 0x65, 0x63, 0x6c, 0x6f,
-	  0x6e, 0x65, 0x30}},
-	{122, 32,
-	 {0x02, 0x2d, 0x00, 0x00, 0x00, 0x04, 0x00, 0x25, 0x00, 0x75, 0x75, 0x69, 0x64, 0x30, 0x61, 0x31,
-	  0x64, 0x35, 0x61, 0x39, 0x31, 0x2d, 0x33, 0x39, 0x63, 0x38, 0x2d, 0x34, 0x63, 0x61, 0x62, 0x2d}},
-	{154, 32,
-	 {0x61, 0x31, 0x65, 0x38, 0x2d, 0x61, 0x38, 0x64, 0x36, 0x38, 0x32, 0x36, 0x36, 0x37, 0x30, 0x34,
-	  0x34, 0x00, 0x04, 0x10, 0x00, 0x00, 0x00, 0x04, 0x00, 0x08, 0x00, 0x53, 0x4e, 0x41, 0x50, 0x05}},
+	{45,
+	 19,
+	 {0x02, 0x48, 0x00, 0x00, 0x00, 0x04, 0x00, 0x40, 0x00, 0x6e, 0x61, 0x6d, 0x65, 0x63, 0x6c, 0x6f, 0x6e, 0x65,
+	  0x30}},
+	{122, 32, {0x02, 0x2d, 0x00, 0x00, 0x00, 0x04, 0x00, 0x25, 0x00, 0x75, 0x75, 0x69, 0x64, 0x30, 0x61, 0x31,
+		   0x64, 0x35, 0x61, 0x39, 0x31, 0x2d, 0x33, 0x39, 0x63, 0x38, 0x2d, 0x34, 0x63, 0x61, 0x62, 0x2d}},
+	{154, 32, {0x61, 0x31, 0x65, 0x38, 0x2d, 0x61, 0x38, 0x64, 0x36, 0x38, 0x32, 0x36, 0x36, 0x37, 0x30, 0x34,
+		   0x34, 0x00, 0x04, 0x10, 0x00, 0x00, 0x00, 0x04, 0x00, 0x08, 0x00, 0x53, 0x4e, 0x41, 0x50, 0x05}},
 	{186, 13, {0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x05, 0x10, 0x00, 0x00, 0x00, 0x10}},
 	{206, 5, {0x08, 0x00, 0x00, 0x00, 0x01}},
 	{4088, 8, {0xff, 0xff, 0xff, 0xff, 0x96, 0x5e, 0x06, 0x68}},
@@ -55,9 +52,8 @@ static const struct span spdk_clone[] = {
 static const struct span spdk_extent[] = {
 	{0, 5, {0x02, 0x00, 0x00, 0x00, 0x01}},
 	{16, 2, {0x06, 0x24}},
-	{25, 29,
-	 {0x01, 0x00, 0x00, 0x00, 0x02, 0x00, 0x00, 0x00, 0x03, 0x00, 0x00, 0x00, 0x04, 0x00, 0x00, 0x00,
-	  0x05, 0x00, 0x00, 0x00, 0x06, 0x00, 0x00, 0x00, 0x07, 0x00, 0x00, 0x00, 0x08}},
+	{25, 29, {0x01, 0x00, 0x00, 0x00, 0x02, 0x00, 0x00, 0x00, 0x03, 0x00, 0x00, 0x00, 0x04, 0x00, 0x00,
+		  0x00, 0x05, 0x00, 0x00, 0x00, 0x06, 0x00, 0x00, 0x00, 0x07, 0x00, 0x00, 0x00, 0x08}},
 	{4088, 8, {0xff, 0xff, 0xff, 0xff, 0xf4, 0x65, 0x7b, 0x41}},
 };
 
@@ -103,7 +99,8 @@ test_super(void **state)
 
 	fill(spdk_super, ARRAY_SIZE(spdk_super));
 	assert_int_equal(blob_super_decode(page, &super, NULL), 0);
-	assert_true(super.version == 3 && super.clean && super.super_blob == BLOB_ID_BASE && super.cluster_bytes == 1 << 20);
+	assert_true(super.version == 3 && super.clean && super.super_blob == BLOB_ID_BASE &&
+		    super.cluster_bytes == 1 << 20);
 	assert_true(super.page_mask.start == 1 && super.page_mask.length == 1 && super.cluster_mask.start == 2 &&
 		    super.cluster_mask.length == 1 && super.blobid_mask.start == 3 && super.blobid_mask.length == 1 &&
 		    super.md.start == 4 && super.md.length == 64);
@@ -132,34 +129,27 @@ test_bad_super(void **state)
 		uint32_t value;
 		int rc;
 	} bad[] = {
-		{0, 0x12345678, -EINVAL},   /* signature */
-		{8, 0, -ENOTSUP},           /* version */
-		{8, 4, -ENOTSUP},
-		{12, 4095, -EILSEQ},        /* length */
-		{28, 0, -EILSEQ},           /* cluster */
-		{28, 5000, -EILSEQ},
-		{28, 2048, -EILSEQ},
-		{32, 0, -EILSEQ},           /* used-page mask over the super block */
-		{36, 0, -EILSEQ},           /* no page of it */
-		{32, 2, -EILSEQ},           /* over the used-cluster mask */
-		{32, 0xffffffff, -EILSEQ},  /* beyond the end */
-		{44, 0, -EILSEQ},           /* used-cluster mask */
-		{44, 2, -EILSEQ},
-		{44, 0xffffffff, -EILSEQ},
-		{48, 3, -EILSEQ},           /* metadata over the used-blob-id mask */
-		{52, 0, -EILSEQ},
-		{52, 0xffffffff, -EILSEQ},
-		{52, 64 * 256, -EILSEQ},    /* more than the store */
-		{52, 40000, -EILSEQ},       /* more than its masks hold */
-		{72, 4, -EILSEQ},
-		{80, 4096, -EILSEQ},        /* bytes: less than the metadata */
-		{84, 0x7fffffff, -EILSEQ},  /* more clusters than the mask holds */
-		{88, 100, -EILSEQ},         /* I/O unit */
-		{88, 256, -EILSEQ},
-		{88, 8192, -EILSEQ},
-		{92, 512, -EILSEQ},         /* metadata page */
-		{92, 12288, -EILSEQ},
-		{92, 2 << 20, -EILSEQ},
+		{0, 0x12345678, -EINVAL},                       /* signature */
+		{8, 0, -ENOTSUP},                               /* version */
+		{8, 4, -ENOTSUP},          {12, 4095, -EILSEQ}, /* length */
+		{28, 0, -EILSEQ},                               /* cluster */
+		{28, 5000, -EILSEQ},       {28, 2048, -EILSEQ},
+		{32, 0, -EILSEQ},          /* used-page mask over the super block */
+		{36, 0, -EILSEQ},          /* no page of it */
+		{32, 2, -EILSEQ},          /* over the used-cluster mask */
+		{32, 0xffffffff, -EILSEQ}, /* beyond the end */
+		{44, 0, -EILSEQ},          /* used-cluster mask */
+		{44, 2, -EILSEQ},          {44, 0xffffffff, -EILSEQ},
+		{48, 3, -EILSEQ}, /* metadata over the used-blob-id mask */
+		{52, 0, -EILSEQ},          {52, 0xffffffff, -EILSEQ},
+		{52, 64 * 256, -EILSEQ},                        /* more than the store */
+		{52, 40000, -EILSEQ},                           /* more than its masks hold */
+		{72, 4, -EILSEQ},          {80, 4096, -EILSEQ}, /* bytes: less than the metadata */
+		{84, 0x7fffffff, -EILSEQ},                      /* more clusters than the mask holds */
+		{88, 100, -EILSEQ},                             /* I/O unit */
+		{88, 256, -EILSEQ},        {88, 8192, -EILSEQ},
+		{92, 512, -EILSEQ}, /* metadata page */
+		{92, 12288, -EILSEQ},      {92, 2 << 20, -EILSEQ},
 	};
 	struct blob_super super;
 
@@ -192,8 +182,8 @@ test_old_super(void **state)
 	memset(page + 72, 0, 24);
 	seal();
 	assert_int_equal(blob_super_decode(page, &super, NULL), 0);
-	assert_true(super.version == 1 && super.blobid_mask.length == 0 && super.bytes == 0 && super.io_unit_bytes == 4096 &&
-		    super.md_page_bytes == 4096);
+	assert_true(super.version == 1 && super.blobid_mask.length == 0 && super.bytes == 0 &&
+		    super.io_unit_bytes == 4096 && super.md_page_bytes == 4096);
 	assert_int_equal(blob_super_fits(&super, 64 << 20, NULL), 0);
 	/* Its device is smaller than its metadata, or larger than its mask. */
 	assert_int_equal(blob_super_fits(&super, 100 << 10, NULL), -EILSEQ);
@@ -214,8 +204,8 @@ test_layout(void **state)
 	/* One page a cluster: masks of 2^18 bits behind five bytes are nine pages. */
 	assert_int_equal(blob_layout_super(&layout, &super, NULL), 0);
 	assert_true(super.page_mask.start == 1 && super.page_mask.length == 9 && super.cluster_mask.start == 10 &&
-		    super.cluster_mask.length == 9 && super.blobid_mask.start == 19 && super.blobid_mask.length == 9 &&
-		    super.md.start == 28 && super.md.length == clusters);
+		    super.cluster_mask.length == 9 && super.blobid_mask.start == 19 &&
+		    super.blobid_mask.length == 9 && super.md.start == 28 && super.md.length == clusters);
 	assert_true(blob_super_clusters(&super) == clusters && blob_super_md_clusters(&super) == 257);
 	blob_super_encode(&super, again);
 	assert_int_equal(blob_super_decode(again, &was, NULL), 0);
@@ -224,8 +214,8 @@ test_layout(void **state)
 	/* More pages than clusters: the cluster mask has room for as many. */
 	layout.md_pages = 1 << 20;
 	assert_int_equal(blob_layout_super(&layout, &super, NULL), 0);
-	assert_true(super.page_mask.length == 33 && super.cluster_mask.length == 9 && super.blobid_mask.start == 1 + 33 + 33 &&
-		    super.md.start == 1 + 33 + 33 + 33);
+	assert_true(super.page_mask.length == 33 && super.cluster_mask.length == 9 &&
+		    super.blobid_mask.start == 1 + 33 + 33 && super.md.start == 1 + 33 + 33 + 33);
 	was = super;
 	assert_int_equal(blob_layout_grow(&super, layout.device_bytes, NULL), -ENOSPC);
 	assert_int_equal(blob_layout_grow(&super, layout.device_bytes + 4096, NULL), -ENOSPC);
@@ -247,7 +237,7 @@ test_bad_layout(void **state)
 		struct blob_layout layout;
 		int rc;
 	} bad[] = {
-		{{1 << 20, 1 << 20, 4096, 512, 0, 0}, -ENOSPC},  /* metadata takes all of it */
+		{{1 << 20, 1 << 20, 4096, 512, 0, 0}, -ENOSPC}, /* metadata takes all of it */
 		{{4095, 4096, 4096, 512, 0, 0}, -ENOSPC},
 		{{64 << 20, 0, 4096, 512, 0, 0}, -EINVAL},
 		{{64 << 20, 5000, 4096, 512, 0, 0}, -EINVAL},
@@ -322,14 +312,17 @@ test_chain(void **state)
 	blob_page_begin(&w, again);
 
 	assert_int_equal(blob_descriptor_next(&cursor, &d), 1);
-	assert_true(d.type == BLOB_DESCRIPTOR_FLAGS && d.flags.invalid == 7 && d.flags.data_ro == 0 && d.flags.md_ro == 0);
+	assert_true(d.type == BLOB_DESCRIPTOR_FLAGS && d.flags.invalid == 7 && d.flags.data_ro == 0 &&
+		    d.flags.md_ro == 0);
 	flags = d.flags;
 	assert_true(blob_put_flags(&w, &flags));
 	for (unsigned i = 0; i < 2; i++) {
 		assert_int_equal(blob_descriptor_next(&cursor, &d), 1);
-		assert_true(d.type == BLOB_DESCRIPTOR_XATTR && d.xattr.name_bytes == 4 && d.xattr.value_bytes == (i == 0 ? 64 : 37));
+		assert_true(d.type == BLOB_DESCRIPTOR_XATTR && d.xattr.name_bytes == 4 &&
+			    d.xattr.value_bytes == (i == 0 ? 64 : 37));
 		assert_memory_equal(d.xattr.name, i == 0 ? "name" : "uuid", 4);
-		assert_string_equal((const char *)d.xattr.value, i == 0 ? "clone0" : "0a1d5a91-39c8-4cab-a1e8-a8d682667044");
+		assert_string_equal((const char *)d.xattr.value,
+				    i == 0 ? "clone0" : "0a1d5a91-39c8-4cab-a1e8-a8d682667044");
 		assert_true(blob_put_xattr(&w, false, d.xattr.name, 4, d.xattr.value, d.xattr.value_bytes));
 	}
 	assert_int_equal(blob_descriptor_next(&cursor, &d), 1);
@@ -337,7 +330,8 @@ test_chain(void **state)
 	assert_memory_equal(d.xattr.value, &parent, 8);
 	assert_true(blob_put_xattr(&w, true, BLOB_XATTR_PARENT, 4, &parent, 8));
 	assert_int_equal(blob_descriptor_next(&cursor, &d), 1);
-	assert_true(d.type == BLOB_DESCRIPTOR_EXTENT_TABLE && d.extents.num_clusters == 16 && d.extents.num_runs == 1);
+	assert_true(d.type == BLOB_DESCRIPTOR_EXTENT_TABLE && d.extents.num_clusters == 16 &&
+		    d.extents.num_runs == 1);
 	assert_true(blob_descriptor_run(&d, 0).index == 8 && blob_descriptor_run(&d, 0).length == 1);
 	assert_int_equal(blob_put_extent_table(&w, 16, &run, 1), 1);
 	assert_int_equal(blob_descriptor_next(&cursor, &d), 0);
@@ -381,7 +375,8 @@ test_extent_page(void **state)
 	blob_page_end(&w, BLOB_ID_BASE, 0, BLOB_PAGE_NONE);
 	cursor = begin(&p);
 	assert_int_equal(blob_descriptor_next(&cursor, &d), 1);
-	assert_true(d.page.num_clusters == 512 && d.page.start_cluster == 1024 && blob_descriptor_cluster(&d, 511) == 511 * 3);
+	assert_true(d.page.num_clusters == 512 && d.page.start_cluster == 1024 &&
+		    blob_descriptor_cluster(&d, 511) == 511 * 3);
 }
 
 /* As much as fits, and the rest on the next page. */
@@ -407,7 +402,8 @@ test_full(void **state)
 	cursor = begin(&p);
 	assert_true(p.sequence == 3 && p.next == 9);
 	assert_int_equal(blob_descriptor_next(&cursor, &d), 1);
-	assert_true(d.extents.num_runs == n && d.extents.num_clusters == 600 * 512 && blob_descriptor_run(&d, n - 1).index == n);
+	assert_true(d.extents.num_runs == n && d.extents.num_clusters == 600 * 512 &&
+		    blob_descriptor_run(&d, n - 1).index == n);
 	assert_int_equal(blob_descriptor_next(&cursor, &d), 0);
 
 	blob_page_begin(&w, page);
@@ -451,11 +447,11 @@ test_descriptors(void **state)
 		int rc;
 	} all[] = {
 		{{0}, 0},
-		{{0, 0, 0, 0, 0, 3, 24}, 0},                              /* behind the end */
-		{{0, 3, 0, 0, 0, 9, 9, 9, 77, 1, 0, 0, 0}, 1},            /* padding, then something unknown */
+		{{0, 0, 0, 0, 0, 3, 24}, 0},                   /* behind the end */
+		{{0, 3, 0, 0, 0, 9, 9, 9, 77, 1, 0, 0, 0}, 1}, /* padding, then something unknown */
 		{{77, 4, 0, 0, 0}, 1},
-		{{77, 0xe3, 0x0f, 0, 0}, 1},                              /* 4067: the rest of the page */
-		{{77, 0xe4, 0x0f, 0, 0}, -EILSEQ},                        /* one more */
+		{{77, 0xe3, 0x0f, 0, 0}, 1},       /* 4067: the rest of the page */
+		{{77, 0xe4, 0x0f, 0, 0}, -EILSEQ}, /* one more */
 		{{0, 0xe4, 0x0f, 0, 0}, -EILSEQ},
 		{{77, 0xff, 0xff, 0xff, 0xff}, -EILSEQ},
 		{{3, 24, 0, 0, 0}, 1},
@@ -468,7 +464,7 @@ test_descriptors(void **state)
 		{{2, 7, 0, 0, 0, 1, 0, 1, 0, 'a', 'b'}, -EILSEQ},
 		{{2, 5, 0, 0, 0, 1, 0, 1, 0, 'a', 'b'}, -EILSEQ},
 		{{4, 6, 0, 0, 0, 0xff, 0xff, 0xff, 0xff}, -EILSEQ},
-		{{4, 6, 0, 0, 0, 2, 0, 0, 0, 'a', 0}, -EILSEQ},           /* a zero in the name */
+		{{4, 6, 0, 0, 0, 2, 0, 0, 0, 'a', 0}, -EILSEQ}, /* a zero in the name */
 		{{1, 8, 0, 0, 0}, 1},
 		{{1, 0, 0, 0, 0}, -EILSEQ},
 		{{1, 12, 0, 0, 0}, -EILSEQ},
@@ -481,7 +477,7 @@ test_descriptors(void **state)
 		{{6, 4, 0, 0, 0}, -EILSEQ},
 		{{6, 8, 0, 0, 0}, 1},
 		{{6, 9, 0, 0, 0}, -EILSEQ},
-		{{6, 4, 8, 0, 0}, 1},                                     /* 512 clusters */
+		{{6, 4, 8, 0, 0}, 1}, /* 512 clusters */
 		{{6, 8, 8, 0, 0}, -EILSEQ},
 	};
 
@@ -503,16 +499,11 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_super),
-		cmocka_unit_test(test_bad_super),
-		cmocka_unit_test(test_old_super),
-		cmocka_unit_test(test_layout),
-		cmocka_unit_test(test_bad_layout),
-		cmocka_unit_test(test_mask),
-		cmocka_unit_test(test_chain),
-		cmocka_unit_test(test_extent_page),
-		cmocka_unit_test(test_full),
-		cmocka_unit_test(test_descriptors),
+		cmocka_unit_test(test_super),      cmocka_unit_test(test_bad_super),
+		cmocka_unit_test(test_old_super),  cmocka_unit_test(test_layout),
+		cmocka_unit_test(test_bad_layout), cmocka_unit_test(test_mask),
+		cmocka_unit_test(test_chain),      cmocka_unit_test(test_extent_page),
+		cmocka_unit_test(test_full),       cmocka_unit_test(test_descriptors),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

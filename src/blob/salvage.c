@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What volumes hold, from what is left of a store: cluster by cluster, from the blob or the nearest one below it that has it. What
- * cannot be read, or whose place nobody knows any more, is said and left out.
+ * What volumes hold, from what is left of a store: cluster by cluster, from the blob or the nearest one below it that
+ * has it. What cannot be read, or whose place nobody knows any more, is said and left out.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -81,8 +81,9 @@ locate(const struct blob_survey *survey, const struct blob_survey_blob *blob, ui
 			return 0;
 		}
 		if (blob->parent == BLOB_ID_NONE) {
-			*ret_why = blob_survey_xattr(blob, BLOB_XATTR_EXTERNAL, true) == NULL ? NULL :
-				"it is in an external snapshot, outside this store";
+			*ret_why = blob_survey_xattr(blob, BLOB_XATTR_EXTERNAL, true) == NULL
+					   ? NULL
+					   : "it is in an external snapshot, outside this store";
 			return 0;
 		}
 		blob = blob_survey_find(survey, blob->parent);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The geometry of a store without a super block. First pages of blobs know their own number in the metadata region, so any of them
- * says where that begins; masks lie between the super block and there and begin with how many bits they have: the pages of the
- * region, the clusters of the store. When the masks are gone, too, the layouts that a new store of this size can have are tried.
+ * The geometry of a store without a super block. First pages of blobs know their own number in the metadata region,
+ * so any of them says where that begins; masks lie between the super block and there and begin with how many bits
+ * they have: the pages of the region, the clusters of the store. When the masks are gone, too, the layouts that a new
+ * store of this size can have are tried.
  *
  * A volume may hold the image of a store: the region that most pages agree on is taken, of those the first.
  */
@@ -32,7 +33,7 @@ struct guess {
 	struct head *heads;
 	uint32_t num_heads;
 	uint32_t page_bytes;
-	uint64_t start; /* of the metadata region, bytes */
+	uint64_t start;              /* of the metadata region, bytes */
 	uint64_t md_pages, clusters; /* 0: not known */
 };
 
@@ -43,7 +44,8 @@ has_uuid(const struct blob_page *page)
 	struct blob_descriptor d;
 
 	while (blob_descriptor_next(&cursor, &d) == 1) {
-		if (d.type == BLOB_DESCRIPTOR_XATTR && d.xattr.name_bytes == 4 && memcmp(d.xattr.name, "uuid", 4) == 0) {
+		if (d.type == BLOB_DESCRIPTOR_XATTR && d.xattr.name_bytes == 4 &&
+		    memcmp(d.xattr.name, "uuid", 4) == 0) {
 			return true;
 		}
 	}
@@ -146,7 +148,8 @@ mask_length(const struct guess *g, uint64_t page, enum blob_mask_type type)
 	uint8_t bytes[BLOB_PAGE_BYTES];
 	uint32_t bits;
 
-	if ((page + 1) * g->page_bytes > g->start || g->dev->read(g->dev->ctx, page * g->page_bytes, bytes, sizeof(bytes)) != 0 ||
+	if ((page + 1) * g->page_bytes > g->start ||
+	    g->dev->read(g->dev->ctx, page * g->page_bytes, bytes, sizeof(bytes)) != 0 ||
 	    blob_mask_decode(bytes, SIZE_MAX, type, &bits) != 0) {
 		return 0;
 	}
@@ -184,8 +187,9 @@ static bool
 try_layout(const struct guess *g, uint32_t cluster_bytes, struct blob_super *ret_super)
 {
 	struct blob_layout layout = {
-		.device_bytes = g->clusters != 0 && g->clusters < g->dev->bytes / cluster_bytes ? g->clusters * cluster_bytes :
-			g->dev->bytes,
+		.device_bytes = g->clusters != 0 && g->clusters < g->dev->bytes / cluster_bytes
+					? g->clusters * cluster_bytes
+					: g->dev->bytes,
 		.cluster_bytes = cluster_bytes,
 		.md_page_bytes = g->page_bytes,
 		.io_unit_bytes = 512,
@@ -216,12 +220,16 @@ choose_clusters(struct guess *g, uint32_t cluster_bytes, struct blob_super *ret_
 	size_t used = 0;
 
 	if (cluster_bytes != 0) {
-		return try_layout(g, cluster_bytes, ret_super) ? 0 :
-			err_set(err, -ENOENT, "clusters of %" PRIu32 " bytes do not fit where the metadata lies (%" PRIu64 ")",
-				cluster_bytes, g->start);
+		return try_layout(g, cluster_bytes, ret_super)
+			       ? 0
+			       : err_set(err, -ENOENT,
+					 "clusters of %" PRIu32 " bytes do not fit where the metadata lies (%" PRIu64
+					 ")",
+					 cluster_bytes, g->start);
 	}
 	for (uint32_t bytes = g->page_bytes; bytes <= CLUSTER_BYTES_MAX; bytes *= 2) {
-		/* Where the mask says how many there are, it is as many as the device has room for, unless that has grown. */
+		/* Where the mask says how many there are, it is as many as the device has room for, unless that has
+		 * grown. */
 		if (!try_layout(g, bytes, &super) || (g->clusters != 0 && g->dev->bytes / bytes != g->clusters)) {
 			continue;
 		}
@@ -233,13 +241,14 @@ choose_clusters(struct guess *g, uint32_t cluster_bytes, struct blob_super *ret_
 	if (found == 1) {
 		return 0;
 	}
-	return err_set(err, -ENOENT, "metadata begins at %" PRIu64 ", but how large a cluster is, is not known:%s; give it", g->start,
-		       found == 0 ? " no power of two fits" : text);
+	return err_set(err, -ENOENT,
+		       "metadata begins at %" PRIu64 ", but how large a cluster is, is not known:%s; give it",
+		       g->start, found == 0 ? " no power of two fits" : text);
 }
 
 int
-blob_salvage_guess(const struct blob_offline *dev, uint32_t cluster_bytes, struct blob_super *ret_super, bool *ret_sure,
-		   struct err *err)
+blob_salvage_guess(const struct blob_offline *dev, uint32_t cluster_bytes, struct blob_super *ret_super,
+		   bool *ret_sure, struct err *err)
 {
 	struct guess g = {.dev = dev};
 	/* The region is near the beginning, unless it is uncommonly large. */

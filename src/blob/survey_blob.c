@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Blobs of a survey, from its metadata pages: a page that says it is the first of a chain, where it lies, begins one. What is
- * wrong with a blob is noted in it (damage), and what could be read before stays.
+ * Blobs of a survey, from its metadata pages: a page that says it is the first of a chain, where it lies, begins one.
+ * What is wrong with a blob is noted in it (damage), and what could be read before stays.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -103,7 +103,8 @@ parse_rle(struct parse *p, const struct blob_descriptor *d)
 		struct blob_run run = blob_descriptor_run(d, i);
 
 		if (blob->num_clusters + run.length > CLUSTERS_MAX) {
-			return err_set(&blob->damage, -EILSEQ, "its extents have more than %" PRIu64 " clusters", CLUSTERS_MAX);
+			return err_set(&blob->damage, -EILSEQ, "its extents have more than %" PRIu64 " clusters",
+				       CLUSTERS_MAX);
 		}
 		rc = survey_add_run(blob, blob->num_clusters, run.index, run.length);
 		blob->num_clusters += run.length;
@@ -119,7 +120,8 @@ parse_table(struct parse *p, const struct blob_descriptor *d)
 	if (blob->has_rle) {
 		return err_set(&blob->damage, -EILSEQ, "it has run-length extents and an extent table");
 	}
-	if (d->extents.num_clusters > CLUSTERS_MAX || (blob->has_table && d->extents.num_clusters != p->table_clusters)) {
+	if (d->extents.num_clusters > CLUSTERS_MAX ||
+	    (blob->has_table && d->extents.num_clusters != p->table_clusters)) {
 		return err_set(&blob->damage, -EILSEQ, "its extent table says %" PRIu64 " clusters, and %" PRIu64,
 			       blob->has_table ? p->table_clusters : CLUSTERS_MAX, d->extents.num_clusters);
 	}
@@ -180,13 +182,18 @@ parse_page(struct parse *p, uint32_t page, uint32_t *ret_next)
 	int rc;
 
 	if (bytes == NULL || blob_page_decode(bytes, &decoded) != 0) {
-		return err_set(&blob->damage, -EILSEQ, "its metadata page %" PRIu32 " (number %" PRIu32 " of its chain) %s", page,
-			       blob->num_pages + 1, page >= p->survey->super.md.length ? "is outside the metadata" :
-			       survey_page_bad(p->survey, page) ? "is damaged" : "is empty");
+		return err_set(&blob->damage, -EILSEQ,
+			       "its metadata page %" PRIu32 " (number %" PRIu32 " of its chain) %s", page,
+			       blob->num_pages + 1,
+			       page >= p->survey->super.md.length ? "is outside the metadata"
+			       : survey_page_bad(p->survey, page) ? "is damaged"
+								  : "is empty");
 	}
 	if (decoded.id != blob->id || decoded.sequence != blob->num_pages) {
-		return err_set(&blob->damage, -EILSEQ, "metadata page %" PRIu32 ", number %" PRIu32 " of its chain, says it is number %"
-			       PRIu64 " of blob 0x%" PRIx64, page, blob->num_pages + 1, (uint64_t)decoded.sequence + 1, decoded.id);
+		return err_set(&blob->damage, -EILSEQ,
+			       "metadata page %" PRIu32 ", number %" PRIu32
+			       " of its chain, says it is number %" PRIu64 " of blob 0x%" PRIx64,
+			       page, blob->num_pages + 1, (uint64_t)decoded.sequence + 1, decoded.id);
 	}
 	if (survey_push((void **)&blob->pages, &blob->num_pages, sizeof(page), &page) == NULL) {
 		return -ENOMEM;
@@ -260,9 +267,10 @@ parse_blob(struct blob_survey *survey, struct blob_survey_blob *blob)
 		}
 	}
 	if (rc == 0 && blob->has_table &&
-	    p.table_entries != blob->num_clusters / BLOB_EXTENT_CLUSTERS + (blob->num_clusters % BLOB_EXTENT_CLUSTERS != 0)) {
-		err_set(&blob->damage, -EILSEQ, "its extent table has %" PRIu64 " entries for %" PRIu64 " clusters", p.table_entries,
-			blob->num_clusters);
+	    p.table_entries !=
+		    blob->num_clusters / BLOB_EXTENT_CLUSTERS + (blob->num_clusters % BLOB_EXTENT_CLUSTERS != 0)) {
+		err_set(&blob->damage, -EILSEQ, "its extent table has %" PRIu64 " entries for %" PRIu64 " clusters",
+			p.table_entries, blob->num_clusters);
 	}
 	blob->newer = (blob->flags.invalid & ~BLOB_INVALID_KNOWN) != 0;
 	blob->sealed = blob->sealed || blob->newer || (blob->flags.data_ro & ~BLOB_DATA_RO_KNOWN) != 0 ||
@@ -344,7 +352,8 @@ survey_drop_internal(struct blob_survey_blob *blob, const char *name)
 int
 survey_set_xattr(struct blob_survey_blob *blob, bool internal, const char *name, const void *value, uint16_t bytes)
 {
-	struct blob_survey_xattr x = {.name = strdup(name), .value = malloc(bytes + 1u), .bytes = bytes, .internal = internal};
+	struct blob_survey_xattr x = {
+		.name = strdup(name), .value = malloc(bytes + 1u), .bytes = bytes, .internal = internal};
 
 	if (x.name == NULL || x.value == NULL) {
 		goto fail;

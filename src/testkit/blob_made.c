@@ -32,7 +32,8 @@ disk_write(void *ctx, uint64_t offset, const void *buf, size_t bytes)
 {
 	struct change *c = &changes[num_changes++];
 
-	CHECK(offset % 4096 == 0 && bytes % 4096 == 0 && offset + bytes <= DISK_BYTES && num_changes < ARRAY_SIZE(changes));
+	CHECK(offset % 4096 == 0 && bytes % 4096 == 0 && offset + bytes <= DISK_BYTES &&
+	      num_changes < ARRAY_SIZE(changes));
 	*c = (struct change){offset, bytes, malloc(bytes)};
 	CHECK(c->data != NULL);
 	memcpy(c->data, buf, bytes);
@@ -78,7 +79,7 @@ put_extents(const struct spec *s)
 			blob_page_begin(&w, md(s->extent[i]));
 			blob_put_extent_page(&w, start, s->map + start,
 					     (uint32_t)MIN((uint64_t)BLOB_EXTENT_CLUSTERS, s->clusters - start) +
-					     (uint32_t)(i == 0 ? s->entries_more : 0));
+						     (uint32_t)(i == 0 ? s->entries_more : 0));
 			blob_page_end(&w, BLOB_ID_BASE + s->page, 0, BLOB_PAGE_NONE);
 		}
 	}
@@ -134,7 +135,9 @@ put_blob(const struct spec *s)
 	char big[3000];
 
 	flags.invalid ^= (s->thin ? BLOB_INVALID_THIN : 0) | (s->rle ? 0 : BLOB_INVALID_EXTENT_TABLE) |
-			 (s->parent != 0 || s->making != 0 || s->removing != 0 || s->deleted || s->has_intent ? BLOB_INVALID_INTERNAL_XATTR : 0);
+			 (s->parent != 0 || s->making != 0 || s->removing != 0 || s->deleted || s->has_intent
+				  ? BLOB_INVALID_INTERNAL_XATTR
+				  : 0);
 	flags.data_ro |= s->read_only ? BLOB_DATA_RO_READ_ONLY : 0;
 	memset(big, 'x', sizeof(big));
 	put_extents(s);
@@ -211,13 +214,29 @@ make_store(void)
 	super.super_blob = BLOB_ID_BASE;
 	memset(specs, 0, sizeof(specs));
 	specs[SUPER] = (struct spec){.page = 0, .name = "lvs", .uuid = "u-lvs"};
-	specs[VOL] = (struct spec){.page = 1, .name = "vol", .uuid = "u-vol", .thin = true, .clusters = VIRTUAL, .extent = {10, 11},
+	specs[VOL] = (struct spec){.page = 1,
+				   .name = "vol",
+				   .uuid = "u-vol",
+				   .thin = true,
+				   .clusters = VIRTUAL,
+				   .extent = {10, 11},
 				   .parent = BLOB_ID_BASE + 3};
 	specs[THICK] = (struct spec){.page = 2, .name = "thick", .uuid = "u-thick", .rle = true, .clusters = 4};
-	specs[SNAP] = (struct spec){.page = 3, .name = "snap", .uuid = "u-snap", .thin = true, .read_only = true,
-				    .clusters = VIRTUAL, .extent = {12, 0}};
-	specs[CLONE] = (struct spec){.page = 4, .name = "clone", .uuid = "u-clone", .thin = true, .clusters = VIRTUAL,
-				     .extent = {14, 0}, .second = 13, .parent = BLOB_ID_BASE + 3};
+	specs[SNAP] = (struct spec){.page = 3,
+				    .name = "snap",
+				    .uuid = "u-snap",
+				    .thin = true,
+				    .read_only = true,
+				    .clusters = VIRTUAL,
+				    .extent = {12, 0}};
+	specs[CLONE] = (struct spec){.page = 4,
+				     .name = "clone",
+				     .uuid = "u-clone",
+				     .thin = true,
+				     .clusters = VIRTUAL,
+				     .extent = {14, 0},
+				     .second = 13,
+				     .parent = BLOB_ID_BASE + 3};
 	for (uint32_t i = 0; i < 4; i++) {
 		specs[VOL].map[i] = 40 + 2 * i;
 		specs[VOL].map[520 + i] = 60 + i;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A made-up store of five blobs on a disk of memory, synchronous, for tests of the offline checker: a super blob, a snapshot with two
- * thin clones, a thick volume with run-length extents. Each is written by its spec, which tests change to do damage. A cluster
- * of data is filled with its own number.
+ * A made-up store of five blobs on a disk of memory, synchronous, for tests of the offline checker: a super blob, a
+ * snapshot with two thin clones, a thick volume with run-length extents. Each is written by its spec, which tests
+ * change to do damage. A cluster of data is filled with its own number.
  */
 #ifndef TESTKIT_BLOB_MADE_H
 #define TESTKIT_BLOB_MADE_H
@@ -39,7 +39,7 @@ struct spec {
 	uint32_t second;    /* page of the chain, 0: it has one page */
 	uint8_t intent[32];
 	bool has_intent;
-	int entries_more;   /* that its first extent page has */
+	int entries_more; /* that its first extent page has */
 };
 
 extern uint8_t disk[DISK_BYTES];
