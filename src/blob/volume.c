@@ -638,6 +638,7 @@ struct delete {
 	struct md_op op;
 	struct md_persist persist;
 	struct blob *blob;
+	uint64_t id;
 	struct list hidden;
 	blob_done_fn done;
 	void *ctx;
@@ -657,14 +658,30 @@ delete_answer(struct delete *d, int status)
 	store_background_end(store);
 }
 
+/* The blob is gone, whether that is written or not: unloading writes it again. */
+static void
+super_forgotten(void *ctx, int status)
+{
+	(void)status;
+	delete_answer(ctx, 0);
+}
+
 static void
 delete_erased(void *ctx, int status)
 {
 	struct delete *d = ctx;
+	struct blob_store *store = d->op.store;
+	struct blob_super super;
 
 	if (status != 0) {
 		d->blob->busy = false;
 		volume_error(d->blob, status, &d->err);
+	} else if (d->id == store->super.super_blob) { /* before its id is another's */
+		store->super.super_blob = BLOB_ID_NONE;
+		super = store->super;
+		super.clean = false;
+		super_write(store, &super, false, super_forgotten, d);
+		return;
 	}
 	delete_answer(d, status);
 }
@@ -766,6 +783,7 @@ blob_delete(struct blob *blob, const struct blob_xattr *hidden, unsigned num_hid
 		return;
 	}
 	d->blob = blob;
+	d->id = blob->id;
 	d->done = done;
 	d->ctx = ctx;
 	list_init(&d->hidden);

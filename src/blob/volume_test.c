@@ -80,7 +80,9 @@ answers(void **state)
 	assert_int_equal(blob_env_make(env, &(struct blob_options){.num_clusters = 1 << 20}, &clone), -ENOSPC);
 	assert_int_equal(blob_env_make(env, &(struct blob_options){.num_clusters = 4, .thin = true}, &clone), 0);
 	assert_int_equal(blob_env_resize(env, clone, 4), 0);
+	assert_int_equal(blob_env_set_super(env, blob_id(clone)), 0);
 	assert_int_equal(blob_env_delete(env, clone), 0);
+	assert_true(blob_store_super(env->store) == BLOB_ID_NONE);
 	close_play(&p);
 }
 
