@@ -242,7 +242,7 @@ battery(const char *const *steps, bool holes)
 		.shows_holes = holes,
 		.unmap_zeroes = holes,
 		.may_cancel = true,
-		.requests = 800,
+		.requests = 500,
 	};
 }
 
@@ -251,7 +251,9 @@ thin_volumes(void **state)
 {
 	struct battery b = battery(thin, true);
 
-	bdev_battery_run_all(&b);
+	bdev_battery_run(&b, REACTOR_POLL, false);
+	bdev_battery_run(&b, REACTOR_INTERRUPT, true);
+	bdev_battery_run(&b, REACTOR_ADAPTIVE, true);
 }
 
 static void
@@ -262,8 +264,7 @@ thick_volumes(void **state)
 	x.block_size = 4096;
 	bdev_battery_run(&b, REACTOR_POLL, true);
 	x.write_cache = true;
-	bdev_battery_run(&b, REACTOR_INTERRUPT, true);
-	bdev_battery_run(&b, REACTOR_ADAPTIVE, false);
+	bdev_battery_run(&b, REACTOR_INTERRUPT, false);
 }
 
 static void
@@ -286,7 +287,6 @@ clones(void **state)
 
 	x.cluster_bytes = 262144;
 	bdev_battery_run(&b, REACTOR_POLL, false);
-	bdev_battery_run(&b, REACTOR_INTERRUPT, true);
 	x.cluster_bytes = 196608; /* no power of two */
 	b.resize = NULL;
 	bdev_battery_run(&b, REACTOR_ADAPTIVE, true);
@@ -304,7 +304,6 @@ stacks(void **state)
 	x.shuffle = true;
 	x.write_cache = true;
 	bdev_battery_run(&b, REACTOR_ADAPTIVE, false);
-	bdev_battery_run(&b, REACTOR_INTERRUPT, true);
 }
 
 int

@@ -6,9 +6,10 @@
  * the same way: blob_begin() says where, blob_end() that they have ended; the parity in between stands in the child's flags.
  * Everything else is a struct blob_io in the same room. The core cuts requests where a run of clusters ends (reach).
  *
- * A flush goes to the base: what a write has changed in the metadata was written before the write was answered, so that
- * the base's flush covers both. For the same reason "force unit access" is a flush, the core's: the base's own would not cover the
- * metadata.
+ * A flush goes to the base: what a write has changed in the metadata was written before the write was answered, so
+ * that the base's flush covers both. For the same reason "force unit access" is a flush, the core's: the base's own
+ * would not cover the metadata.
+ *
  * Context: the channel's thread, but for registering.
  */
 #include <errno.h>

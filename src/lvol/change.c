@@ -162,8 +162,8 @@ lvol_clone(struct lvol *snapshot, const char *name, lvol_made_fn done, void *ctx
 	blob_clone(snapshot->blob, op->xattrs, 2, made, op);
 }
 
-/* Opens and claims a bdev that is to be an external snapshot, so that what is wrong with it is said at once; op holds it until it is
- * answered, then the blobstore has it. *ret_bytes: its size. */
+/* Opens and claims a bdev that is to be an external snapshot, so that what is wrong with it is said at once; op holds
+ * it until it is answered, then the blobstore has it. *ret_bytes: its size. */
 static int
 open_parent_bdev(struct lvol_store *store, const char *bdev_name, struct lvol_op *op, uint64_t *ret_bytes)
 {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Finds stores: each bdev that comes is opened to read, and its first page looked at; only where that is a store's super block
- * the bdev is claimed, and the store loaded with all its volumes. The claim of a store that was found yields to others as long as
- * nobody uses it (life.c): whoever writes a disk, a guest perhaps, does not keep its owner from it by what he writes there.
+ * Finds stores: each bdev that comes is opened to read, and its first page looked at; only where that is a store's
+ * super block the bdev is claimed, and the store loaded with all its volumes. The claim of a store that was found
+ * yields to others as long as nobody uses it (life.c): whoever writes a disk, a guest perhaps, does not keep its
+ * owner from it by what he writes there.
  *
  * Invariants
  *  1. Each examination is answered exactly once: when it is over, or when its time is up; a store that is loaded later stays.

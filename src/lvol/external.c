@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Bdevs as external snapshots: what is below volumes that were cloned from them. A bdev is known by its UUID, in text, which is
- * the id in the blob's metadata; it is opened to read, and claimed so that nobody writes.
+ * Bdevs as external snapshots: what is below volumes that were cloned from them. A bdev is known by its UUID, in
+ * text, which is the id in the blob's metadata; it is opened to read, and claimed so that nobody writes.
  *
- * A volume whose bdev is missing when it is loaded has no bdev itself until the missing one comes. One that loses it while it is in
- * use keeps its own: what it has itself is still there, the rest fails until the missing one has come again.
+ * A volume whose bdev is missing when it is loaded has no bdev itself until the missing one comes. One that loses it
+ * while it is in use keeps its own: what it has itself is still there, the rest fails until the missing one has come
+ * again.
  *
  * Invariants
  *  1. What a store misses is awaited once, by the UUID, however many volumes miss it.

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What the tests of this folder have in common: a stage with disks in memory, and what is asked of stores and volumes, waited for. */
+/* What the tests of this folder have in common: a stage with disks in memory, and what is asked of stores and
+ * volumes, waited for. */
 #ifndef LVOL_HARNESS_H
 #define LVOL_HARNESS_H
 

@@ -3,7 +3,7 @@
  * Shared by the files of src/lvol; never leaves it.
  *
  *	store.c     which stores there are, what they are called; renaming, growing, limits
- *	life.c      a store comes: made, or loaded with its volumes; and goes: unloaded, destroyed, hot removed, at the end of the process
+ *	life.c      a store comes: made, or loaded with its volumes; and goes: unloaded, destroyed, hot removed
  *	volume.c    which volumes there are, and what they are like; change.c: what changes them
  *	work.c      long work on volumes, as jobs
  *	bdev.c      the bdev of a volume
@@ -14,8 +14,8 @@
  * Invariants
  *  1. A name belongs to one store, or to one volume of a store, from the moment somebody asks for it: it is entered before
  *     anything is written, and leaves when what had it is gone for good, or was not made.
- *  2. Every volume that is listed holds a reference of its blob (blob_open()) but those that are damaged; its bdev is there as long
- *     as the volume can be read (neither damaged nor degraded when it came), and nothing takes it away.
+ *  2. Every volume that is listed holds a reference of its blob (blob_open()) but those that are damaged; its bdev is
+ *     there as long as the volume can be read (neither damaged nor degraded when it came), and nothing takes it away.
  *  3. A store that leaves first lets what was asked for come to its end (store->ops), long work is cancelled; then the bdevs go;
  *     when the last is gone the blobs are closed, and the blobstore ends. Nothing new is begun meanwhile.
  *  4. Each op is answered once, never from inside the call that asked for it.
@@ -176,7 +176,8 @@ bool lvol_shutting_down(void);
 
 /* ---- life.c ---- */
 
-/* Loads what is on dev, which it takes and which is claimed; found: by an examination. op, which has no store yet, is answered. */
+/* Loads what is on dev, which it takes and which is claimed; found: by an examination. op, which has no store yet, is
+ * answered. */
 void lvol_store_open(struct lvol_dev *dev, bool found, struct lvol_op *op);
 /* how: enum store_leaving; op, which holds no store, is answered when it is gone; NULL: nobody waits. */
 void lvol_store_leave(struct lvol_store *store, int how, struct lvol_op *op);
@@ -235,8 +236,8 @@ struct lvol_dev {
 };
 
 /*
- * Opens the bdev, and claims it. claim: WRITE_ONE (store, copy), WRITE_NONE (external). 0; what opening and claiming say; -EOPNOTSUPP:
- * zoned, or with metadata.
+ * Opens the bdev, and claims it. claim: WRITE_ONE (store, copy), WRITE_NONE (external). 0; what opening and claiming
+ * say; -EOPNOTSUPP: zoned, or with metadata.
  */
 int lvol_dev_open(const char *bdev_name, enum bdev_claim claim, struct lvol_dev **ret_dev, struct err *err);
 /* The same without a claim, to look. */

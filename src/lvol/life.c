@@ -7,8 +7,8 @@
  *	                                    |                    base removed      |           |
  *	                                    +--- failed: blobstore closed          +-----------+--- ops and bdevs have gone
  *
- * When the process ends stores go one after another, the last that came first: one that stands on a volume of another goes before
- * it.
+ * When the process ends stores go one after another, the last that came first: one that stands on a volume of another
+ * goes before it.
  */
 #include <errno.h>
 #include <stdlib.h>

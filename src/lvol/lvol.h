@@ -3,18 +3,19 @@
  * Logical volumes: stores of them on bdevs, and each volume a bdev. Binds the blobstore (blob/blob.h) to the block layer, and
  * gives its blobs names.
  *
- * On disk a store is a blobstore of type "LVOLSTORE" whose super blob has the xattrs "uuid" and "name"; a volume is a blob with
- * the same two. A volume's bdev is named after its UUID (or "<store's UUID>_<blob id>" when it has no valid one), and has the alias
- * "store/volume". Snapshots that were deleted and stay for their clones are named ".deleted-<uuid>" there; they have no bdev, and
- * are nobody's volume here.
+ * On disk a store is a blobstore of type "LVOLSTORE" whose super blob has the xattrs "uuid" and "name"; a volume is a
+ * blob with the same two. A volume's bdev is named after its UUID (or "<store's UUID>_<blob id>" when it has no valid
+ * one), and has the alias "store/volume". Snapshots that were deleted and stay for their clones are named
+ * ".deleted-<uuid>" there; they have no bdev, and are nobody's volume here.
  *
- * Context: the app thread, for all functions here. What changes something is asynchronous: done comes once, on the app thread, never
- * from inside the call, when the change is on stable storage and the bdevs are as they shall be; err says which thing is wrong
- * and is borrowed during the call. done may be NULL. Strings are copied. (Without any memory: at once, -ENOMEM.)
+ * Context: the app thread, for all functions here. What changes something is asynchronous: done comes once, on the
+ * app thread, never from inside the call, when the change is on stable storage and the bdevs are as they shall be;
+ * err says which thing is wrong and is borrowed during the call. done may be NULL. Strings are copied. (Without any
+ * memory: at once, -ENOMEM.)
  *
- * Errors, besides those of blob/blob.h: -EINVAL (a name that is empty, longer than LVOL_NAME_BYTES - 1, has a slash or is
- * reserved); -EEXIST (a name that is taken, also by one that is being made at this moment); -ENODEV (the store, or the volume, is on its
- * way out); what bdev_open() and bdev_claim() say.
+ * Errors, besides those of blob/blob.h: -EINVAL (a name that is empty, longer than LVOL_NAME_BYTES - 1, has a slash
+ * or is reserved); -EEXIST (a name that is taken, also by one that is being made at this moment); -ENODEV (the store,
+ * or the volume, is on its way out); what bdev_open() and bdev_claim() say.
  */
 #ifndef LVOL_LVOL_H
 #define LVOL_LVOL_H
@@ -54,8 +55,8 @@ struct lvol_store_options {
 	bool overwrite; /* a store that is there, but is not loaded, may go; else -EEXIST */
 };
 
-/* The base is claimed before anything is written. -EPERM: somebody else has it, or a store stands on it; -EROFS; -ENODEV: no such
- * bdev; -EINVAL: sizes; -EOPNOTSUPP: a zoned base, or one with metadata. */
+/* The base is claimed before anything is written. -EPERM: somebody else has it, or a store stands on it; -EROFS;
+ * -ENODEV: no such * bdev; -EINVAL: sizes; -EOPNOTSUPP: a zoned base, or one with metadata. */
 void lvol_store_create(const struct lvol_store_options *options, lvol_store_made_fn done, void *ctx);
 
 /*
@@ -74,8 +75,8 @@ void lvol_store_unload(struct lvol_store *store, lvol_done_fn done, void *ctx);
 void lvol_store_destroy(struct lvol_store *store, lvol_done_fn done, void *ctx);
 
 /*
- * What becomes of writes that find no free cluster: -ENOSPC, or, with pause, they wait until there are some. low_percent: a notice is
- * sent when fewer of the data clusters are free; 0: never. Kept in the store.
+ * What becomes of writes that find no free cluster: -ENOSPC, or, with pause, they wait until there are some.
+ * low_percent: a notice is sent when fewer of the data clusters are free; 0: never. Kept in the store.
  */
 void lvol_store_set_limits(struct lvol_store *store, unsigned low_percent, bool pause, lvol_done_fn done, void *ctx);
 
@@ -164,14 +165,14 @@ struct lvol_group_member {
 	const char *name;      /* of its snapshot */
 	struct lvol *snapshot; /* on success */
 };
-/* All at one instant, whole or not at all. Of one store (-EXDEV), each once (-EINVAL), at least one. members is borrowed until
- * done. */
+/* All at one instant, whole or not at all. Of one store (-EXDEV), each once (-EINVAL), at least one. members is
+ * borrowed until * done. */
 void lvol_snapshot_group(struct lvol_group_member *members, unsigned count, lvol_done_fn done, void *ctx);
 
 /* -EINVAL: not read-only. */
 void lvol_clone(struct lvol *snapshot, const char *name, lvol_made_fn done, void *ctx);
-/* A volume that reads what it has not itself from a bdev, which nobody may write to from then on. -EINVAL: its size is no multiple of the
- * clusters', or it is a volume of the same store; -EPERM: somebody writes to it. */
+/* A volume that reads what it has not itself from a bdev, which nobody may write to from then on. -EINVAL: its size
+ * is no multiple of the * clusters', or it is a volume of the same store; -EPERM: somebody writes to it. */
 void lvol_clone_bdev(struct lvol_store *store, const char *bdev_name, const char *name, lvol_made_fn done, void *ctx);
 
 void lvol_rename(struct lvol *lvol, const char *name, lvol_done_fn done, void *ctx);
@@ -188,8 +189,9 @@ void lvol_set_parent(struct lvol *lvol, struct lvol *snapshot, lvol_done_fn done
 void lvol_set_parent_bdev(struct lvol *lvol, const char *bdev_name, lvol_done_fn done, void *ctx);
 
 /*
- * Copies the clusters that a read-only volume has itself to a bdev, which is claimed for as long; a job "lvol_shallow_copy", too.
- * *ret_id: for the check. 0; -EPERM (not read-only, or the bdev is claimed); -EINVAL (it is smaller, or has other blocks).
+ * Copies the clusters that a read-only volume has itself to a bdev, which is claimed for as long; a job
+ * "lvol_shallow_copy", too. *ret_id: for the check. 0; -EPERM (not read-only, or the bdev is claimed); -EINVAL (it is
+ * smaller, or has other blocks).
  */
 int lvol_shallow_copy_start(struct lvol *lvol, const char *bdev_name, uint32_t *ret_id, struct err *err);
 struct lvol_copy_status {
@@ -202,9 +204,9 @@ struct lvol_copy_status {
 int lvol_shallow_copy_check(uint32_t id, struct lvol_copy_status *ret_status);
 
 /*
- * What the volume consists of, from block lba on, and where it may differ from `since`, a snapshot below it (BDEV_EXTENT_CHANGED); since
- * NULL: from nothing, what is allocated in it or below. extents follow one another; *ret_count: how many, at least 1 before the end,
- * at most max. 0; -EINVAL: since is not below it; -ERANGE: lba.
+ * What the volume consists of, from block lba on, and where it may differ from `since`, a snapshot below it
+ * (BDEV_EXTENT_CHANGED); since NULL: from nothing, what is allocated in it or below. extents follow one another;
+ * *ret_count: how many, at least 1 before the end, at most max. 0; -EINVAL: since is not below it; -ERANGE: lba.
  */
 int lvol_extents(struct lvol *lvol, struct lvol *since, uint64_t lba, struct bdev_extent *extents, unsigned max,
 		 unsigned *ret_count, struct err *err);

@@ -2,8 +2,8 @@
 /*
  * Which volumes there are, what they are called and what they are like.
  *
- * A volume is found from its blob by the blob's id, which is small beyond its base: parents and clones of ten thousand volumes
- * are looked up one by one.
+ * A volume is found from its blob by the blob's id, which is small beyond its base: parents and clones of ten
+ * thousand volumes are looked up one by one.
  */
 #include <errno.h>
 #include <inttypes.h>

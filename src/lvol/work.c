@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Long work on volumes: giving them storage of their own (inflate, decouple), and copying what is theirs (shallow copy). Each is a job,
- * which people can watch and cancel; one at a time on a volume. A store that leaves cancels them.
+ * Long work on volumes: giving them storage of their own (inflate, decouple), and copying what is theirs (shallow
+ * copy). Each is a job, which people can watch and cancel; one at a time on a volume. A store that leaves cancels
+ * them.
  */
 #include <errno.h>
 #include <stdio.h>
