@@ -3,20 +3,20 @@
  * What becomes of deleted snapshots: with no clone left they are erased; with one, they are merged into it, so that it has what
  * it read from them. In the background, one at a time.
  *
- *	pass    extent pages for the clone that list what both have, on pages nobody refers to yet; a few an operation, so that writes of
- *	        guests are committed in between. Extents the clone lacks are taken over as they are. Extents that writes
- *	        changed meanwhile come again, until few are left.
- *	final   the clone's gate closed to writes; what is left; SNAPRM = clone on the snapshot, flush; the clone's chain with the new
- *	        pages and the snapshot's parent, flush: the commit; extents in memory, then what is below; the gate opens; the
+ *	pass    extent pages for the clone that list what both have, on pages nobody refers to yet; a few an operation, so
+ *	        that writes of guests are committed in between. Extents the clone lacks are taken over as they are. Extents
+ *	        that writes changed meanwhile come again, until few are left.
+ *	final   the clone's gate closed to writes; what is left; SNAPRM = clone on the snapshot, flush; the clone's chain with
+ *	        the new pages and the snapshot's parent, flush: the commit; extents in memory, then what is below; the gate opens; the
  *	        snapshot's first page zeroed, flush
  *	after   a grace period; the snapshot's clusters that the clone had itself, and its pages, are given back
  *
- * What lacks something (metadata pages, memory, a clone that is busy) rests until merge_kick(). What was taken up is not written
- * anywhere: a deleted snapshot with one clone is taken up again when the store is loaded.
+ * What lacks something (metadata pages, memory, a clone that is busy) rests until merge_kick(). What was taken up is not
+ * written anywhere: a deleted snapshot with one clone is taken up again when the store is loaded.
  *
  * Invariants
- *  1. What a reader of the clone finds is the same at every moment: an extent is replaced by one that has the same entries and, where
- *     there were none, those of the snapshot; only then what is below changes (internal.h, invariant 2).
+ *  1. What a reader of the clone finds is the same at every moment: an extent is replaced by one that has the same entries and,
+ *     where there were none, those of the snapshot; only then what is below changes (internal.h, invariant 2).
  *  2. Prepared extents and pages belong to the merge until the commit; when the clone's map or the family changes, they are
  *     dropped (merge_disturb()).
  *  3. Clusters of the clone beyond the snapshot's end read as zeroes, not as what lies deeper: those for which there is something

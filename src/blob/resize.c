@@ -211,7 +211,8 @@ zeroed(struct store_io *io, int status)
 	struct resize *r = io->ctx;
 
 	if (status != 0) {
-		err_set(&r->err, status, "blob %" PRIu64 ": a new cluster could not be zeroed: %s", r->blob->id, strerror(-status));
+		err_set(&r->err, status, "blob %" PRIu64 ": a new cluster could not be zeroed: %s", r->blob->id,
+			strerror(-status));
 		fail(r, status);
 		return;
 	}

@@ -362,7 +362,8 @@ blob_create(struct blob_store *store, const struct blob_options *options, blob_m
 		c->external_id_bytes = options->external_id_bytes;
 		if (options->external_id_bytes == 0 ||
 		    options->external_id_bytes > BLOB_XATTR_BYTES_MAX - sizeof(BLOB_XATTR_EXTERNAL)) {
-			c->early = err_set(&c->err, -EINVAL, "an external snapshot's id of %zu bytes", options->external_id_bytes);
+			c->early = err_set(&c->err, -EINVAL, "an external snapshot's id of %zu bytes",
+					   options->external_id_bytes);
 		} else if ((c->external_id = malloc(options->external_id_bytes)) == NULL) {
 			c->early = -ENOMEM;
 		} else {

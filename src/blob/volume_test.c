@@ -297,13 +297,14 @@ device_fails(void **state)
 static void
 run_length(void **state)
 {
+	const struct blob_options options = {.num_clusters = 600, .thin = true, .extent_rle = true};
 	struct blob *blob, *snapshot, *clone;
 	struct play p;
 	struct blob_env *env = &p.env;
 
 	(void)state;
 	open_play(&p);
-	assert_int_equal(blob_env_make(env, &(struct blob_options){.num_clusters = 600, .thin = true, .extent_rle = true}, &blob), 0);
+	assert_int_equal(blob_env_make(env, &options, &blob), 0);
 	assert_int_equal(blob_env_fill_blob(env, blob, 2, 40, 1), 0);
 	assert_int_equal(blob_env_fill_blob(env, blob, 550 * HARNESS_UNITS, 9, 2), 0);
 	assert_int_equal(blob_env_snapshot(env, blob, &snapshot), 0);
