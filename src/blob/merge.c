@@ -7,7 +7,8 @@
  *	        that writes of guests are committed in between. Extents the clone lacks are taken over as they are. Extents
  *	        that writes changed meanwhile come again, until few are left.
  *	final   the clone's gate closed to writes; what is left; SNAPRM = clone on the snapshot, flush; the clone's chain with
- *	        the new pages and the snapshot's parent, flush: the commit; extents in memory, then what is below; the gate opens; the
+ *	        the new pages and the snapshot's parent, flush: the commit; extents in memory, then what is below; the
+ *	        gate opens; the
  *	        snapshot's first page zeroed, flush
  *	after   a grace period; the snapshot's clusters that the clone had itself, and its pages, are given back
  *
