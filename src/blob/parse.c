@@ -239,8 +239,9 @@ take_extent_page(struct parse *p, uint64_t extent, uint32_t page, const struct b
 	int rc = 0;
 
 	if (d->page.start_cluster != start || d->page.num_clusters > BLOB_EXTENT_CLUSTERS) {
-		blob_set_damage(p->blob, "extent page %" PRIu32 " speaks of %" PRIu32 " clusters from %" PRIu32 " on, not of those from %"
-				PRIu64 " on", page, d->page.num_clusters, d->page.start_cluster, start);
+		blob_set_damage(p->blob,
+				"extent page %" PRIu32 " speaks of %" PRIu32 " clusters from %" PRIu32 " on, not of those from %" PRIu64
+				" on", page, d->page.num_clusters, d->page.start_cluster, start);
 		return 0;
 	}
 	for (uint32_t i = 0; i < d->page.num_clusters && start + i < p->num_clusters && rc == 0; i++) {
@@ -250,8 +251,8 @@ take_extent_page(struct parse *p, uint64_t extent, uint32_t page, const struct b
 			continue;
 		}
 		if (!cluster_fits(p, cluster, 1)) {
-			blob_set_damage(p->blob, "cluster %" PRIu32 " (extent page %" PRIu32 ") does not lie in the store", cluster,
-					page);
+			blob_set_damage(p->blob, "cluster %" PRIu32 " (extent page %" PRIu32 ") does not lie in the store",
+					cluster, page);
 			continue;
 		}
 		rc = set_cluster(p, start + i, cluster);
@@ -311,7 +312,8 @@ take_table(struct parse *p, const struct blob_descriptor *d)
 		struct blob_run run = blob_descriptor_run(d, i);
 
 		if (run.length > extents - p->at || (run.index != 0 && run.length != 1)) {
-			blob_set_damage(p->blob, "its extent table is longer than %" PRIu64 " clusters need, or contradicts itself",
+			blob_set_damage(p->blob,
+					"its extent table is longer than %" PRIu64 " clusters need, or contradicts itself",
 					p->table_clusters);
 			return 0;
 		}
@@ -378,8 +380,8 @@ pass(struct parse *p)
 }
 
 /*
- * The size of a blob with a table. SPDK writes the last extent page in place before the chain that says the new size, and takes for the
- * size, when it loads such a blob, what that page has: from then on there may be data. So does this.
+ * The size of a blob with a table. SPDK writes the last extent page in place before the chain that says the new size, and
+ * takes for the size, when it loads such a blob, what that page has: from then on there may be data. So does this.
  */
 static uint64_t
 table_size(struct parse *p)
@@ -417,8 +419,8 @@ make_map(struct parse *p)
 	}
 	if (p->has_table && blob->damage.code == 0 &&
 	    p->at != (p->table_clusters + BLOB_EXTENT_CLUSTERS - 1) / BLOB_EXTENT_CLUSTERS) {
-		blob_set_damage(blob, "its extent table ends after %" PRIu64 " of %" PRIu64 " clusters", p->at * BLOB_EXTENT_CLUSTERS,
-				p->table_clusters);
+		blob_set_damage(blob, "its extent table ends after %" PRIu64 " of %" PRIu64 " clusters",
+				p->at * BLOB_EXTENT_CLUSTERS, p->table_clusters);
 	}
 	p->num_clusters = !p->has_table ? p->rle_at : blob->damage.code == 0 ? table_size(p) : p->table_clusters;
 	map = blob_map_create(p->num_clusters, NULL);
