@@ -276,6 +276,36 @@ alloc_watch(struct blob_store *store)
 		store_event(store, BLOB_STORE_LOW_ENDS);
 	}
 	cow_space(store);
+	while (!list_empty(&store->space_waiters)) {
+		struct md_op *op = LIST_FIRST(&store->space_waiters, struct md_op, link);
+
+		list_remove(&op->link);
+		md_op_start(store, op, op->name, op->run);
+	}
+}
+
+void
+alloc_giving_begin(struct blob_store *store)
+{
+	atomic_fetch_add(&store->giving, 1);
+}
+
+void
+alloc_giving_end(struct blob_store *store)
+{
+	CHECK(atomic_load(&store->giving) > 0);
+	if (atomic_fetch_sub(&store->giving, 1) == 1) {
+		alloc_watch(store);
+	}
+}
+
+void
+alloc_retry(struct md_op *op)
+{
+	struct blob_store *store = op->store;
+
+	md_op_end(op);
+	list_append(&store->space_waiters, &op->link);
 }
 
 /* ---- Metadata pages (owner) ---- */

@@ -242,7 +242,7 @@ space_told(struct msg *msg)
 	struct blob_store *store = CONTAINER_OF(msg, struct blob_store, full_msg);
 
 	atomic_store(&store->space_told, false);
-	if (atomic_load(&store->free_clusters) == 0 && !store->full) {
+	if (atomic_load(&store->free_clusters) == 0 && !store->full && !alloc_coming(store)) {
 		store->full = true;
 		store_event(store, BLOB_STORE_FULL);
 	}
@@ -260,10 +260,13 @@ tell_owner(struct blob_store *store)
 void
 cow_space(struct blob_store *store)
 {
-	if (atomic_load(&store->free_clusters) == 0) {
+	bool some = atomic_load(&store->free_clusters) > 0;
+
+	/* None, and none to wait for: those that do not wait for others' space look again, and fail. */
+	if (!some && (alloc_coming(store) || atomic_load(&store->pause_when_full))) {
 		return;
 	}
-	if (store->full) {
+	if (some && store->full) {
 		store->full = false;
 		store_event(store, BLOB_STORE_FULL_ENDS);
 	}
@@ -290,11 +293,15 @@ reserve(struct blob_io *io)
 	if (LIKELY(alloc_reserve(store, 1) == 0)) {
 		return 0;
 	}
-	if (!atomic_load(&store->pause_when_full)) {
+	/* Said before it looks again: whoever brings space, or the last of it, sees that it is wanted. */
+	atomic_store(&store->space_wanted, true);
+	if (!atomic_load(&store->pause_when_full) && !alloc_coming(store)) {
+		if (alloc_reserve(store, 1) == 0) {
+			return 0;
+		}
 		tell_owner(store);
 		return -ENOSPC;
 	}
-	atomic_store(&store->space_wanted, true);
 	if (alloc_reserve(store, 1) == 0) {
 		return 0;
 	}

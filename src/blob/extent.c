@@ -29,6 +29,9 @@ owner_of(const struct blob *blob, const struct blob *end, uint64_t cluster, uint
 		if (has(blob, cluster)) {
 			return blob;
 		}
+		if (blob_below(blob) != *ret_below) {
+			continue; /* a snapshot was taken in between: its clusters are found below now */
+		}
 		parent = below_parent(*ret_below);
 		/* What a parent has beyond its end is not to be seen, nor is what lies below that. */
 		if (parent == NULL || parent == end || cluster >= blob_num_clusters(parent)) {

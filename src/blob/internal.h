@@ -189,6 +189,9 @@ struct blob_store {
 	struct msg grace_msg;
 	struct msg sweep_msg; /* gate_open(): visits all threads */
 	bool sweeping, sweep_again;
+	_Atomic unsigned giving;   /* alloc.c: pieces of background work that will bring clusters back */
+	uint64_t reaped;           /* reap.c: clusters of deleted blobs that are not in limbo yet */
+	struct list space_waiters; /* struct md_op: changes that will find space when these are over */
 	_Atomic bool space_wanted; /* cow.c: a write found no space; cow_space() looks */
 	_Atomic bool space_told;   /* full_msg is under way */
 	struct msg full_msg;
@@ -344,6 +347,19 @@ uint32_t alloc_page(struct blob_store *store);
 void alloc_free_page(struct blob_store *store, uint32_t page);
 /* Owner: looks whether the watermark was crossed, wakes who waits for space. After commits. */
 void alloc_watch(struct blob_store *store);
+/*
+ * Clusters that were given up are on their way between giving_begin() and giving_end() (owner): who finds no free ones
+ * meanwhile waits for them. alloc_coming(): any thread.
+ */
+void alloc_giving_begin(struct blob_store *store);
+void alloc_giving_end(struct blob_store *store);
+static inline bool
+alloc_coming(struct blob_store *store)
+{
+	return atomic_load(&store->giving) > 0;
+}
+/* Owner, from op->run: ends op, which has found too few clusters while some are coming, and starts it again when there are more. */
+void alloc_retry(struct md_op *op);
 int alloc_init(struct blob_store *store); /* when the bits are right: counts what is free */
 void alloc_release(struct blob_store *store);
 /* Owner: clusters up to total_clusters, more than before, may be taken. */

@@ -97,7 +97,7 @@ limbo_release(struct blob_store *store)
 uint64_t
 limbo_clusters(const struct blob_store *store)
 {
-	return store->limbo->clusters;
+	return store->limbo == NULL ? 0 : store->limbo->clusters; /* asked while it is being loaded */
 }
 
 /* ---- Free ---- */
@@ -118,6 +118,7 @@ batch_ended(struct blob_store *store, struct batch *b)
 {
 	list_remove(&b->link);
 	free(b);
+	alloc_giving_end(store);
 	store_background_end(store);
 }
 
@@ -289,6 +290,7 @@ alloc_free_later(struct blob_store *store, const uint32_t *clusters, uint64_t co
 		qsort(b->clusters, b->count, sizeof(b->clusters[0]), compare);
 	}
 	store->limbo->clusters += b->count;
+	alloc_giving_begin(store);
 	store_background_begin(store);
 	list_append(&store->limbo->arriving, &b->link);
 	grace(store);

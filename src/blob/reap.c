@@ -24,6 +24,7 @@ struct reap {
 	enum blob_clear clear;
 	uint64_t from; /* first cluster to free */
 	uint64_t next; /* extent */
+	uint64_t left; /* of a blob: clusters that are counted in store->reaped, not in limbo yet */
 	struct blob_wait wait;
 	struct defer defer;
 };
@@ -51,12 +52,14 @@ finish(struct reap *reap)
 {
 	struct blob_store *store = reap->store;
 
+	store->reaped -= reap->left;
 	if (reap->blob != NULL) {
 		store_free_blob(reap->blob); /* and its map, which has no extents any more */
 	} else {
 		blob_map_free(reap->map, false);
 	}
 	free(reap);
+	alloc_giving_end(store);
 	merge_kick(store);
 	store_background_end(store);
 }
@@ -83,6 +86,9 @@ reap_extent(struct reap *reap, uint64_t index)
 	if (n > 0 && alloc_free_later(reap->store, clusters, n, reap->clear) != 0) {
 		return false;
 	}
+	n = (uint32_t)MIN(n, reap->left);
+	reap->left -= n;
+	reap->store->reaped -= n;
 	if (e->page != 0) {
 		alloc_free_page(reap->store, e->page);
 	}
@@ -122,6 +128,7 @@ static void
 start(struct reap *reap)
 {
 	reap->next = reap->from / BLOB_EXTENT_CLUSTERS;
+	alloc_giving_begin(reap->store);
 	store_background_begin(reap->store);
 	grace_start(reap->store, &reap->wait, graced);
 }
@@ -131,6 +138,8 @@ reap_blob(struct reap *reap, struct blob *blob)
 {
 	reap->blob = blob;
 	reap->map = atomic_load_explicit(&blob->head.map, memory_order_relaxed);
+	reap->left = atomic_load_explicit(&blob->allocated, memory_order_relaxed);
+	reap->store->reaped += reap->left;
 	start(reap);
 }
 

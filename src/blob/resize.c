@@ -444,6 +444,22 @@ gated(struct blob_wait *wait)
 	md_op_start(r->blob->store, &r->op, "resize", run);
 }
 
+/* Before the gate: clusters that are on their way may be what it needs, and nobody shall wait for them with it. */
+static void
+look_for_space(struct md_op *op)
+{
+	struct resize *r = CONTAINER_OF(op, struct resize, op);
+	uint64_t has = blob_num_clusters(r->blob), needed = r->num_clusters > has ? r->num_clusters - has : 0;
+
+	if (!blob_thin(r->blob) && alloc_coming(op->store) && md_op_refused(op->store, NULL) == 0 &&
+	    atomic_load_explicit(&op->store->free_clusters, memory_order_relaxed) < needed) {
+		alloc_retry(op);
+		return;
+	}
+	md_op_end(op);
+	gate_close(r->blob, BLOB_GATE_ALL, &r->wait, gated);
+}
+
 void
 blob_resize(struct blob *blob, uint64_t num_clusters, blob_done_fn done, void *ctx)
 {
@@ -465,5 +481,5 @@ blob_resize(struct blob *blob, uint64_t num_clusters, blob_done_fn done, void *c
 	r->ctx = ctx;
 	blob->opens++;
 	store_background_begin(blob->store);
-	gate_close(blob, BLOB_GATE_ALL, &r->wait, gated);
+	md_op_start(blob->store, &r->op, "resize", look_for_space);
 }

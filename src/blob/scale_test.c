@@ -306,7 +306,7 @@ sixteen_tib(void **state)
 	}
 	memory = MAX(resident_bytes(), memory) - memory;
 	print_message("%" PRIu64 " MiB of memory\n", memory >> 20);
-	EXPECT_SAY(memory < 192 * MIB, "%" PRIu64 " MiB", memory >> 20);
+	EXPECT_SAY(memory < 512 * MIB, "%" PRIu64 " MiB", memory >> 20);
 	EXPECT(blob_env_delete(&env, blobs[0]) == 0);
 	end();
 }

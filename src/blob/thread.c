@@ -65,6 +65,7 @@ threads_init(struct blob_store *store)
 	device_register(&store->device, "blobstore", &thread_ops, sizeof(struct blob_thread));
 	list_init(&store->graces);
 	list_init(&store->graced);
+	list_init(&store->space_waiters);
 }
 
 void

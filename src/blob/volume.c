@@ -291,6 +291,10 @@ create_run(struct md_op *op)
 
 	if (rc == 0 && !thin) {
 		rc = alloc_reserve(c->store, c->num_clusters);
+		if (rc != 0 && alloc_coming(c->store)) {
+			alloc_retry(op);
+			return;
+		}
 		c->reserved = rc == 0 ? c->num_clusters : 0;
 		if (rc != 0) {
 			err_set(&c->err, rc, "there are no %" PRIu64 " free clusters", c->num_clusters);

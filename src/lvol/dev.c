@@ -57,11 +57,16 @@ submit(struct blob_dev *dev, struct blob_dev_io *io)
 		[BLOB_DEV_WRITE_ZEROES] = BDEV_WRITE_ZEROES,
 	};
 	struct bdev_io *child = (struct bdev_io *)(void *)io->room;
+	uint8_t flags = io->op == BLOB_DEV_WRITE_ZEROES ? BDEV_IO_MAY_UNMAP : 0;
+	enum bdev_op op = ops[io->op];
 
-	bdev_io_init(child, ops[io->op], io->lba, io->num_blocks, io->iov, (unsigned)io->iovcnt, io_done);
-	if (io->op == BLOB_DEV_WRITE_ZEROES) {
-		child->flags = BDEV_IO_MAY_UNMAP;
-	} else if (io->op == BLOB_DEV_FLUSH) {
+	if (io->op == BLOB_DEV_UNMAP && bdev_supports_natively(dev_of(dev)->bdev, BDEV_WRITE_ZEROES)) {
+		op = BDEV_WRITE_ZEROES; /* deallocates as well, and nobody finds what others left there */
+		flags = BDEV_IO_MAY_UNMAP;
+	}
+	bdev_io_init(child, op, io->lba, io->num_blocks, io->iov, (unsigned)io->iovcnt, io_done);
+	child->flags = flags;
+	if (io->op == BLOB_DEV_FLUSH) {
 		child->lba = child->num_blocks = 0;
 	} else if (io->op == BLOB_DEV_UNMAP && !dev->unmap) {
 		thread_defer(&child->defer, nothing_done);
