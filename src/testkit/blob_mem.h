@@ -88,6 +88,7 @@ uint64_t blob_mem_faults(struct blob_mem *mem); /* how many have failed since */
 
 /* ---- Holding ---- */
 
+#define BLOB_MEM_NO_MORE (1u << 31) /* what is held stays so, nothing more is */
 /* Requests of these kinds wait until they are let go. ops 0: all are let go, and none is held any more. */
 void blob_mem_hold(struct blob_mem *mem, unsigned ops);
 unsigned blob_mem_held(struct blob_mem *mem);
