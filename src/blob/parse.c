@@ -240,8 +240,9 @@ take_extent_page(struct parse *p, uint64_t extent, uint32_t page, const struct b
 
 	if (d->page.start_cluster != start || d->page.num_clusters > BLOB_EXTENT_CLUSTERS) {
 		blob_set_damage(p->blob,
-				"extent page %" PRIu32 " speaks of %" PRIu32 " clusters from %" PRIu32 " on, not of those from %" PRIu64
-				" on", page, d->page.num_clusters, d->page.start_cluster, start);
+				"extent page %" PRIu32 " speaks of %" PRIu32 " clusters from %" PRIu32
+				" on, not of those from %" PRIu64 " on", page, d->page.num_clusters, d->page.start_cluster,
+				start);
 		return 0;
 	}
 	for (uint32_t i = 0; i < d->page.num_clusters && start + i < p->num_clusters && rc == 0; i++) {
