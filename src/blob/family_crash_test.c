@@ -142,6 +142,34 @@ delete_long_act(struct play *p)
 static const struct scene delete_long = {
 	.name = "delete a snapshot of several extent pages", .prepare = long_snapshot, .act = delete_long_act};
 
+/* Metadata of several pages: new ones are written before the first. */
+static void
+long_chains(struct play *p)
+{
+	two_volumes(p);
+	play_long_chain(p, "a");
+	play_snapshot(p, "a", "s");
+	play_long_chain(p, "s");
+	play_write(p, "a", 5, 8);
+	play_flush(p);
+}
+
+static void
+long_chain_act(struct play *p)
+{
+	play_clone(p, "s", "c");
+	play_long_chain(p, "c");
+	play_delete(p, "c");
+	play_delete(p, "s");
+	play_idle(p);
+	play_xattr(p, "a", "new");
+	play_snapshot(p, "a", "s2");
+	play_write(p, "a", 0, 4);
+	play_decouple(p, "a");
+}
+
+static const struct scene long_chain = {.name = "chains of several pages", .prepare = long_chains, .act = long_chain_act};
+
 /* ---- Parents ---- */
 
 static void
@@ -189,9 +217,9 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		SCENE_TEST(&delete_one),     SCENE_TEST(&delete_one_shuffled), SCENE_TEST(&delete_busy), SCENE_TEST(&delete_chain),
-		SCENE_TEST(&delete_several), SCENE_TEST(&delete_all),          SCENE_TEST(&delete_long), SCENE_TEST(&inflate),
-		SCENE_TEST(&decouple),       SCENE_TEST(&set_parent),
+		SCENE_TEST(&delete_one), SCENE_TEST(&delete_one_shuffled), SCENE_TEST(&delete_busy),
+		SCENE_TEST(&delete_chain), SCENE_TEST(&delete_several), SCENE_TEST(&delete_all),
+		SCENE_TEST(&delete_long), SCENE_TEST(&inflate), SCENE_TEST(&long_chain), SCENE_TEST(&decouple), SCENE_TEST(&set_parent),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -112,6 +112,8 @@ bool play_clone(struct play *p, const char *snapshot, const char *name);
 bool play_delete(struct play *p, const char *name);
 bool play_resize(struct play *p, const char *name, uint64_t clusters);
 bool play_xattr(struct play *p, const char *name, const char *value); /* NULL: removed */
+/* Makes the volume's metadata longer than one page; no part of the model. */
+bool play_long_chain(struct play *p, const char *name);
 bool play_read_only(struct play *p, const char *name);
 bool play_inflate(struct play *p, const char *name);
 bool play_decouple(struct play *p, const char *name);

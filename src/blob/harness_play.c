@@ -385,6 +385,21 @@ play_xattr(struct play *p, const char *name, const char *value)
 }
 
 bool
+play_long_chain(struct play *p, const char *name)
+{
+	static const char *const names[] = {"y0", "y1", "y2"};
+	uint8_t value[3000];
+	bool good = true;
+
+	memset(value, 'y', sizeof(value));
+	for (unsigned i = 0; i < ARRAY_SIZE(names) && good; i++) {
+		good = step_begin(p) && step_end(p, "set a long xattr", blob_env_set_xattr(&p->env, play_find(p, name), names[i], value,
+											    sizeof(value)));
+	}
+	return good;
+}
+
+bool
 play_read_only(struct play *p, const char *name)
 {
 	if (!step_begin(p)) {
