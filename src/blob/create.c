@@ -16,14 +16,16 @@
 #include "event/steps.h"
 
 /*
- * Metadata pages, when nobody says how many. A volume needs one, and one for each 512 clusters that lie together in it; what random
- * writes between snapshots leave behind is much sparser, so one for 64 clusters (0.1 % of the space, with clusters of 64 KiB). Small
- * stores have many small volumes: 65536 pages, as long as these are no more than 1/128 of the space.
+ * Metadata pages, when nobody says how many. A volume needs one, and one for each 512 clusters that lie together in it;
+ * what random writes between snapshots leave behind is much sparser, so one for 16 clusters (0.4 % of the space, with
+ * clusters of 64 KiB): volumes and snapshots may be 32 times as large as the store, all together. Small stores have many small volumes: 65536 pages, as long as these are no more than 1/128 of the
+ * space; small clusters are many: no more than 1/64 of it.
  */
-#define CLUSTERS_PER_PAGE 64u
+#define CLUSTERS_PER_PAGE 16u
 #define PAGES_WANTED UINT64_C(65536)
 #define PAGES_SHARE 128u
-/* The cluster mask has room to grow so many times: beyond that metadata pages would be short even for volumes written in order. */
+/* The cluster mask has room to grow so many times: beyond that metadata pages would be short even for volumes written in
+ * order. */
 #define GROWTH 8u
 
 struct create {
@@ -106,8 +108,8 @@ lay_out(struct steps *s)
 	int rc;
 
 	if (layout.md_pages == 0) {
-		uint64_t few = MIN(layout.device_bytes / PAGES_SHARE / layout.md_page_bytes, PAGES_WANTED);
-		uint64_t pages = MAX(clusters / CLUSTERS_PER_PAGE, few);
+		uint64_t share = layout.device_bytes / PAGES_SHARE / layout.md_page_bytes;
+		uint64_t pages = MAX(MIN(clusters / CLUSTERS_PER_PAGE, 2 * share), MIN(share, PAGES_WANTED));
 
 		pages = MAX(pages, UINT64_C(16));
 		layout.md_pages = (uint32_t)MIN(pages, (uint64_t)INT32_MAX);
