@@ -45,7 +45,7 @@ const struct ctl_command ctl_commands[] = {
 		 "  send NAME            a snapshot to standard output; of a volume it makes one\n"
 		 "    --from SNAPSHOT    only what has changed since\n"
 		 "    --snapshot NAME    of the snapshot that it makes\n"
-		 "  receive [NAME]       a stream of send from standard input becomes a volume with a snapshot, or is added to it\n"
+		 "  receive [NAME]       a stream of send on standard input becomes a volume with a snapshot, or is added to it\n"
 		 "    --snapshot NAME    of the snapshot; else what the sender called it\n"
 		 "  import FILE NAME     a raw or qcow2 image, which is read as the volume needs it\n"
 		 "    --copy             copies it all now: the file is not needed afterwards\n"

@@ -233,6 +233,26 @@ alias_words(struct ctl *ctl)
 	json_decref(error);
 }
 
+/* Which value the option before wants: "<file>", names, or none that are known; whether it was one that wants a value. */
+static bool
+volume_value_words(struct ctl *ctl, const char *option)
+{
+	static const char *const anything[] = {"--snapshot", "--cluster-size", "--size", NULL};
+
+	if (strcmp(option, "--store") == 0) {
+		named_words(ctl, "bdev_lvol_get_lvstores");
+	} else if (strcmp(option, "--encrypt") == 0) {
+		named_words(ctl, "accel_crypto_keys_get");
+	} else if (strcmp(option, "--format") == 0) {
+		puts("raw\nqcow2");
+	} else if (strcmp(option, "--from") == 0) {
+		alias_words(ctl);
+	} else {
+		return is_one_of(option, anything);
+	}
+	return true;
+}
+
 static void
 volume_words(struct ctl *ctl, int argc, char **argv)
 {
@@ -241,19 +261,25 @@ volume_words(struct ctl *ctl, int argc, char **argv)
 	} actions[] = {
 		{"create", "--store\n--thick\n--encrypt"}, {"inflate", "--thin"},
 		{"send", "--from\n--snapshot"},	    {"receive", "--store\n--snapshot"},
-		{"import", "<file>"},
+		{"import", "--store\n--copy\n--format"},
 	};
-	const char *last = argc > 0 ? argv[argc - 1] : "";
 
 	if (argc == 0) {
 		puts("create\nlist\nshow\nsnapshot\nclone\nresize\nrename\ndelete\ninflate\nsend\nreceive\nimport");
 		return;
 	}
-	if (strcmp(last, "--store") == 0 || (strcmp(argv[0], "list") == 0)) {
+	if (volume_value_words(ctl, argv[argc - 1])) {
+		return;
+	}
+	if (strcmp(argv[0], "list") == 0) {
 		named_words(ctl, "bdev_lvol_get_lvstores");
 		return;
 	}
-	for (size_t i = 0; i < ARRAY_SIZE(actions) && last[0] != '-'; i++) {
+	if (strcmp(argv[0], "import") == 0 && argc == 1) {
+		puts("<file>");
+		return;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(actions); i++) {
 		if (strcmp(argv[0], actions[i].action) == 0) {
 			puts(actions[i].options);
 		}
@@ -263,15 +289,40 @@ volume_words(struct ctl *ctl, int argc, char **argv)
 	}
 }
 
+/* Those of a store that no berthd has open: a path, a folder when it is salvaged, then options. */
+static void
+closed_store_words(int argc, char **argv)
+{
+	bool salvage = strcmp(argv[0], "salvage") == 0;
+
+	if (argc == 1 || (salvage && argc == 2)) {
+		puts("<file>");
+		return;
+	}
+	puts("--cluster-size");
+	if (strcmp(argv[0], "check") == 0) {
+		puts("--repair\n--rebuild-super");
+	}
+}
+
 static void
 store_words(struct ctl *ctl, int argc, char **argv)
 {
+	static const char *const closed[] = {"check", "dump", "salvage", NULL};
+
 	if (argc == 0) {
-		puts("list\ncreate\ngrow");
+		puts("list\ncreate\ngrow\ncheck\ndump\nsalvage");
+	} else if (volume_value_words(ctl, argv[argc - 1])) {
+		return;
+	} else if (is_one_of(argv[0], closed)) {
+		closed_store_words(argc, argv);
 	} else if (strcmp(argv[0], "create") == 0) {
 		puts("--cluster-size");
 		named_words(ctl, "bdev_get_bdevs");
 	} else {
+		if (strcmp(argv[0], "grow") == 0) {
+			puts("--size");
+		}
 		named_words(ctl, "bdev_lvol_get_lvstores");
 	}
 }

@@ -149,6 +149,15 @@ def test_completion_words(t):
     check("wakeups" in words("top", "--view", "cores", "--sort"), "columns of the view")
     equal(words("top", "--filter"), [])
     check("--sort" in words("top", "--once"))
+    for command in ("volume", "store"):
+        usage = t.run([os.path.join(harness.BUILD, "berth"), command, "--help"])
+        actions = re.findall(rf"^(?:usage:|      ) berth {command} (\w+)", usage, re.M)
+        check(len(actions) >= 6, usage)
+        equal(words(command), actions, "every action of its usage")
+    equal(words("volume", "import"), ["<file>"])
+    equal(words("volume", "import", "x", "--format"), ["raw", "qcow2"])
+    equal(words("store", "salvage", "x"), ["<file>"])
+    check("--repair" in words("store", "check", "x"))
 
 
 def test_documented_errors(t):

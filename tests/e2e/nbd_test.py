@@ -185,7 +185,7 @@ def test_fio_verifies(t, mode):
     d.call("berth_set_mode", mode=mode)
     p = t.run(["fio", "--ioengine=nbd", f"--uri={uri(d)}", "--name=v", "--rw=randrw", "--bsrange=512-256k", "--iodepth=32",
                "--size=16M", "--verify=crc32c", "--verify_fatal=1", "--randseed=5", "--numjobs=2", "--offset_increment=16M",
-               "--group_reporting"], code=None)
+               "--group_reporting"], code=None, cwd=t.path("."))
     if "engine nbd not loadable" in p.stderr + p.stdout:
         raise harness.Skip("fio is built without its nbd engine")
     equal(p.returncode, 0, p.stdout[-1500:] + p.stderr[-1500:])

@@ -2,15 +2,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """
 Every type of notice that src/ sends is in the table of src/methods/notify.c, and the other way round: berthd has no use for one
-that it cannot tell its clients about.
+that it cannot tell its clients about. All of the table are named where notify_get_types is described.
 
     check_notices.py SOURCE
 """
+import json
 import os
 import re
 import sys
 
-SENT = re.compile(r'\bnotice_send\(\s*"([a-z_]+)"|\btell\(job, "([a-z_]+)"\)|\[BDEV_[A-Z]+\] = "(bdev_[a-z_]+)"')
+# notice_send() with a name or a choice of two, a step of a job, or a table of names by event.
+SENT = re.compile(r'\bnotice_send\(\s*"([a-z_]+)"|\bnotice_send\([^;"]*\? "([a-z_]+)" : "([a-z_]+)"|\btell\(job, "([a-z_]+)"\)'
+                  r'|\[BDEV_[A-Z_]+\] = "(bdev_[a-z_]+)"|\[BLOB_STORE_[A-Z_]+\] = "(lvol_[a-z_]+)"')
 TABLE = re.compile(r"^static const struct \{.*?\} types\[\] = \{(.*?)^\};", re.S | re.M)
 ROW = re.compile(r'\{"([a-z_]+)",')
 
@@ -24,7 +27,8 @@ def sent_types(source):
                 continue
             with open(os.path.join(source, path)) as f:
                 for groups in SENT.findall(f.read()):
-                    types.setdefault("".join(groups), path)
+                    for name in filter(None, groups):
+                        types.setdefault(name, path)
     return types
 
 
@@ -36,6 +40,10 @@ def main(source):
     faults = [f"{path}: notice '{name}' is not in the table of src/methods/notify.c"
               for name, path in sorted(sent.items()) if name not in known]
     faults += [f"src/methods/notify.c: nobody sends '{name}'" for name in sorted(known - set(sent))]
+    with open(os.path.join(source, "src", "rpc", "schema", "notify.json")) as f:
+        documented = next(m["result"] for m in json.load(f)["methods"] if m["name"] == "notify_get_types")
+    faults += [f"src/rpc/schema/notify.json: notify_get_types does not name '{name}'" for name in sorted(known)
+               if not re.search(rf"\b{name}\b", documented)]
     if len(sent) < 6:
         faults.append(f"only {len(sent)} types were found")
     print("\n".join(faults) or f"{len(sent)} types of notices")
