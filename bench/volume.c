@@ -461,7 +461,8 @@ make_file(void *arg)
 		fail(options.file, &(struct err){.code = -errno});
 	}
 	close(fd);
-	if (bdev_aio_create(&(struct aio_bdev_options){.name = "file", .filename = options.file, .block_size = BLOCK}, NULL, &err) != 0) {
+	if (bdev_aio_create(&(struct aio_bdev_options){.name = "file", .filename = options.file, .block_size = BLOCK}, NULL,
+			    &err) != 0) {
 		unlink(options.file);
 		fail(options.file, &err);
 	}
@@ -509,8 +510,9 @@ snapshot_round(struct lvol *lvol, unsigned round, double *ret_share, double *ret
 	}
 	*ret_share = after.rate / before.rate;
 	*ret_worst_ms = after.worst_ms;
-	printf("before %6.3f M/s, worst %6.2f ms; first second after %6.3f M/s (%5.1f %%), worst %6.2f ms; second after %6.3f M/s; "
-	       "the call took %.2f ms\n", before.rate / 1e6, before.worst_ms, after.rate / 1e6, 100 * *ret_share, after.worst_ms,
+	printf("before %6.3f M/s, worst %6.2f ms; first second after %6.3f M/s (%5.1f %%), worst %6.2f ms; "
+	       "second after %6.3f M/s; the call took %.2f ms\n",
+	       before.rate / 1e6, before.worst_ms, after.rate / 1e6, 100 * *ret_share, after.worst_ms,
 	       later.rate / 1e6, (double)(c.ended_ns - c.begun_ns) / 1e6);
 }
 

@@ -13,7 +13,8 @@ blob_store_get_info(const struct blob_store *store, struct blob_store_info *ret_
 	*ret_info = (struct blob_store_info){
 		.total_clusters = store->total_clusters,
 		.total_data_clusters = store->data_clusters,
-		.free_clusters = atomic_load_explicit(&store->free_clusters, memory_order_relaxed) + limbo_clusters(store) + store->reaped,
+		.free_clusters = atomic_load_explicit(&store->free_clusters, memory_order_relaxed) +
+				 limbo_clusters(store) + store->reaped,
 		.cluster_bytes = store->super.cluster_bytes,
 		.io_unit_bytes = store->super.io_unit_bytes,
 		.md_page_bytes = store->super.md_page_bytes,

@@ -180,8 +180,8 @@ void blob_create(struct blob_store *store, const struct blob_options *options, b
  */
 void blob_delete(struct blob *blob, const struct blob_xattr *hidden, unsigned num_hidden, blob_done_fn done, void *ctx);
 
-/* Clusters that are cut off are freed, even when they hold data; the user has seen to it that no I/O is beyond. Thick ones that come
- * are allocated (-ENOSPC). */
+/* Clusters that are cut off are freed, even when they hold data; the user has seen to it that no I/O is beyond. Thick ones
+ * that come are allocated (-ENOSPC). */
 void blob_resize(struct blob *blob, uint64_t num_clusters, blob_done_fn done, void *ctx);
 
 void blob_set_xattrs(struct blob *blob, const struct blob_xattr *xattrs, unsigned num_xattrs, blob_done_fn done, void *ctx);
@@ -213,10 +213,12 @@ struct blob_work {
 	void *state;
 };
 /* Gives the blob storage for all it reads (inflate: thick afterwards, no parent) or only for what its parent has (decouple: thin,
- * the parent's parent, or what lies below that, stays). Lives in the caller's memory until done. Decouple without a parent: -EINVAL. */
+ * the parent's parent, or what lies below that, stays). Lives in the caller's memory until done. Decouple without a parent:
+ * -EINVAL. */
 void blob_inflate(struct blob *blob, struct blob_work *work);
 void blob_decouple(struct blob *blob, struct blob_work *work);
-/* Writes the clusters that the read-only blob has itself to dev (-EINVAL: dev is smaller), through a channel of its own; dev stays the caller's. */
+/* Writes the clusters that the read-only blob has itself to dev (-EINVAL: dev is smaller), through a channel of its own;
+ * dev stays the caller's. */
 void blob_shallow_copy(struct blob *blob, struct blob_dev *dev, struct blob_work *work);
 /* done comes with -ECANCELED, soon. */
 void blob_work_cancel(struct blob_work *work);

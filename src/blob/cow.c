@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Writes to clusters that the blob has not itself. Whoever changes the entry from 0 to BUSY allocates: takes a cluster,
- * fills it with what was there before and the write's data, and sends it to the owner to be committed; all others wait until it is
- * BUSY no more. A write of the whole cluster goes to its place directly; what has nothing below it is zeroed.
+ * fills it with what was there before and the write's data, and sends it to the owner to be committed; all others wait
+ * until it is BUSY no more. A write of the whole cluster goes to its place directly; what has nothing below it is zeroed.
  *
  * Invariants
  *  1. An allocation has all it needs (slot, buffer, cluster) before the entry becomes BUSY. From then on it goes through to the

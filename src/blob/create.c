@@ -18,8 +18,9 @@
 /*
  * Metadata pages, when nobody says how many. A volume needs one, and one for each 512 clusters that lie together in it;
  * what random writes between snapshots leave behind is much sparser, so one for 16 clusters (0.4 % of the space, with
- * clusters of 64 KiB): volumes and snapshots may be 32 times as large as the store, all together. Small stores have many small volumes: 65536 pages, as long as these are no more than 1/128 of the
- * space; small clusters are many: no more than 1/64 of it.
+ * clusters of 64 KiB): volumes and snapshots may be 32 times as large as the store, all together. Small stores have many
+ * small volumes: 65536 pages, as long as these are no more than 1/128 of the space; small clusters are many: no more than
+ * 1/64 of it.
  */
 #define CLUSTERS_PER_PAGE 16u
 #define PAGES_WANTED UINT64_C(65536)

@@ -219,7 +219,8 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		SCENE_TEST(&delete_one), SCENE_TEST(&delete_one_shuffled), SCENE_TEST(&delete_busy),
 		SCENE_TEST(&delete_chain), SCENE_TEST(&delete_several), SCENE_TEST(&delete_all),
-		SCENE_TEST(&delete_long), SCENE_TEST(&inflate), SCENE_TEST(&long_chain), SCENE_TEST(&decouple), SCENE_TEST(&set_parent),
+		SCENE_TEST(&delete_long), SCENE_TEST(&inflate), SCENE_TEST(&long_chain), SCENE_TEST(&decouple),
+		SCENE_TEST(&set_parent),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -182,8 +182,8 @@ space_on_app(void *arg)
 		pages += count_pages(b, owned_pages);
 	}
 	blob_store_get_info(store, &info);
-	EXPECT_SAY(clusters + info.free_clusters == info.total_data_clusters, "%" PRIu64 " used, %" PRIu64 " free of %" PRIu64, clusters,
-		   info.free_clusters, info.total_data_clusters);
+	EXPECT_SAY(clusters + info.free_clusters == info.total_data_clusters, "%" PRIu64 " used, %" PRIu64 " free of %" PRIu64,
+		   clusters, info.free_clusters, info.total_data_clusters);
 	pages += owned_pages[0] == 0; /* which is never given to a blob */
 	EXPECT_SAY(pages + info.free_md_pages == info.md_pages, "%" PRIu64 " pages used, %u free of %u", pages,
 		   info.free_md_pages, info.md_pages);

@@ -393,8 +393,9 @@ play_long_chain(struct play *p, const char *name)
 
 	memset(value, 'y', sizeof(value));
 	for (unsigned i = 0; i < ARRAY_SIZE(names) && good; i++) {
-		good = step_begin(p) && step_end(p, "set a long xattr", blob_env_set_xattr(&p->env, play_find(p, name), names[i], value,
-											    sizeof(value)));
+		good = step_begin(p) &&
+		       step_end(p, "set a long xattr",
+				blob_env_set_xattr(&p->env, play_find(p, name), names[i], value, sizeof(value)));
 	}
 	return good;
 }

@@ -30,9 +30,9 @@
  *     has passed: every request that was in flight on any thread when it was given up has ended, (c) it is cleared. The same,
  *     but for (c), with metadata pages: there are no readers of those, so (a) is enough.
  *  4. Data before what points to it: a device with a write cache is flushed between the data of new clusters (and new pages) and
- *     the page that makes them part of a blob; and after that before anything it replaces is given up, or somebody is answered who
- *     was promised stable storage. A write that allocated is answered when its page is written (the end of the process
- *     loses nothing), not flushed.
+ *     the page that makes them part of a blob; and after that before anything it replaces is given up, or somebody is
+ *     answered who was promised stable storage. A write that allocated is answered when its page is written (the end of the
+ *     process loses nothing), not flushed.
  *  5. A blob's commit is one page written in place: the first of its chain, or an extent page. Its other pages are always written
  *     to new places.
  *  6. When a commit's page could not be written, nobody knows what is on the disk: the store is broken, metadata stays as it
@@ -255,8 +255,8 @@ void store_answer(struct blob_store *store, blob_done_fn done, void *ctx, int st
 
 /*
  * Pages gathered to be written at once: contiguous ones together, in parallel, followed by a flush when asked for and the
- * device needs one. In the owner's memory, md_tx_init() first; reusable after done. Before the first write of a store that is clean on
- * disk, the super block is written and flushed by itself.
+ * device needs one. In the owner's memory, md_tx_init() first; reusable after done. Before the first write of a store that
+ * is clean on disk, the super block is written and flushed by itself.
  */
 struct md_tx {
 	struct blob_store *store;
@@ -278,7 +278,8 @@ void md_tx_release(struct md_tx *tx);
 uint8_t *md_tx_page(struct md_tx *tx, uint32_t page);
 /* The i-th page that md_tx_page() gave, before the write. */
 const uint8_t *md_tx_bytes(const struct md_tx *tx, unsigned i);
-/* done from a later turn or from the device's; at once deferred when there is nothing to write. flush also with nothing to write. */
+/* done from a later turn or from the device's; at once deferred when there is nothing to write. flush also with nothing to
+ * write. */
 void md_tx_write(struct md_tx *tx, bool flush, void (*done)(struct md_tx *tx, int status));
 
 /* Xattrs as they are in memory. NULL: memory. `name` need not be terminated. */
@@ -338,8 +339,8 @@ uint32_t alloc_take(struct blob_store *store, uint32_t near);
 /* A cluster that never became part of a blob on disk. Any thread. */
 void alloc_put_back(struct blob_store *store, uint32_t cluster);
 /*
- * Owner. Clusters that the metadata on stable storage gives up: they are free after a grace period, and cleared by `clear`. In the
- * background; the array is copied. BUSY and 0 entries are skipped.
+ * Owner. Clusters that the metadata on stable storage gives up: they are free after a grace period, and cleared by `clear`.
+ * In the background; the array is copied. BUSY and 0 entries are skipped.
  */
 int alloc_free_later(struct blob_store *store, const uint32_t *clusters, uint64_t count, enum blob_clear clear);
 /* Owner: metadata pages. BLOB_PAGE_NONE: there are none. Never page 0, which an extent table could not name. */
@@ -358,7 +359,8 @@ alloc_coming(struct blob_store *store)
 {
 	return atomic_load(&store->giving) > 0;
 }
-/* Owner, from op->run: ends op, which has found too few clusters while some are coming, and starts it again when there are more. */
+/* Owner, from op->run: ends op, which has found too few clusters while some are coming, and starts it again when there are
+ * more. */
 void alloc_retry(struct md_op *op);
 int alloc_init(struct blob_store *store); /* when the bits are right: counts what is free */
 void alloc_release(struct blob_store *store);
@@ -443,9 +445,9 @@ enum blob_owner {
 enum blob_owner io_lookup(const struct blob *blob, uint64_t cluster, uint32_t *ret_entry, struct blob_external **ret_external);
 
 /*
- * io is in flight and stands at a cluster that the blob has not itself (or that is BUSY): allocates it, fills it with what was there
- * and io's piece, commits. -EAGAIN: the cluster came otherwise, look again. Here and in the next two 0: io_piece_done() comes, or
- * io is held; else the piece has ended with that already.
+ * io is in flight and stands at a cluster that the blob has not itself (or that is BUSY): allocates it, fills it with what
+ * was there and io's piece, commits. -EAGAIN: the cluster came otherwise, look again. Here and in the next two 0:
+ * io_piece_done() comes, or io is held; else the piece has ended with that already.
  */
 int cow_start(struct blob_io *io, uint64_t cluster);
 /* io's piece is a read of `external`; of scatter entries so fine that they go through a buffer, when iovcnt is 0 */
@@ -455,7 +457,8 @@ int cow_bounce(struct blob_io *io, uint64_t lba);
 size_t cow_buffer_bytes(const struct blob_store *store);
 /* Frees what a thread has; from the destruction of the store's channel. */
 void cow_release(struct blob_thread *t);
-/* Owner, alloc_watch(): clusters are free, or were not enough: events BLOB_STORE_FULL and _FULL_ENDS; wakes who waits for space. */
+/* Owner, alloc_watch(): clusters are free, or were not enough: events BLOB_STORE_FULL and _FULL_ENDS; wakes who waits for
+ * space. */
 void cow_space(struct blob_store *store);
 
 /* An allocation that has its data on the device, to become part of the blob. */
@@ -514,13 +517,14 @@ struct md_pages {
 int load_blob(struct blob_store *store, struct md_pages *pages, uint32_t first);
 /* The first damage counts. */
 void blob_set_damage(struct blob *blob, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* family.c, after all blobs: what was under way is decided (in memory), parents and clones find each other, clusters and pages are
- * marked in the store's bits. */
+/* family.c, after all blobs: what was under way is decided (in memory), parents and clones find each other, clusters and
+ * pages are marked in the store's bits. */
 int load_family(struct blob_store *store, const struct md_pages *pages, struct err *err);
 /* recover.c: intents, SNAPTMP, SNAPRM, BERTHDEL. Those that were dropped are blobs until recover_write(). */
 int recover_decide(struct blob_store *store);
 struct blob *recover_dropped(const struct blob_store *store, unsigned i);
-/* What was decided, to the disk, as the store's first change; what cannot be written breaks the store. May call done() at once. */
+/* What was decided, to the disk, as the store's first change; what cannot be written breaks the store. May call done() at
+ * once. */
 void recover_write(struct blob_store *store, void (*done)(void *ctx), void *ctx);
 void recover_release(struct blob_store *store); /* it was written, or never will be */
 
@@ -617,9 +621,9 @@ void reap_blob(struct reap *reap, struct blob *blob);
 void reap_map(struct reap *reap, struct blob_map *map, uint64_t from);
 
 /*
- * The intent of a group: on the first of its new snapshots, whose first page is the commit of the whole group, as an internal xattr; it goes with
- * that snapshot's SNAPTMP. Rolled forward when the store is loaded: each original whose SNAP is not its snapshot (all of which have SNAPTMP) gets
- * THIN, SNAP, an empty map, no external snapshot.
+ * The intent of a group: on the first of its new snapshots, whose first page is the commit of the whole group, as an
+ * internal xattr; it goes with that snapshot's SNAPTMP. Rolled forward when the store is loaded: each original whose SNAP
+ * is not its snapshot (all of which have SNAPTMP) gets THIN, SNAP, an empty map, no external snapshot.
  */
 #define BLOB_XATTR_GROUP "BERTHGROUP"
 #define SNAPSHOT_GROUP_MAX 128u
@@ -650,7 +654,8 @@ struct touch {
 	uint64_t cluster;
 	struct blob_io io; /* and the device's room */
 };
-struct touch *touch_create(struct blob_channel *ch, void (*done)(struct touch *touch, int status), void *ctx); /* free(); NULL: memory */
+/* free(); NULL: memory */
+struct touch *touch_create(struct blob_channel *ch, void (*done)(struct touch *touch, int status), void *ctx);
 void touch_start(struct touch *touch, uint64_t cluster);
 
 /* A deleted snapshot has one clone, or none, left, or was found when the store was loaded: background work. Owner. */

@@ -103,7 +103,8 @@ run_to_read(const struct blob *blob, uint64_t unit, uint64_t most)
 	return run;
 }
 
-/* What of it is the blob's own and in one place (entry != 0), or is not its own (entry 0: neither is the rest; BUSY: of one cluster). */
+/* What of it is the blob's own and in one place (entry != 0), or is not its own (entry 0: neither is the rest; BUSY: of one
+ * cluster). */
 static struct run
 run_of_own(const struct blob *blob, uint64_t unit, uint64_t most)
 {
@@ -371,7 +372,8 @@ start_zero(struct blob_io *io)
 	if (run.entry == 0 || run.entry == BLOB_CLUSTER_BUSY) {
 		uint64_t cluster = position(io) / store->cluster_units;
 
-		/* A cluster that is BUSY is being written at this moment, with zeroes where the write has no data: as if that came later. */
+		/* A cluster that is BUSY is being written at this moment, with zeroes where the write has no data: as if
+		 * that came later. */
 		if (below == 0 || io->op == BLOB_UNMAP) {
 			return 0;
 		}

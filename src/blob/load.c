@@ -153,7 +153,8 @@ page_memory(struct load *l)
 		if (slab == NULL) {
 			return NULL;
 		}
-		slab->memory = mmap(NULL, SLAB_PAGES * BLOB_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		slab->memory = mmap(NULL, SLAB_PAGES * BLOB_PAGE_BYTES, PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (slab->memory == MAP_FAILED) {
 			free(slab);
 			return NULL;
@@ -187,7 +188,8 @@ wanted(const struct load *l, uint32_t page)
 	return l->whole || bits_get(&l->store->pages, page);
 }
 
-/* Whether the page may be of use. One whose checksum is wrong is, when it says that it is the first of a blob: damaged, not gone. */
+/* Whether the page may be of use. One whose checksum is wrong is, when it says that it is the first of a blob: damaged, not
+ * gone. */
 static bool
 holds_something(const uint8_t *bytes, uint32_t page)
 {

@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "blob/image.h"
+#include "blob/harness_image.h"
 #include "blob/internal.h"
 #include "testkit/blob_env.h"
 
@@ -184,7 +184,8 @@ notes_damage_of_chains(void **state)
 	uint32_t none = 0;
 
 	start(64, 32);
-	/* 1: a loop; 3 and 4: one page in two chains; 6: another's third page; 16: another's second; 8: a page outside; 10: an empty one; 12: wrong checksum */
+	/* 1: a loop; 3 and 4: one page in two chains; 6: another's third page; 16: another's second; 8: a page outside; 10:
+	 * an empty one; 12: wrong checksum */
 	image_begin(&im);
 	image_flags(&im, BLOB_INVALID_THIN, 0, 0);
 	image_end(&im, 1, 1, 0, 2);

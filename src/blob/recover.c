@@ -239,7 +239,9 @@ decide(struct blob_recovery *r, struct blob *snapshot, const char *mark)
 	struct blob *other = blob_find(r->store, own_xattr_id(&snapshot->xattrs, mark));
 
 	if (other == snapshot || (other != NULL && !healthy(other))) {
-		blob_set_damage(snapshot, "it was being made or merged, and blob 0x%" PRIx64 ", which would tell how far it came, is damaged",
+		blob_set_damage(snapshot,
+				"it was being made or merged, and blob 0x%" PRIx64
+				", which would tell how far it came, is damaged",
 				other->id);
 		return 0;
 	}

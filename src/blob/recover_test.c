@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What a power cut left of snapshots that were being made or merged, by SPDK or here; and what recovery itself leaves when it is cut. */
+/* What a power cut left of snapshots that were being made or merged, by SPDK or here; and what recovery itself leaves when
+ * it is cut. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "blob/image.h"
+#include "blob/harness_image.h"
 #include "blob/internal.h"
 #include "testkit/blob_env.h"
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Clusters that an unmap gives back. Extent by extent, as parts of commit rounds: the entries are BUSY until the page without them
- * is on stable storage, then 0, and the clusters are freed (after a grace period: requests that began before may use them still).
+ * Clusters that an unmap gives back. Extent by extent, as parts of commit rounds: the entries are BUSY until the page
+ * without them is on stable storage, then 0, and the clusters are freed (after a grace period: requests that began before
+ * may use them still).
  *
  * Requests that meet it: a read finds zeroes from the moment of BUSY on, a write waits and then allocates, and one that is under
  * way to the old cluster ends there, as if it had come before the unmap. Context: the owner.

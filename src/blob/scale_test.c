@@ -220,8 +220,8 @@ operations_cost_the_same(void **state)
 			make_volumes();
 		}
 	}
-	print_message("snapshot: %" PRIu64 " changes of the device, then %" PRIu64 "; delete: %" PRIu64 ", then %" PRIu64 "\n", snapshot[0],
-		      snapshot[1], delete[0], delete[1]);
+	print_message("snapshot: %" PRIu64 " changes of the device, then %" PRIu64 "; delete: %" PRIu64 ", then %" PRIu64 "\n",
+		      snapshot[0], snapshot[1], delete[0], delete[1]);
 	EXPECT(snapshot[1] <= snapshot[0] + 2 && snapshot[0] < 16);
 	EXPECT(delete[1] <= delete[0] + 4 && delete[0] < 32);
 	end();
@@ -248,8 +248,10 @@ chain_of_a_thousand(void **state)
 		for (unsigned i = CHAIN - 256; i < CHAIN; i++) {
 			EXPECT(blob_env_blob_holds(&env, blob, i % 256, 1, 1 + i));
 		}
-		EXPECT(blob_env_blob_holds(&env, snapshots[99], 99, 1, 100) && blob_env_blob_holds(&env, snapshots[99], 100, 1, 0));
-		EXPECT(blob_env_blob_holds(&env, snapshots[299], 43, 1, 300) && blob_env_blob_holds(&env, snapshots[299], 44, 1, 45));
+		EXPECT(blob_env_blob_holds(&env, snapshots[99], 99, 1, 100) &&
+		       blob_env_blob_holds(&env, snapshots[99], 100, 1, 0));
+		EXPECT(blob_env_blob_holds(&env, snapshots[299], 43, 1, 300) &&
+		       blob_env_blob_holds(&env, snapshots[299], 44, 1, 45));
 		if (reload == 0) {
 			unload();
 			load();

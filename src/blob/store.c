@@ -6,8 +6,9 @@
  * Invariants
  *  1. At most one md_op runs. Operations run in the order they were asked for, commits before them; while both wait they take
  *     turns, so that neither a stream of writes nor one of operations holds up the other.
- *  2. Nothing is called from inside md_op_start(), md_op_end() or store_background_end(): `kick`, a deferred call, does it. The store
- *     is not freed while it is under way: whoever frees it comes from store_when_idle() or from a store that was never idle.
+ *  2. Nothing is called from inside md_op_start(), md_op_end() or store_background_end(): `kick`, a deferred call, does it.
+ *     The store is not freed while it is under way: whoever frees it comes from store_when_idle() or from a store that was
+ *     never idle.
  *  3. blobs is sorted by id; by_page and blobids have the same blobs.
  *
  * Context: the owner.

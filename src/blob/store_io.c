@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The owner's plain requests to the device: a buffer and a place. For what a store reads and writes beside blobs' metadata (md.c):
- * the super block, the masks, all pages when it is loaded, clearing.
+ * The owner's plain requests to the device: a buffer and a place. For what a store reads and writes beside blobs' metadata
+ * (md.c): the super block, the masks, all pages when it is loaded, clearing.
  */
 #include <errno.h>
 #include <stdlib.h>

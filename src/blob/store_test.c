@@ -64,7 +64,8 @@ makes_stores_of_all_sizes(void **state)
 		uint32_t cluster_bytes, md_pages, block_size;
 		int status;
 	} kinds[] = {
-		{131072, 0, 0, 512, -ENOSPC}, {MIB, 0, 0, 512, 0}, {2 * MIB, 0, 0, 512, 0}, {64 * MIB, 0, 0, 512, 0}, {64 * MIB, 4096, 0, 4096, 0},
+		{131072, 0, 0, 512, -ENOSPC}, {MIB, 0, 0, 512, 0}, {2 * MIB, 0, 0, 512, 0}, {64 * MIB, 0, 0, 512, 0},
+		{64 * MIB, 4096, 0, 4096, 0},
 		{UINT64_C(20) << 30, 0, 0, 512, 0}, {UINT64_C(1) << 40, 0, 0, 4096, 0}, {UINT64_C(64) << 40, 4u << 20, 0, 512, 0},
 		{64 * MIB, MIB, 64, 512, 0}, {64 * MIB, 3 * 65536, 100, 512, 0}, {64 * MIB, 65535, 0, 512, -EINVAL},
 		{64 * MIB, 65536, 100000, 512, -ENOSPC}, {1024, 0, 0, 512, -ENOSPC},
@@ -82,7 +83,8 @@ makes_stores_of_all_sizes(void **state)
 			a = blob_env_info(&env);
 			assert_int_equal(a.blobs, 0);
 			assert_int_equal(a.free_clusters, a.total_data_clusters);
-			assert_true(kinds[i].md_pages != 0 || a.total_data_clusters >= a.total_clusters - a.total_clusters / 32 - 2);
+			assert_true(kinds[i].md_pages != 0 ||
+				    a.total_data_clusters >= a.total_clusters - a.total_clusters / 32 - 2);
 			assert_int_equal(a.free_md_pages, a.md_pages - 1);
 			assert_int_equal(blob_env_unload(&env), 0);
 			load();

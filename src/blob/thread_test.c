@@ -10,7 +10,7 @@
 
 #include <errno.h>
 
-#include "blob/hammer.h"
+#include "blob/harness_hammer.h"
 #include "blob/internal.h"
 #include "testkit/hand.h"
 

@@ -6,8 +6,8 @@
  *	-> masks, flush -> super block "clean", flush -> freed, device closed
  *
  * Invariants
- *  1. Masks on the disk count only when the super block says clean: it says so after they are flushed. When masks that counted are
- *     about to be written over, it says unclean before.
+ *  1. Masks on the disk count only when the super block says clean: it says so after they are flushed. When masks that
+ *     counted are about to be written over, it says unclean before.
  *  2. A store that changed nothing writes nothing; one that is broken neither: the next load sees what became of it.
  * Context: the owner.
  */

@@ -2,8 +2,8 @@
 /*
  * What changes volumes. Each change of the blobstore becomes one of volumes: names are taken before, bdevs follow after.
  *
- *	delete: the volume is listed no more -> what is asked of it ends -> its bdev goes, its users let go -> the blob is closed, and
- *	deleted -> answered. When the blobstore refuses, it is there again.
+ *	delete: the volume is listed no more -> what is asked of it ends -> its bdev goes, its users let go -> the blob is
+ *	closed, and deleted -> answered. When the blobstore refuses, it is there again.
  */
 #include <errno.h>
 #include <inttypes.h>

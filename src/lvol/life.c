@@ -205,7 +205,8 @@ check_options(const struct lvol_store_options *o, const struct bdev *base, struc
 		return -EINVAL;
 	}
 	if (page != 0 && (page < 4096 || page > 65536 || (page & (page - 1)) != 0)) {
-		return err_set(err, -EINVAL, "metadata pages of %u bytes are not possible: a power of two from 4096 to 65536", page);
+		return err_set(err, -EINVAL, "metadata pages of %u bytes are not possible: a power of two from 4096 to 65536",
+			       page);
 	}
 	if (cluster % bdev_block_size(base) != 0) {
 		return err_set(err, -EINVAL, "clusters of %u bytes are no multiple of the blocks of bdev '%s', %u bytes", cluster,
@@ -314,7 +315,8 @@ read_super(struct lvol_store *store, struct err *err)
 		return err_set(err, -EILSEQ, "the store on '%s' has no name, or no UUID", store->base_name);
 	}
 	if (lvol_store_name_taken(name, uuid)) {
-		return err_set(err, -EEXIST, "the store '%s' on '%s' has the name or the UUID of another", name, store->base_name);
+		return err_set(err, -EEXIST, "the store '%s' on '%s' has the name or the UUID of another", name,
+			       store->base_name);
 	}
 	strcpy(store->name, name);
 	uuid_copy(store->uuid, uuid);
@@ -437,7 +439,8 @@ gone(void *ctx, int status, const struct err *err)
 	struct lvol_store *store = ctx;
 
 	if (status != 0) {
-		LOG_WARNING(BDEV, store->name, "could not be closed in order: %s", err == NULL ? strerror(-status) : err_text(err));
+		LOG_WARNING(BDEV, store->name, "could not be closed in order: %s",
+			    err == NULL ? strerror(-status) : err_text(err));
 	}
 	while (!list_empty(&store->leavers)) {
 		struct lvol_op *op = LIST_FIRST(&store->leavers, struct lvol_op, link);

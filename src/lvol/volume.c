@@ -426,7 +426,8 @@ lvol_extents(struct lvol *lvol, struct lvol *since, uint64_t lba, struct bdev_ex
 		uint64_t n = blob_diff(lvol->blob, since == NULL ? NULL : since->blob, cluster, &flags);
 
 		if (n == 0) {
-			return err_set(err, -EINVAL, "'%s' is no snapshot below '%s'", since == NULL ? "" : since->name.text, lvol->name.text);
+			return err_set(err, -EINVAL, "'%s' is no snapshot below '%s'",
+				       since == NULL ? "" : since->name.text, lvol->name.text);
 		}
 		put_extent(extents, &count, n * cluster_blocks - skip, flags);
 		cluster += n;

@@ -53,11 +53,13 @@ uint64_t blob_mem_memory(struct blob_mem *mem); /* bytes that it takes for its c
 
 /* ---- Cuts ---- */
 
-/* The power goes with the nth change from now on (1: the next): that one is not answered as done, and is there or not. 0: never. */
+/* The power goes with the nth change from now on (1: the next): that one is not answered as done, and is there or not. 0:
+ * never. */
 void blob_mem_cut_at(struct blob_mem *mem, uint64_t nth);
 void blob_mem_cut(struct blob_mem *mem);
 bool blob_mem_was_cut(struct blob_mem *mem);
-/* A new disk, without errors or delays, with what is left after a power cut; rule NULL: of the end of the process, all that was carried out. */
+/* A new disk, without errors or delays, with what is left after a power cut; rule NULL: of the end of the process, all that
+ * was carried out. */
 struct blob_mem *blob_mem_survivor(struct blob_mem *mem, const struct powercut_rule *rule);
 /* rule of the n-th attempt: the four modes in turn, sectors of 4 KiB. */
 struct powercut_rule blob_mem_rule(uint64_t seed, uint64_t n);

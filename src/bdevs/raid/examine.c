@@ -355,7 +355,8 @@ examine(struct bdev *bdev)
 		return;
 	}
 	look->io = aligned_alloc(CACHE_LINE_BYTES, io_bytes + CACHE_LINE_BYTES);
-	look->iov.iov_base = aligned_alloc(BDEV_EXAMINE_ALIGN, (bytes + BDEV_EXAMINE_ALIGN - 1) & ~(size_t)(BDEV_EXAMINE_ALIGN - 1));
+	look->iov.iov_base = aligned_alloc(BDEV_EXAMINE_ALIGN,
+					   (bytes + BDEV_EXAMINE_ALIGN - 1) & ~(size_t)(BDEV_EXAMINE_ALIGN - 1));
 	look->iov.iov_len = bytes;
 	if (look->io != NULL && look->iov.iov_base != NULL && bytes >= RAID_SB_HEADER_BYTES &&
 	    bdev_open(bdev_name(bdev), false, NULL, NULL, &look->desc, NULL) == 0) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "blob/image.h"
+#include "blob/harness_image.h"
 
 #include <string.h>
 

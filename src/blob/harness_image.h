@@ -7,8 +7,8 @@
  *	blob_put_flags(&im.w, ...);                  and what else of format.h
  *	image_end(&im, page, page, 0, BLOB_PAGE_NONE);
  */
-#ifndef BLOB_IMAGE_H
-#define BLOB_IMAGE_H
+#ifndef BLOB_HARNESS_IMAGE_H
+#define BLOB_HARNESS_IMAGE_H
 
 #include "blob/format.h"
 #include "testkit/blob_mem.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "blob/hammer.h"
+#include "blob/harness_hammer.h"
 
 #include <errno.h>
 #include <string.h>

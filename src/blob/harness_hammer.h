@@ -3,8 +3,8 @@
  * For tests: a load on one worker of the stage. Reads and writes with N in flight, of ranges that nobody else writes, though
  * others write next to them in the same clusters; every read is compared with what was written last.
  */
-#ifndef BLOB_HAMMER_H
-#define BLOB_HAMMER_H
+#ifndef BLOB_HARNESS_HAMMER_H
+#define BLOB_HARNESS_HAMMER_H
 
 #include "testkit/blob_env.h"
 
