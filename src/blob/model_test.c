@@ -271,6 +271,9 @@ op_parent(struct episode *e)
 		}
 		break;
 	case 1:
+		/* From whom: that is the snapshot being merged, as long as it is. */
+		play_end_writes(e->p);
+		play_idle(e->p);
 		say(e, "decouple %s", v.name);
 		play_decouple(e->p, v.name);
 		break;
@@ -341,16 +344,27 @@ op_flush(struct episode *e)
 
 /* ---- Ends and errors ---- */
 
+static void begin_again(struct episode *e, const struct powercut_rule *rule);
+
 static void
 check(struct episode *e, bool exact)
 {
+	bool failed;
+
 	play_end_writes(e->p);
 	play_idle(e->p);
 	if (e->p->over) {
 		return;
 	}
+	failed = e->p->errors && blob_mem_faults(e->p->mem) > 0;
 	blob_mem_set_fault(e->p->mem, NULL);
 	e->p->errors = false;
+	if (failed) {
+		/* Background work that failed is taken up again when the store is loaded, at the latest. */
+		play_check_data(e->p, exact);
+		begin_again(e, NULL);
+		return;
+	}
 	play_check_state(e->p);
 	play_check_space(e->p);
 	play_check_data(e->p, exact);
