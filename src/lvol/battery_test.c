@@ -88,19 +88,15 @@ static void
 renamed(void *ctx, int status, const struct err *err)
 {
 	EXPECT_SAY(status == 0, "%s", err_text(err));
-	if (lvol_find("store/clone") != NULL) {
-		lvol_rename(lvol_find("store/clone"), "volume", renamed, NULL);
-	} else {
-		next_step();
-	}
 }
 
+/* Only what is ready has the name that the battery opens as soon as it is there. */
 static void
-clone_made(void *ctx, struct lvol *lvol, int status, const struct err *err)
+ready(void)
 {
-	EXPECT_SAY(status == 0, "%s", err_text(err));
-	/* The clone takes the name, so that it is what the battery opens. */
-	lvol_rename(lvol_find(VOLUME), "origin", renamed, NULL);
+	bool is_clone = lvol_find("store/clone") != NULL;
+
+	lvol_rename(lvol_find(is_clone ? "store/clone" : "store/made"), "volume", renamed, NULL);
 }
 
 /* The stores first, with a volume for the next one in all but the last. */
@@ -129,20 +125,25 @@ next_step(void)
 	const char *what;
 	char name[16];
 
-	if (next_of_stack() || (what = x.steps[x.step]) == NULL) {
+	if (next_of_stack()) {
+		return;
+	}
+	what = x.steps[x.step];
+	if (what == NULL) {
+		ready();
 		return;
 	}
 	x.step++;
 	if (strcmp(what, "thin") == 0 || strcmp(what, "thick") == 0) {
-		make_volume("store", "volume", 4 * MIB, strcmp(what, "thin") == 0);
+		make_volume("store", "made", 4 * MIB, strcmp(what, "thin") == 0);
 	} else if (strcmp(what, "snapshot") == 0) {
 		snprintf(name, sizeof(name), "snapshot%u", x.step);
-		lvol_snapshot(lvol_find(VOLUME), name, volume_made, NULL);
+		lvol_snapshot(lvol_find("store/made"), name, volume_made, NULL);
 	} else {
 		struct lvol_info info;
 
-		lvol_get_info(lvol_find(VOLUME), &info);
-		lvol_clone(info.parent, "clone", clone_made, NULL);
+		lvol_get_info(lvol_find("store/made"), &info);
+		lvol_clone(info.parent, "clone", volume_made, NULL);
 	}
 }
 
