@@ -314,6 +314,12 @@ bdev_io_init(struct bdev_io *io, enum bdev_op op, uint64_t lba, uint64_t num_blo
 /* Borrows io, its iov and the buffers until done. Never fails here: every error arrives in done. */
 void bdev_submit(struct bdev_channel *ch, struct bdev_io *io);
 
+/*
+ * Nobody waits for the requests of this channel any more: those that wait without end (for space, for a connection) end with
+ * -ECANCELED, the others as they do. For whoever goes and has waited for a while; as often as it likes.
+ */
+void bdev_channel_give_up(struct bdev_channel *ch);
+
 /* Requests of this channel that have not completed. */
 uint64_t bdev_channel_inflight(const struct bdev_channel *ch);
 

@@ -87,6 +87,14 @@ channel_remove(struct core_channel *c)
 	}
 }
 
+void
+bdev_channel_give_up(struct bdev_channel *ch)
+{
+	if (ch->inflight > 0 && ch->bdev->ops->cancel != NULL) {
+		ch->bdev->ops->cancel(ch, -ECANCELED);
+	}
+}
+
 /* ---- Life ---- */
 
 static void

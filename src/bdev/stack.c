@@ -471,6 +471,14 @@ stack_channel_destroy(struct bdev *bdev, struct bdev_channel *ch)
 	bdev_channel_put(sc->base);
 }
 
+void
+stack_cancel(struct bdev_channel *ch, int status)
+{
+	struct stack_channel *sc = ch->module_ctx;
+
+	bdev_channel_give_up(sc->base);
+}
+
 static inline __attribute__((always_inline)) void
 child_init(struct bdev_io *child, struct bdev_io *io, uint64_t offset,
 	   void (*done)(struct bdev_io *child, int status))

@@ -105,6 +105,8 @@ struct stack_channel {
 };
 int stack_channel_create(struct bdev *bdev, struct bdev_channel *ch);
 void stack_channel_destroy(struct bdev *bdev, struct bdev_channel *ch);
+/* bdev_ops.cancel of modules in which nothing waits: the base's does. */
+void stack_cancel(struct bdev_channel *ch, int status);
 
 /* Frees nothing: bdev_ops.destruct of all stacked modules, or what their own ends with, at once or later. */
 void stack_destruct(struct bdev *bdev);

@@ -171,6 +171,10 @@ lingered(struct timer *timer)
 	struct nbd_session *s = CONTAINER_OF(timer, struct nbd_session, linger);
 
 	nbd_session_break(s, -ETIMEDOUT, "it did not take its last replies");
+	if (s->inflight > 0) { /* perhaps for ever: in a full store */
+		(void)timer_start(timer, NBD_LINGER_US, lingered);
+		bdev_channel_give_up(s->ch);
+	}
 }
 
 void

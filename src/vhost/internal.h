@@ -178,6 +178,7 @@ struct vhost_queue {
 	void *device;            /* the device's per-thread part (blk: its request pool) */
 	struct list starved_link;
 	struct timer call_timer; /* coalescing */
+	struct timer drain_timer; /* draining: nobody waits for ever */
 	uint64_t rate_start_ns;  /* of the interval in which completions are being counted */
 	uint32_t rate_count;
 	uint32_t rate_iops;      /* of the last whole interval */

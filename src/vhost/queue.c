@@ -25,6 +25,8 @@
 #include "event/reactor.h"
 #include "vhost/internal.h"
 
+#define DRAIN_PATIENCE_US 3000000
+
 /* Completions are counted over intervals of this length to learn a queue's rate. */
 #define RATE_INTERVAL_NS (10 * NS_PER_MS)
 
@@ -281,6 +283,7 @@ start(struct vhost_queue *q)
 static void
 finish_drain(struct vhost_queue *q)
 {
+	timer_stop(&q->drain_timer);
 	q->draining = false;
 	q->base = q->vq.last_avail;
 	if (q->command == VHOST_QUEUE_MAP) {
@@ -302,6 +305,18 @@ finish_drain(struct vhost_queue *q)
 	answer(q, 0);
 }
 
+/* A request may wait without end, for space in a full store: the VMM, or what is left of it, does not wait with it. */
+static void
+drain_lasts(struct timer *timer)
+{
+	struct vhost_queue *q = CONTAINER_OF(timer, struct vhost_queue, drain_timer);
+
+	(void)timer_start(timer, DRAIN_PATIENCE_US, drain_lasts);
+	if (q->ch != NULL) {
+		bdev_channel_give_up(q->ch);
+	}
+}
+
 static void
 drain(struct vhost_queue *q)
 {
@@ -316,6 +331,8 @@ drain(struct vhost_queue *q)
 	/* With a flush on its way, that one finishes: completions must be published first. */
 	if (q->inflight == 0 && !q->flush_queued) {
 		finish_drain(q);
+	} else {
+		(void)timer_start(&q->drain_timer, DRAIN_PATIENCE_US, drain_lasts);
 	}
 }
 

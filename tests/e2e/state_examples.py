@@ -9,6 +9,7 @@ NEEDS: what must hold for a method to be called on this machine; a method that b
 """
 import ctypes
 import os
+import stat
 
 import harness
 
@@ -201,6 +202,6 @@ NEEDS = {
     "bdev_rbd_delete": has_librbd,
     "bdev_uring_create": harness.has_uring,
     "bdev_uring_delete": harness.has_uring,
-    "nbd_start_disk": lambda: os.path.exists("/dev/nbd0"),
-    "nbd_stop_disk": lambda: os.path.exists("/dev/nbd0"),
+    "nbd_start_disk": lambda: os.path.exists("/dev/nbd0") and stat.S_ISBLK(os.stat("/dev/nbd0").st_mode),
+    "nbd_stop_disk": lambda: os.path.exists("/dev/nbd0") and stat.S_ISBLK(os.stat("/dev/nbd0").st_mode),
 }

@@ -236,6 +236,26 @@ def test_full_store_pauses(t):
     d.error("bdev_lvol_set_lvstore_options", -22, {"lvs_name": "lvs0", "low_space_percent": 100})
 
 
+def test_paused_writes_hold_nobody(t):
+    """A machine that is killed while it waits for space leaves its controller to the next one, and the target can be ended."""
+    d = with_store(t, mib=16)
+    d.call("bdev_lvol_set_lvstore_options", lvs_name="lvs0", when_full="pause")
+    d.call("bdev_lvol_create", lvs_name="lvs0", lvol_name="a", size_in_mib=64, thin_provision=True)
+    d.call("vhost_create_blk_controller", ctrlr="c", dev_name="lvs0/a")
+    perf = [os.path.join(harness.BUILD, "berth"), "perf", "--socket", os.path.join(d.folder, "c"), "--quiet", "-q", "4", "-o", "64K"]
+    vm = subprocess.Popen([*perf, "-w", "write", "-t", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: d.call("bdev_lvol_get_lvstores")[0]["full"], "the store is full")
+    vm.kill()
+    vm.wait()
+    t.run([*perf, "-w", "randread", "-t", "0.1"])
+    vm = subprocess.Popen([*perf, "-w", "write", "-t", "60", "--offset", "32M"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    n = lent(d, "lvs0/a", True)
+    n.close()
+    d.stop()
+    vm.kill()
+    vm.wait()
+
+
 def test_encryption_by_one_option(t):
     state = ("--state-dir", t.path("state"))
     d = with_store(t, *state)

@@ -209,6 +209,7 @@ static const struct bdev_ops crypto_ops = {
 	.destruct = stack_destruct,
 	.channel_create = channel_create,
 	.channel_destroy = channel_destroy,
+	.cancel = stack_cancel,
 	.submit = submit,
 };
 

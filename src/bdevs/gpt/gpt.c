@@ -46,6 +46,7 @@ static const struct bdev_ops gpt_ops = {
 	.destruct = stack_destruct,
 	.channel_create = stack_channel_create,
 	.channel_destroy = stack_channel_destroy,
+	.cancel = stack_cancel,
 	.submit = submit,
 };
 
