@@ -8,6 +8,7 @@
  *                                        the file is made, and removed afterwards
  *
  *   --rounds N  --ms N  --depth N  --size MIB (of the volume)  --cluster BYTES (0: berth's default)  --flush-every N (writes)
+ *   --allocate 1 (the file's pages are there before, as a disk's are; else it is sparse)
  *
  * Figures are printed, one row a line; the program fails only when something does not work.
  */
@@ -32,7 +33,7 @@
 
 static struct options {
 	const char *file;
-	unsigned depth, rounds, ms, size_mib, cluster, flush_every;
+	unsigned depth, rounds, ms, size_mib, cluster, flush_every, allocate;
 } options = {.rounds = 5, .ms = 200};
 
 static struct reactor *reactor;
@@ -460,6 +461,10 @@ make_file(void *arg)
 	if (fd < 0 || ftruncate(fd, ((off_t)options.size_mib * 3 + 256) << 20) != 0) {
 		fail(options.file, &(struct err){.code = -errno});
 	}
+	if (options.allocate != 0 && posix_fallocate(fd, 0, ((off_t)options.size_mib * 3 + 256) << 20) != 0) {
+		unlink(options.file);
+		fail(options.file, &(struct err){.code = -ENOSPC});
+	}
 	close(fd);
 	if (bdev_aio_create(&(struct aio_bdev_options){.name = "file", .filename = options.file, .block_size = BLOCK}, NULL,
 			    &err) != 0) {
@@ -532,8 +537,9 @@ snapshots(void)
 	lvol = create(store, "v", true);
 	fill("store/v");
 	lvol_store_get_info(store, &info);
-	printf("4 KiB random writes, depth %u, volume of %u MiB, clusters of %u KiB, flush every %u writes (0: none)\n",
-	       options.depth, options.size_mib, info.blob.cluster_bytes >> 10, options.flush_every);
+	printf("4 KiB random writes, depth %u, volume of %u MiB, clusters of %u KiB, flush every %u writes (0: none), %s file\n",
+	       options.depth, options.size_mib, info.blob.cluster_bytes >> 10, options.flush_every,
+	       options.allocate != 0 ? "allocated" : "sparse");
 	/* Two snapshots fit beside the volume. */
 	for (unsigned r = 0; r < MIN(options.rounds, 2u); r++) {
 		snapshot_round(lvol, r, &shares[r], &worst[r]);
@@ -562,7 +568,7 @@ parse(int argc, char **argv)
 {
 	static const struct option longs[] = {
 		{"file", 1, NULL, 'f'},	  {"depth", 1, NULL, 'q'},	{"rounds", 1, NULL, 'r'}, {"ms", 1, NULL, 'm'},
-		{"size", 1, NULL, 's'},	  {"cluster", 1, NULL, 'c'},	{"flush-every", 1, NULL, 'F'}, {NULL, 0, NULL, 0},
+		{"size", 1, NULL, 's'},	  {"cluster", 1, NULL, 'c'},	{"flush-every", 1, NULL, 'F'}, {"allocate", 1, NULL, 'a'}, {NULL, 0, NULL, 0},
 	};
 	int c;
 
@@ -573,6 +579,7 @@ parse(int argc, char **argv)
 				  : c == 's' ? &options.size_mib
 				  : c == 'c' ? &options.cluster
 				  : c == 'F' ? &options.flush_every
+				  : c == 'a' ? &options.allocate
 					     : NULL;
 
 		if (c == 'f') {
