@@ -171,7 +171,7 @@ fill_store(const uint8_t *data, size_t size)
 	super.clean = size != 0 && (data[0] & 1) != 0;
 	blob_super_encode(&super, disk);
 	for (uint32_t page = 0; page < 16 && size > 2; page++) {
-		size_t bytes = MIN(MIN((size_t)data[0] * 4, size - 2), (size_t)BLOB_DESCRIPTOR_BYTES);
+		size_t wanted = MIN((size_t)data[0] * 4, (size_t)BLOB_DESCRIPTOR_BYTES), bytes = MIN(wanted, size - 2);
 		uint8_t *p = disk + ((uint64_t)super.md.start + page) * BLOB_PAGE_BYTES;
 		uint64_t id = BLOB_ID_BASE + (data[1] & 15);
 		uint32_t sequence = data[1] >> 4 & 3, next = (data[1] & 0x40) != 0 ? page + 1 : BLOB_PAGE_NONE;

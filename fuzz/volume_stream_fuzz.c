@@ -68,6 +68,8 @@ records(uint8_t *p, size_t left, const struct stream_head *head, struct stream_s
 	}
 }
 
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {

@@ -28,11 +28,15 @@ SANITIZER_ENV = {
 # Folder, what it is, options of meson, environment of meson, suites, names left out but for --all, multiplier of time-outs.
 NOT_SANITIZED = ("e2e-quickstart", "e2e-idle", "e2e-container", "e2e-image")
 # What these do besides is done under the sanitizers by unit tests, and by the end-to-end tests that stay.
-NOT_WITH_ADDRESSES = ("e2e-recover", "e2e-placement", "e2e-top", "e2e-guest", "e2e-density")
+NOT_WITH_ADDRESSES = ("e2e-recover", "e2e-placement", "e2e-top", "e2e-guest", "e2e-density", "e2e-volumes_interop", "e2e-volumes_kill")
 NOT_WITH_THREADS = ("e2e-recover", "e2e-placement", "e2e-top", "e2e-guest", "e2e-cli", "e2e-density", "e2e-iscsi_initiator",
                     "e2e-initiator", "e2e-crypto", "e2e-partition", "e2e-metadata", "e2e-qcow2", "e2e-qos", "e2e-state",
-                    "e2e-access", "e2e-nbd", "e2e-raid", "e2e-volumes_interop", "bdev_limits", "bdev_null", "bdev_malloc", "raid_degrade",
-                    "raid_raid", "stack", "bdev_powercut", "bdev_delay", "bdev_error", "bdevs_split", "bdev_qcow2")
+                    "e2e-access", "e2e-nbd", "e2e-raid", "e2e-volumes_interop", "e2e-volumes_kill", "e2e-volume", "e2e-store_check",
+                    "bdev_limits", "bdev_null", "bdev_malloc", "raid_degrade",
+                    "raid_raid", "stack", "bdev_powercut", "bdev_delay", "bdev_error", "bdevs_split", "bdev_qcow2",
+                    "blob_check", "blob_format", "blob_load", "blob_recover", "blob_store", "blob_volume", "blob_snapshot", "blob_scale",
+                    "blob_family_crash", "blob_snapshot_crash", "blob_store_crash", "blob_volume_crash", "lvol_find", "lvol_lvol",
+                    "ctl_stream")
 BUILDS = [
     ("build", "release", ["--buildtype=release", "-Dtests=true"], {}, ["static", "unit", "e2e"], (), 1),
     ("build-asan", "ASan + UBSan", ["--buildtype=debugoptimized", "-Db_sanitize=address,undefined", "-Dtests=true"], {},

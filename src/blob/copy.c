@@ -244,8 +244,9 @@ make_pieces(struct copy *c)
 {
 	const struct blob_dev *from = c->blob->store->dev, *to = c->dev;
 	size_t bytes = offsetof(struct piece, io) + MAX(from->io_bytes, to->io_bytes);
-	size_t align = MAX(MAX(from->buffer_align, to->buffer_align), 4096u);
+	size_t align = MAX(from->buffer_align, to->buffer_align);
 
+	align = MAX(align, 4096u);
 	for (unsigned i = 0; i < PIECES; i++) {
 		struct piece *p = aligned_alloc(64, (bytes + 63) & ~(size_t)63);
 

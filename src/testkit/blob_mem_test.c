@@ -92,14 +92,10 @@ end(void)
 static void
 request_done(struct blob_dev_io *io, int status)
 {
-	struct request *r = NULL;
+	/* Without a look at num_requests: the next one may be on its way to another thread. */
+	struct request *r = CONTAINER_OF(io->iov, struct request, iov);
 
-	for (unsigned i = 0; i < num_requests; i++) {
-		if (requests[i].io == io) {
-			r = &requests[i];
-		}
-	}
-	EXPECT(r != NULL && !atomic_load(&r->done) && thread_self() == r->thread);
+	EXPECT(r->io == io && !atomic_load(&r->done) && thread_self() == r->thread);
 	r->status = status;
 	r->order = atomic_fetch_add(&completed, 1);
 	atomic_store(&r->done, true);
