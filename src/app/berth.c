@@ -21,7 +21,7 @@ const struct ctl_command ctl_commands[] = {
 		 "    --uuid UUID        of the disk; a new one by default\n"
 		 "    --store-size SIZE  of the store, if this makes it: else what its file system has free\n"
 		 "  list [NAME]\n"
-		 "  resize NAME SIZE     larger while a VM uses it\n"
+		 "  resize NAME SIZE     larger while a VM uses it; a volume also smaller while none is connected\n"
 		 "  delete NAME          even while a VM uses it\n"
 		 "    --keep-file        leaves the volume or file where it is\n",
 	 .run = ctl_disk},

@@ -92,6 +92,14 @@ disk_has_bdev(const char *bdev_name)
 	return find_bdev(bdev_name) != NULL;
 }
 
+const char *
+disk_of_bdev(const char *bdev_name)
+{
+	const struct disk *d = find_bdev(bdev_name);
+
+	return d != NULL ? d->name : NULL;
+}
+
 bool
 disk_has_controller(const struct vhost_info *info)
 {
@@ -502,6 +510,33 @@ delete_all_done(struct steps *s, int status)
 	job_free(job);
 }
 
+/* The bdev of a disk went in another way, as with its store, and left the controller. */
+static bool
+controller_left(const char *name)
+{
+	const struct vhost_controller *ctrlr = vhost_find(name);
+	struct vhost_info info;
+
+	if (ctrlr == NULL) {
+		return false;
+	}
+	vhost_get_info(ctrlr, &info);
+	return bdev_find(info.bdev_name) == NULL;
+}
+
+static void
+delete_left(struct rpc_request *req, const char *name)
+{
+	struct disk_job *job = job_create(req, name, VOLUME);
+
+	if (methods->forget != NULL) {
+		(void)methods->forget(methods->ctx, FAMILY, name);
+	}
+	if (job != NULL) {
+		steps_run(&job->steps, delete_volume_steps, 1, delete_all_done);
+	}
+}
+
 static void delete (struct rpc_request *req, const void *params)
 {
 	const struct berth_disk_delete_params *p = params;
@@ -514,6 +549,10 @@ static void delete (struct rpc_request *req, const void *params)
 		return;
 	}
 	d = find(p->name);
+	if (d == NULL && controller_left(p->name)) {
+		delete_left(req, p->name);
+		return;
+	}
 	if (d == NULL &&
 	    !(methods->forget != NULL && methods->forget(methods->ctx, FAMILY, p->name))) {
 		rpc_error(req, -ENODEV, "there is no disk '%s'", p->name);
@@ -555,6 +594,39 @@ static const struct step resize_file_steps[] = {{"file", disk_file_resize_step, 
 						{"bdev", disk_file_rescan_step, NULL}};
 static const struct step resize_volume_steps[] = {{"volume", disk_volume_resize_step, NULL}};
 
+/* What is open cannot become smaller: the controller is made anew, which no VM sees that is not connected. */
+static int
+controller_again(struct steps *s)
+{
+	struct disk_job *job = CONTAINER_OF(s, struct disk_job, steps);
+	int rc = controller_step(s);
+
+	if (rc != 0) {
+		LOG_ERROR(APP, job->name, "its controller could not be made again: %s", err_text(&job->steps.err));
+	}
+	return 0;
+}
+
+static const struct step shrink_volume_steps[] = {
+	{"controller", delete_controller_step, controller_again},
+	{"volume", disk_volume_resize_step, NULL},
+	{"controller", controller_step, NULL},
+};
+
+static bool
+shrinks_unconnected(const struct disk *d, uint64_t size)
+{
+	const struct bdev *b = bdev_find(d->bdev_name);
+	const struct vhost_controller *ctrlr = vhost_find(d->name);
+	struct vhost_info info;
+
+	if (b == NULL || ctrlr == NULL || size >= bdev_num_blocks(b) * bdev_block_size(b)) {
+		return false;
+	}
+	vhost_get_info(ctrlr, &info);
+	return !info.has_session && info.delay_base_us == 0 && disk_has_controller(&info);
+}
+
 static void
 resize(struct rpc_request *req, const void *params)
 {
@@ -575,8 +647,11 @@ resize(struct rpc_request *req, const void *params)
 		return;
 	}
 	job->size = p->size;
+	job->disk->readonly = d->readonly;
 	memcpy(job->disk->bdev_name, d->bdev_name, sizeof(d->bdev_name));
-	if (d->file != NULL) {
+	if (d->file == NULL && shrinks_unconnected(d, p->size)) {
+		steps_run(&job->steps, shrink_volume_steps, ARRAY_SIZE(shrink_volume_steps), resized);
+	} else if (d->file != NULL) {
 		steps_run(&job->steps, resize_file_steps, ARRAY_SIZE(resize_file_steps), resized);
 	} else {
 		steps_run(&job->steps, resize_volume_steps, ARRAY_SIZE(resize_volume_steps),

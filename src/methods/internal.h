@@ -199,6 +199,8 @@ void nbd_lend_stop(void);
 
 /* Whether the state's berth_disk_create makes this bdev, this controller as it is. */
 bool disk_has_bdev(const char *bdev_name);
+/* Its name; NULL: no disk has the bdev. */
+const char *disk_of_bdev(const char *bdev_name);
 bool disk_has_controller(const struct vhost_info *info);
 size_t disk_count(void);
 

@@ -515,6 +515,12 @@ static void delete (struct rpc_request *req, const void *params)
 	if (lvol == NULL) {
 		return;
 	}
+	/* It would leave the disk's controller behind. */
+	if (disk_has_bdev(lvol_id(lvol))) {
+		rpc_error(req, -EBUSY, "volume '%.128s' is the disk '%.200s': berth disk delete (berth_disk_delete) deletes both",
+			  p->name, disk_of_bdev(lvol_id(lvol)));
+		return;
+	}
 	d = calloc(1, sizeof(*d));
 	if (d == NULL) {
 		rpc_error(req, -ENOMEM, "out of memory");
@@ -546,6 +552,9 @@ lvol_json(struct lvol *lvol)
 			 (json_int_t)i.bytes, "readonly", i.readonly);
 	if (i.parent != NULL) {
 		json_object_set_new(json, "parent", text_json(lvol_name(i.parent)));
+	}
+	if (i.external_name != NULL) {
+		json_object_set_new(json, "external_parent", text_json(i.external_name));
 	}
 	if (lvol_origin(lvol, uuid)) {
 		json_object_set_new(json, "origin", uuid_json(uuid));
