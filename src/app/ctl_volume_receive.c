@@ -129,6 +129,23 @@ get_record(struct receiving *r, struct stream_record *record)
 	return rc;
 }
 
+/* Nothing follows: what does is another stream perhaps, which would be lost. */
+static int
+check_end(void)
+{
+	uint8_t byte;
+	int rc = ctl_read_all(STDIN_FILENO, &byte, 1);
+
+	if (rc == 0) {
+		return refuse("the stream goes on behind its end: each stream has a receive of its own");
+	}
+	if (rc != -ENODATA) {
+		fprintf(stderr, "berth: " COMMAND ": %s\n", strerror(-rc));
+		return CTL_BROKEN;
+	}
+	return CTL_OK;
+}
+
 static int
 get_all(struct receiving *r)
 {
@@ -138,7 +155,8 @@ get_all(struct receiving *r)
 		int rc = get_record(r, &record);
 
 		if (rc == CTL_OK && record.type == STREAM_END) {
-			return ctl_nbd_flush(&r->nbd);
+			rc = check_end();
+			return rc == CTL_OK ? ctl_nbd_flush(&r->nbd) : rc;
 		}
 		if (rc == CTL_OK) {
 			rc = apply(r, &record);
@@ -302,7 +320,7 @@ make_difference(struct receiving *r, const json_t *volumes)
 	}
 	if (volume_number(base, "size") != r->head.size_bytes ||
 	    volume_number(volume, "size") != r->head.size_bytes) {
-		return refuse("the volume was resized since: the difference does not fit");
+		return refuse("the volume was resized since: the difference does not fit, send all of it anew");
 	}
 	rc = check_unwritten(r, volume, base);
 	if (rc != CTL_OK) {
