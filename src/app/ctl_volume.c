@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "app/ctl_volume.h"
 #include "base/check.h"
@@ -132,7 +133,12 @@ print_volume(const json_t *v, const json_t *volumes, const json_t *stores)
 	printf("allocated        %s\n", ctl_bytes(allocated_bytes(v, stores), allocated));
 	printf("kind             %s, %s\n", kind_of(v),
 	       flag(v, "readonly") ? "read-only" : "read-write");
-	printf("parent           %s\n", parent_of(v));
+	if (json_object_get(v, "external_parent") != NULL) {
+		printf("parent           bdev %s%s\n", volume_text(v, "external_parent"),
+		       flag(v, "is_degraded") ? ", which is missing" : "");
+	} else {
+		printf("parent           %s\n", parent_of(v));
+	}
 	if (json_object_get(v, "origin") != NULL) {
 		printf("received from    %s\n", volume_text(v, "origin"));
 	}
@@ -405,9 +411,48 @@ call_on(struct ctl *ctl, int argc, char **argv, const char *command, const char 
 	return rc;
 }
 
+/* The image that it was imported from, when nothing else reads from that: its bdevs go, too. Who used it last may be about to let
+ * go of it. */
+static void
+drop_image(struct ctl *ctl, const char *command, const char *uuid)
+{
+	const struct timespec pause = {.tv_nsec = 20000000};
+	json_t *bdevs = NULL, *error = NULL;
+	int rc = ctl_call(ctl, command, "bdev_get_bdevs", json_pack("{s:s}", "name", uuid), &bdevs, &error);
+	const json_t *bdev = rc == CTL_OK ? json_array_get(bdevs, 0) : NULL;
+	const json_t *specific = json_object_get(bdev, "driver_specific");
+	const char *file = json_string_value(json_object_get(json_object_get(specific, "qcow2"), "base_bdev_name"));
+	const char *name = volume_text(bdev, "name");
+	bool there = bdev != NULL && strncmp(name, VOLUME_IMAGE, strlen(VOLUME_IMAGE)) == 0;
+
+	for (int i = 0; there && i < 10 && volume_drop_image(ctl, command, name, &there) == CTL_OK && there; i++) {
+		nanosleep(&pause, NULL);
+	}
+	if (!there && file != NULL && strncmp(file, VOLUME_IMAGE, strlen(VOLUME_IMAGE)) == 0) {
+		(void)volume_drop_image(ctl, command, file, &there);
+	}
+	json_decref(bdevs);
+	json_decref(error);
+}
+
 static int delete (struct ctl *ctl, int argc, char **argv)
 {
-	return call_on(ctl, argc, argv, "volume delete", "bdev_lvol_delete");
+	const char *command = "volume delete";
+	json_t *volume = NULL;
+	int rc = ctl_check_arguments(command, argc, argv, 1, 1);
+
+	if (rc == CTL_OK) {
+		rc = volume_find(ctl, command, argv[1], &volume);
+	}
+	if (rc == CTL_OK) {
+		rc = volume_call_long(ctl, command, "bdev_lvol_delete",
+				      json_pack("{s:s}", "name", volume_text(volume, "uuid")));
+	}
+	if (rc == CTL_OK && json_object_get(volume, "external_parent") != NULL) {
+		drop_image(ctl, command, volume_text(volume, "external_parent"));
+	}
+	json_decref(volume);
+	return rc;
 }
 
 static int

@@ -33,6 +33,14 @@ int volume_make(struct ctl *ctl, const char *command, const char *method, json_t
 /* Long work: there is no telling when it answers. */
 int volume_call_long(struct ctl *ctl, const char *command, const char *method, json_t *params);
 
+/* What bdevs are called that berth volume import makes of an image, before the volume's name. */
+#define VOLUME_IMAGE "image-"
+/*
+ * Deletes a bdev of berth volume import, and the file's below it, that no volume and nobody else uses. *ret_there: it is there
+ * still, as it is in use or of another kind; false also when it never was.
+ */
+int volume_drop_image(struct ctl *ctl, const char *command, const char *bdev, bool *ret_there);
+
 int volume_send(struct ctl *ctl, int argc, char **argv);
 int volume_receive(struct ctl *ctl, int argc, char **argv);
 int volume_import(struct ctl *ctl, int argc, char **argv);

@@ -198,3 +198,38 @@ volume_call_long(struct ctl *ctl, const char *command, const char *method, json_
 	ctl->timeout_s = timeout_s;
 	return rc;
 }
+
+/* ---- Bdevs of images ---- */
+
+/* Of an aio bdev, which is a file that is only read; of qcow2. */
+static const char *
+image_deleter(const json_t *bdev)
+{
+	const json_t *specific = json_object_get(bdev, "driver_specific");
+
+	if (json_is_true(json_object_get(json_object_get(specific, "aio"), "readonly"))) {
+		return "bdev_aio_delete";
+	}
+	return json_object_get(specific, "qcow2") != NULL ? "bdev_qcow2_delete" : NULL;
+}
+
+int
+volume_drop_image(struct ctl *ctl, const char *command, const char *name, bool *ret_there)
+{
+	json_t *bdevs = NULL, *error = NULL, *result = NULL;
+	int rc = ctl_call(ctl, command, "bdev_get_bdevs", json_pack("{s:s}", "name", name), &bdevs, &error);
+	const json_t *bdev = rc == CTL_OK ? json_array_get(bdevs, 0) : NULL;
+	const char *method = bdev != NULL ? image_deleter(bdev) : NULL;
+
+	*ret_there = bdev != NULL;
+	if (error != NULL) {
+		rc = CTL_OK; /* there is none */
+	} else if (method != NULL && !json_is_true(json_object_get(bdev, "claimed"))) {
+		rc = ctl_call(ctl, command, method, json_pack("{s:s}", "name", name), &result, NULL);
+		*ret_there = rc != CTL_OK;
+	}
+	json_decref(bdevs);
+	json_decref(error);
+	json_decref(result);
+	return rc;
+}

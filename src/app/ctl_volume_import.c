@@ -2,12 +2,18 @@
 /*
  * berth volume import: a volume that begins as an image file, raw or qcow2. The image becomes a read-only bdev, image-VOLUME (on
  * image-VOLUME-file, of qcow2), and the volume a clone of it, at once: what is read first comes from the image. With --copy all
- * of it is copied before the command ends, and the bdevs go again.
+ * of it is copied before the command ends, and the bdevs, then called importing-VOLUME, go again.
  *
  * The bdevs are in the state directory; their UUIDs, by which the volume knows them, are there with them.
+ *
+ * Invariants
+ *  1. What is copied is called VOLUME.importing until all of it is there and flushed: a volume of the final name is complete,
+ *     wherever this ended. What one left that was interrupted, volume and bdevs, goes with the next.
+ *  2. A bdev of an image that a volume reads from is not touched: its name is passed over.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +28,8 @@
 
 #define COMMAND "volume import"
 #define BLOCK_SIZE 512
+#define ASIDE ".importing"
+#define NAMES_MAX 100 /* image-VOLUME, image-VOLUME-2, ... */
 #define MIB (UINT64_C(1) << 20)
 
 struct import {
@@ -29,6 +37,7 @@ struct import {
 	char *path;
 	const char *format; /* "raw" or "qcow2" */
 	char *store, *name;
+	char *aside;     /* what is copied into is called so */
 	char *file_bdev; /* on the file */
 	char *bdev;      /* the image: the same, or qcow2's */
 	bool made_file, made_image;
@@ -137,6 +146,28 @@ copy_into(struct import *i, struct ctl_nbd *from, const char *uuid)
 	return rc;
 }
 
+/* The final name is free; what was interrupted goes. */
+static int
+make_room(struct import *i)
+{
+	json_t *volumes = NULL;
+	int rc = ctl_call(i->ctl, COMMAND, "bdev_lvol_get_lvols", json_pack("{s:s}", "lvs_name", i->store), &volumes, NULL);
+	const json_t *v;
+	size_t k;
+
+	json_array_foreach (volumes, k, v) {
+		if (rc == CTL_OK && strcmp(volume_text(v, "name"), i->name) == 0) {
+			fprintf(stderr, "berth: " COMMAND ": there is a volume '%s/%s' already\n", i->store, i->name);
+			rc = CTL_REFUSED;
+		} else if (rc == CTL_OK && strcmp(volume_text(v, "name"), i->aside) == 0) {
+			rc = volume_call_long(i->ctl, COMMAND, "bdev_lvol_delete",
+					      json_pack("{s:s}", "name", volume_text(v, "uuid")));
+		}
+	}
+	json_decref(volumes);
+	return rc;
+}
+
 /* A volume of its own, as large as the image in whole MiB. */
 static int
 copy(struct import *i, char **ret_uuid)
@@ -148,16 +179,20 @@ copy(struct import *i, char **ret_uuid)
 	if (rc == CTL_OK) {
 		rc = volume_make(i->ctl, COMMAND, "bdev_lvol_create",
 				 json_pack("{s:s, s:s, s:I, s:b}", "lvs_name", i->store,
-					   "lvol_name", i->name, "size_in_mib",
+					   "lvol_name", i->aside, "size_in_mib",
 					   (json_int_t)((from.size_bytes + MIB - 1) / MIB),
 					   "thin_provision", 1),
 				 ret_uuid);
 	}
 	if (rc == CTL_OK) {
 		rc = copy_into(i, &from, *ret_uuid);
+		if (rc == CTL_OK) {
+			rc = volume_call(i->ctl, COMMAND, "bdev_lvol_rename",
+					 json_pack("{s:s, s:s}", "old_name", *ret_uuid, "new_name", i->name));
+		}
 		if (rc != CTL_OK) {
-			(void)ctl_call(i->ctl, COMMAND, "bdev_lvol_delete",
-				       json_pack("{s:s}", "name", *ret_uuid), &result, &error);
+			(void)ctl_call(i->ctl, COMMAND, "bdev_lvol_delete", json_pack("{s:s}", "name", *ret_uuid), &result,
+				       &error);
 		}
 	}
 	ctl_nbd_close(&from);
@@ -197,11 +232,61 @@ print_result(struct import *i, const char *uuid, bool copied)
 }
 
 static int
+names(struct import *i, bool copied, unsigned number)
+{
+	char behind[16] = "";
+
+	free(i->bdev);
+	free(i->file_bdev);
+	i->bdev = i->file_bdev = NULL;
+	if (number > 1) {
+		snprintf(behind, sizeof(behind), "-%u", number);
+	}
+	if (asprintf(&i->bdev, "%s%s%s", copied ? "importing-" : VOLUME_IMAGE, i->name, behind) < 0) {
+		i->bdev = NULL;
+		return CTL_BROKEN;
+	}
+	if (asprintf(&i->file_bdev, "%s%s", i->bdev, strcmp(i->format, "qcow2") == 0 ? "-file" : "") < 0) {
+		i->file_bdev = NULL;
+		return CTL_BROKEN;
+	}
+	return CTL_OK;
+}
+
+/* Names that nobody has: bdevs that nobody reads from are left of one that was interrupted, and go. */
+static int
+choose_names(struct import *i, bool copied)
+{
+	for (unsigned number = 1; number <= NAMES_MAX; number++) {
+		bool there = false;
+		int rc = names(i, copied, number);
+
+		if (rc == CTL_OK) {
+			rc = volume_drop_image(i->ctl, COMMAND, i->bdev, &there);
+		}
+		if (rc == CTL_OK && !there && strcmp(i->file_bdev, i->bdev) != 0) {
+			rc = volume_drop_image(i->ctl, COMMAND, i->file_bdev, &there);
+		}
+		if (rc != CTL_OK || !there) {
+			return rc;
+		}
+	}
+	fprintf(stderr, "berth: " COMMAND ": bdevs '" VOLUME_IMAGE "%s' to '%s' are all in use\n", i->name, i->bdev);
+	return CTL_REFUSED;
+}
+
+static int
 import(struct import *i, bool copied)
 {
 	char *uuid = NULL;
-	int rc = make_bdevs(i);
+	int rc = make_room(i);
 
+	if (rc == CTL_OK) {
+		rc = choose_names(i, copied);
+	}
+	if (rc == CTL_OK) {
+		rc = make_bdevs(i);
+	}
 	if (rc == CTL_OK) {
 		rc = copied ? copy(i, &uuid) : stand_on(i, &uuid);
 	}
@@ -213,20 +298,6 @@ import(struct import *i, bool copied)
 	}
 	free(uuid);
 	return rc;
-}
-
-static int
-names(struct import *i)
-{
-	bool qcow2 = strcmp(i->format, "qcow2") == 0;
-
-	if (asprintf(&i->bdev, "image-%s", i->name) < 0) {
-		i->bdev = NULL;
-	}
-	if (asprintf(&i->file_bdev, "image-%s%s", i->name, qcow2 ? "-file" : "") < 0) {
-		i->file_bdev = NULL;
-	}
-	return i->bdev != NULL && i->file_bdev != NULL ? CTL_OK : CTL_BROKEN;
 }
 
 int
@@ -249,12 +320,15 @@ volume_import(struct ctl *ctl, int argc, char **argv)
 	if (rc != CTL_OK) {
 		return rc;
 	}
+	/* Said by what writes to a connection that has ended. */
+	signal(SIGPIPE, SIG_IGN);
 	i.path = path_absolute(argv[1]);
 	i.format = i.format != NULL ? i.format : format_of(argv[1]);
 	rc = i.path != NULL ? volume_place(ctl, COMMAND, argv[2], store, &i.store, &i.name)
 			    : CTL_BROKEN;
-	if (rc == CTL_OK) {
-		rc = names(&i);
+	if (rc == CTL_OK && asprintf(&i.aside, "%s" ASIDE, i.name) < 0) {
+		i.aside = NULL;
+		rc = CTL_BROKEN;
 	}
 	if (rc == CTL_OK) {
 		rc = import(&i, copied);
@@ -262,6 +336,7 @@ volume_import(struct ctl *ctl, int argc, char **argv)
 	free(i.path);
 	free(i.store);
 	free(i.name);
+	free(i.aside);
 	free(i.bdev);
 	free(i.file_bdev);
 	return rc;

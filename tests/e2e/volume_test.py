@@ -450,6 +450,8 @@ def test_damaged_and_cut_streams(t):
         refused(stream[:cut], f"cut at {cut}")
     for at in (3, 33, 90, 130, 1000, len(stream) - 20):
         refused(stream[:at] + bytes([stream[at] ^ 1]) + stream[at + 1:], f"byte {at} is another")
+    refused(stream + b"x", "a byte behind the end")
+    refused(stream + stream, "two in one")
     # Killed in the middle: what it left goes with the next.
     p = subprocess.Popen(argv, stdin=subprocess.PIPE)
     p.stdin.write(stream[:MIB])
@@ -497,6 +499,60 @@ def test_import(t):
     equal(digest(d, "lvs0/raw"), expected, "on its own")
 
 
+def test_import_interrupted(t):
+    """A copy that was not finished never looks like one, and is no hindrance to the next."""
+    state = ("--state-dir", t.path("state"))
+    d = with_store(t, *state, mib=512)
+    raw = t.path("big.raw")
+    with open(raw, "wb") as f:
+        f.write(os.urandom(MIB) * 96)
+    command = [os.path.join(harness.BUILD, "berth"), "-s", d.socket, "volume", "import", raw, "big", "--copy"]
+    for victim in ("berthd", "berth"):
+        p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        until(lambda: p.poll() is not None or any(v["num_allocated_clusters"] > 16 for v in d.call("bdev_lvol_get_lvols")), "it copies")
+        check(p.poll() is None, "the copy was too fast to be interrupted")
+        if victim == "berthd":
+            d.kill()
+            p.communicate(timeout=20)
+            equal(p.returncode, 4, "exit code")
+            d = t.daemon(*state)
+        else:
+            p.kill()
+            p.communicate(timeout=20)
+        until(lambda: aliases(d), "the store is there again")
+        equal(aliases(d), ["lvs0/big.importing"], f"{victim} was killed")
+    berth(t, d, "volume", "import", raw, "big", "--copy")
+    equal(aliases(d), ["lvs0/big"])
+    with open(raw, "rb") as f:
+        equal(digest(d, "lvs0/big"), hashlib.sha256(f.read()).hexdigest())
+    equal([b["name"] for b in d.call("bdev_get_bdevs") if b["name"].startswith("im")], [])
+    contains(berth(t, d, "volume", "import", raw, "big", "--copy", code=1), "already")
+
+
+def test_images_go_with_their_volumes(t):
+    d = with_store(t)
+    raw = t.file("raw.img", 8 * MIB)
+
+    def images():
+        return [b["name"] for b in d.call("bdev_get_bdevs") if b["name"].startswith("image-")]
+    for _ in range(2):
+        berth(t, d, "volume", "import", raw, "base")
+        equal(images(), ["image-base"])
+        berth(t, d, "volume", "delete", "base")
+        until(lambda: images() == [], "the image's bdev goes with the volume")
+    berth(t, d, "volume", "import", raw, "base")
+    image = d.call("bdev_get_bdevs", name="image-base")[0]["uuid"]
+    equal(volume(d, "lvs0/base")["external_parent"], image)
+    contains(berth(t, d, "volume", "show", "base"), image)
+    berth(t, d, "volume", "snapshot", "base", "s")
+    berth(t, d, "volume", "delete", "base")
+    equal(images(), ["image-base"], "the snapshot reads from it")
+    berth(t, d, "volume", "import", raw, "base")
+    equal(images(), ["image-base", "image-base-2"])
+    d.call("bdev_aio_delete", name="image-base")
+    contains(berth(t, d, "volume", "show", "s"), f"{image}, which is missing")
+
+
 def test_block_status_over_nbd(t):
     if not shutil.which("nbdinfo"):
         raise harness.Skip("nbdinfo is not installed")
@@ -507,6 +563,41 @@ def test_block_status_over_nbd(t):
     d.call("berth_nbd_export_create", bdev_name="lvs0/v", name="v")
     extents = json.loads(t.run(["nbdinfo", "--map", "--json", f"nbd+unix:///v?socket={t.path('n')}"]))
     equal([(e["offset"], e["length"], e["type"]) for e in extents], [(0, 2 * MIB, 3), (2 * MIB, MIB, 0), (3 * MIB, 5 * MIB, 3)])
+
+
+def test_changes_over_nbd(t):
+    if not shutil.which("nbdinfo"):
+        raise harness.Skip("nbdinfo is not installed")
+    d = with_store(t)
+    d.call("bdev_lvol_create", lvs_name="lvs0", lvol_name="v", size_in_mib=8, thin_provision=True)
+    d.call("berth_nbd_server_create", path=t.path("n"))
+
+    def uri(name):
+        return f"nbd+unix:///{name}?socket={t.path('n')}"
+
+    def changed(name):
+        d.call("berth_nbd_export_create", bdev_name=f"lvs0/{name}", name=name, readonly=True)
+        extents = json.loads(t.run(["nbdinfo", "--map=berth:changed", "--json", uri(name)]))
+        d.call("berth_nbd_export_delete", name=name)
+        equal(sum(e["length"] for e in extents), 8 * MIB)
+        check(all(e["type"] in (0, 1) for e in extents), extents)
+        return [(e["offset"], e["length"]) for e in extents if e["type"] == 1]
+
+    write(d, "lvs0/v", MIB, b"1" * MIB)
+    d.call("bdev_lvol_snapshot", lvol_name="lvs0/v", snapshot_name="monday")
+    write(d, "lvs0/v", MIB + 3 * CLUSTER, b"2" * 512)
+    write(d, "lvs0/v", 4 * MIB, b"2" * 2 * CLUSTER)
+    d.call("bdev_lvol_snapshot", lvol_name="lvs0/v", snapshot_name="tuesday")
+    equal(changed("v"), [], "of a volume that nobody has written to since")
+    write(d, "lvs0/v", 6 * MIB, b"3" * CLUSTER)
+    equal(changed("monday"), [(MIB, MIB)], "of what has no parent")
+    equal(changed("tuesday"), [(MIB + 3 * CLUSTER, CLUSTER), (4 * MIB, 2 * CLUSTER)])
+    equal(changed("v"), [(6 * MIB, CLUSTER)])
+    # Offered of volumes; of the disk below them there is nothing to tell.
+    d.call("bdev_malloc_create", name="m", num_blocks=2048, block_size=512)
+    for name, bdev, contexts in (("v", "lvs0/v", ["base:allocation", "berth:changed"]), ("m", "m", ["base:allocation"])):
+        d.call("berth_nbd_export_create", bdev_name=bdev, name=name)
+        equal(json.loads(t.run(["nbdinfo", "--json", uri(name)]))["exports"][0]["contexts"], contexts)
 
 
 # ---- Disks ----
@@ -555,6 +646,38 @@ def test_disks_are_volumes(t):
     check("disks/d1" in aliases(d), f"{aliases(d)}")
     d.call("berth_disk_create", name="d1", size=96 * MIB, existing=True)
     equal(read(d, "d1", 0, 3072), b"one" * 1024)
+
+
+def test_disks_and_their_volumes(t):
+    """A disk's volume goes with the disk; a disk that nobody uses can become smaller."""
+    state = ("--state-dir", t.path("state"))
+    d = t.daemon(*state)
+    for name in ("x", "y"):
+        berth(t, d, "disk", "create", name, "64M", "--store-size", "256M")
+    contains(berth(t, d, "volume", "delete", "y", code=1), "berth disk delete")
+    equal([x["name"] for x in d.call("berth_disk_list")], ["x", "y"])
+    write(d, "y", 0, b"kept" * 128)
+    until(lambda: not any(name.startswith(".lent") for name in os.listdir(d.folder)), "the loan has ended")
+    berth(t, d, "disk", "resize", "y", "32M")
+    equal([(x["name"], x["size"]) for x in d.call("berth_disk_list")], [("x", 64 * MIB), ("y", 32 * MIB)])
+    berth(t, d, "disk", "resize", "y", "0", code=1)
+    equal(sorted(c["ctrlr"] for c in d.call("vhost_get_controllers")), ["x", "y"])
+    d.kill()
+    d = t.daemon(*state)
+    equal([(x["name"], x["size"]) for x in d.call("berth_disk_list")], [("x", 64 * MIB), ("y", 32 * MIB)])
+    equal(read(d, "y", 0, 512), b"kept" * 128)
+    perf = [os.path.join(harness.BUILD, "berth"), "perf", "--socket", os.path.join(d.folder, "y"), "--quiet"]
+    vm = subprocess.Popen([*perf, "-w", "randread", "-t", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: d.call("berth_disk_list", name="y")[0]["connected"], "a VM is connected")
+    contains(berth(t, d, "disk", "resize", "y", "16M", code=1), "smaller")
+    vm.kill()
+    vm.wait()
+    # Their store goes: the disks can be made again.
+    d.call("bdev_lvol_delete_lvstore", lvs_name="disks")
+    equal(d.call("berth_disk_list"), [])
+    berth(t, d, "disk", "delete", "y")
+    equal([c["ctrlr"] for c in d.call("vhost_get_controllers")], ["x"])
+    contains(berth(t, d, "disk", "delete", "y", code=1), "no disk")
 
 
 def test_disk_file_that_is_no_store(t):
