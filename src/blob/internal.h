@@ -207,6 +207,7 @@ struct blob_store {
 	struct defer kick;
 	struct md_op *op;       /* that runs */
 	bool clean_on_disk;     /* the super block says clean: to be changed before anything else */
+	bool clean_doubtful;    /* a write that was to change that failed: it may say so or not */
 	struct list md_waiters; /* md.c: struct md_tx that wait for that; the first one writes it */
 	bool readonly, broken, recovered, unloading, abandoned;
 	struct err breakage; /* why it is broken */

@@ -260,6 +260,7 @@ unclean_done(struct blob_store *store, int status)
 	if (status == 0) {
 		store->clean_on_disk = false;
 	}
+	store->clean_doubtful = status != 0;
 	list_init(&waiters);
 	list_splice(&waiters, &store->md_waiters);
 	while (!list_empty(&waiters)) {

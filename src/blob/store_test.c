@@ -338,6 +338,27 @@ queued_run(struct md_op *op)
 
 	ran[num_ran++] = q->name;
 	md_op_end(op);
+/* The super block says unclean by then, though no change came of it. */
+static void
+unload_after_a_flush_that_failed(void **state)
+{
+	start(REACTOR_POLL, &(struct blob_mem_options){.bytes = 8 * MIB, .write_cache = true});
+	create();
+	blob_env_volume(&env, 4, true);
+	assert_int_equal(blob_env_unload(&env), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		load();
+		assert_false(blob_env_info(&env).recovered);
+		blob_mem_set_fault(mem, &(struct blob_mem_fault){.ops = BLOB_MEM_OP(BLOB_DEV_FLUSH), .count = i == 0});
+		assert_int_equal(blob_env_set_xattr(&env, blob_first(env.store), "name", "x", 1), -EIO);
+		assert_int_equal(blob_env_unload(&env), i == 0 ? 0 : -EIO);
+		blob_mem_set_fault(mem, NULL);
+	}
+	load();
+	assert_true(blob_env_info(&env).recovered);
+	stop();
+}
+
 }
 
 static void
@@ -452,3 +473,4 @@ main(void)
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
+		cmocka_unit_test(unload_after_a_flush_that_failed),

@@ -43,7 +43,7 @@ step_done(void *ctx, int status)
 static bool
 writes_nothing(const struct blob_store *store)
 {
-	return store->readonly || store->broken || (store->clean_on_disk && !store->recovered);
+	return store->readonly || store->broken || (store->clean_on_disk && !store->clean_doubtful && !store->recovered);
 }
 
 static int
