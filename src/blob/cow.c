@@ -585,8 +585,8 @@ busy_over(struct blob_alloc *waiter)
 	slot_end(CONTAINER_OF(waiter, struct slot, alloc), -EAGAIN);
 }
 
-static int
-wait_busy(struct blob_io *io, uint64_t cluster)
+int
+cow_wait(struct blob_io *io, uint64_t cluster)
 {
 	struct blob_cow *cow = io->ch->thread->cow;
 	struct slot *s;
@@ -658,7 +658,7 @@ cow_start(struct blob_io *io, uint64_t cluster)
 	entry = &e->cluster[cluster % BLOB_EXTENT_CLUSTERS];
 	now = atomic_load_explicit(entry, memory_order_acquire);
 	if (now != 0) {
-		return now == BLOB_CLUSTER_BUSY ? wait_busy(io, cluster) : -EAGAIN;
+		return now == BLOB_CLUSTER_BUSY ? cow_wait(io, cluster) : -EAGAIN;
 	}
 	owner = io_lookup(blob, cluster, &old, &source);
 	way = choose(io, owner);

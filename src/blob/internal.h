@@ -447,10 +447,12 @@ enum blob_owner io_lookup(const struct blob *blob, uint64_t cluster, uint32_t *r
 
 /*
  * io is in flight and stands at a cluster that the blob has not itself (or that is BUSY): allocates it, fills it with what
- * was there and io's piece, commits. -EAGAIN: the cluster came otherwise, look again. Here and in the next two 0:
+ * was there and io's piece, commits. -EAGAIN: the cluster came otherwise, look again. Here and in the next three 0:
  * io_piece_done() comes, or io is held; else the piece has ended with that already.
  */
 int cow_start(struct blob_io *io, uint64_t cluster);
+/* io is in flight: until the cluster is BUSY no more; then the piece ends with -EAGAIN. */
+int cow_wait(struct blob_io *io, uint64_t cluster);
 /* io's piece is a read of `external`; of scatter entries so fine that they go through a buffer, when iovcnt is 0 */
 int cow_read_external(struct blob_io *io, struct blob_external *external, int iovcnt);
 /* io's piece goes through a buffer to or from the device. */

@@ -373,11 +373,19 @@ start_zero(struct blob_io *io)
 		uint64_t cluster = position(io) / store->cluster_units;
 
 		/* A cluster that is BUSY is being written at this moment, with zeroes where the write has no data: as if
-		 * that came later. */
-		if (below == 0 || io->op == BLOB_UNMAP) {
+		 * that came later. Or it is being given back, and zeroes are promised only when that is on the disk. */
+		if (io->op == BLOB_UNMAP) {
 			return 0;
 		}
-		if (run.entry == 0 && io_lookup(blob, cluster, &entry, &external) == BLOB_OWNER_NONE) {
+		if (run.entry == BLOB_CLUSTER_BUSY) {
+			int rc = cow_wait(io, cluster);
+
+			return rc == 0 ? UNDER_WAY : rc;
+		}
+		if (below == 0) {
+			return 0;
+		}
+		if (io_lookup(blob, cluster, &entry, &external) == BLOB_OWNER_NONE) {
 			io->piece_units = MIN(left, store->cluster_units - run.offset);
 			return 0;
 		}

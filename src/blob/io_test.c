@@ -353,6 +353,37 @@ thick_blobs_keep_theirs(void **state)
 	in_all_modes(zero_thick, &plain, 65536, 512);
 }
 
+/* Zeroes over what is just being given back are answered when that is on the disk. */
+static void
+zero_what_goes(struct stage *s)
+{
+	struct blob *vol = blob_env_volume(&s->env, 4, true);
+	struct blob_env_channel *c = blob_env_open(&s->env, 0, vol), *d = blob_env_open(&s->env, 1, vol);
+	struct blob_env_io unmap, zeroes;
+
+	EXPECT(blob_env_fill(c, 0, 4 * CLUSTER, 1) == 0);
+	blob_mem_hold(s->mem, BLOB_MEM_OP(BLOB_DEV_WRITE));
+	blob_env_submit(c, &unmap, BLOB_UNMAP, CLUSTER, 2 * CLUSTER, NULL);
+	blob_env_linger(&s->env, 20);
+	EXPECT(blob_mem_held(s->mem) > 0);
+	blob_env_submit(d, &zeroes, BLOB_WRITE_ZEROES, CLUSTER + 3, CLUSTER, NULL);
+	blob_env_linger(&s->env, 20);
+	EXPECT(!atomic_load(&unmap.done) && !atomic_load(&zeroes.done));
+	blob_mem_hold(s->mem, 0);
+	EXPECT(blob_env_finish(&unmap) == 0 && blob_env_finish(&zeroes) == 0);
+	EXPECT(blob_env_allocated(&s->env, vol) == 2);
+	EXPECT(blob_env_holds(c, CLUSTER, 2 * CLUSTER, 0));
+	blob_env_close(c);
+	blob_env_close(d);
+}
+
+static void
+zeroes_wait_for_what_goes(void **state)
+{
+	(void)state;
+	in_all_modes(zero_what_goes, &plain, 65536, 512);
+}
+
 /* ---- External snapshots ---- */
 
 static void
@@ -501,6 +532,7 @@ main(void)
 		cmocka_unit_test(scatter_lists_may_be_fine),
 		cmocka_unit_test(whole_clusters_are_given_back),
 		cmocka_unit_test(zeroes_over_a_parent),
+		cmocka_unit_test(zeroes_wait_for_what_goes),
 		cmocka_unit_test(thick_blobs_keep_theirs),
 		cmocka_unit_test(external_snapshots_are_read),
 		cmocka_unit_test(threads_share_clusters),
