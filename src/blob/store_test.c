@@ -284,6 +284,43 @@ destroys(void **state)
 	stop();
 }
 
+/* What is in volumes that are not to be cleared stays on the device. */
+static void
+destroying_clears_what_may_be_cleared(void **state)
+{
+	struct blob_options options = {.num_clusters = 6, .thin = true, .clear = BLOB_CLEAR_NONE};
+	uint8_t *disk = malloc(8 * MIB);
+	unsigned kept = 0, left = 0;
+	struct blob *none, *other;
+
+	assert_non_null(disk);
+	start(REACTOR_POLL, &(struct blob_mem_options){.bytes = 8 * MIB, .unmap_fills = true});
+	env.options.cluster_bytes = CLUSTER_BYTES;
+	create();
+	other = blob_env_volume(&env, 6, true);
+	assert_int_equal(blob_env_make(&env, &options, &none), 0);
+	for (uint64_t i = 0; i < 6; i++) { /* they take turns on the device */
+		uint64_t units = CLUSTER_BYTES / env.store->super.io_unit_bytes;
+
+		assert_int_equal(blob_env_fill_blob(&env, none, i * units, units, 1), 0);
+		assert_int_equal(blob_env_fill_blob(&env, other, i * units, units, 2), 0);
+	}
+	for (unsigned i = 0; i < 6; i++) {
+		blob_mem_write(mem, (uint64_t)blob_map_entry(&none->head, i) * CLUSTER_BYTES, "keep", 4);
+		blob_mem_write(mem, (uint64_t)blob_map_entry(&other->head, i) * CLUSTER_BYTES, "gone", 4);
+	}
+	assert_int_equal(blob_env_destroy(&env), 0);
+	blob_mem_read(mem, 0, disk, 8 * MIB);
+	for (unsigned i = 0; i < 8 * MIB / CLUSTER_BYTES; i++) {
+		kept += memcmp(disk + i * CLUSTER_BYTES, "keep", 4) == 0;
+		left += memcmp(disk + i * CLUSTER_BYTES, "gone", 4) == 0;
+	}
+	assert_int_equal(kept, 6);
+	assert_int_equal(left, 0);
+	free(disk);
+	stop();
+}
+
 static void
 unload_says_what_it_could_not_write(void **state)
 {
@@ -298,6 +335,27 @@ unload_says_what_it_could_not_write(void **state)
 	load();
 	assert_true(blob_env_info(&env).recovered);
 	assert_int_equal(blob_env_info(&env).blobs, 1);
+	stop();
+}
+
+/* The super block says unclean by then, though no change came of it. */
+static void
+unload_after_a_flush_that_failed(void **state)
+{
+	start(REACTOR_POLL, &(struct blob_mem_options){.bytes = 8 * MIB, .write_cache = true});
+	create();
+	blob_env_volume(&env, 4, true);
+	assert_int_equal(blob_env_unload(&env), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		load();
+		assert_false(blob_env_info(&env).recovered);
+		blob_mem_set_fault(mem, &(struct blob_mem_fault){.ops = BLOB_MEM_OP(BLOB_DEV_FLUSH), .count = i == 0});
+		assert_int_equal(blob_env_set_xattr(&env, blob_first(env.store), "name", "x", 1), -EIO);
+		assert_int_equal(blob_env_unload(&env), i == 0 ? 0 : -EIO);
+		blob_mem_set_fault(mem, NULL);
+	}
+	load();
+	assert_true(blob_env_info(&env).recovered);
 	stop();
 }
 
@@ -338,27 +396,6 @@ queued_run(struct md_op *op)
 
 	ran[num_ran++] = q->name;
 	md_op_end(op);
-/* The super block says unclean by then, though no change came of it. */
-static void
-unload_after_a_flush_that_failed(void **state)
-{
-	start(REACTOR_POLL, &(struct blob_mem_options){.bytes = 8 * MIB, .write_cache = true});
-	create();
-	blob_env_volume(&env, 4, true);
-	assert_int_equal(blob_env_unload(&env), 0);
-	for (unsigned i = 0; i < 2; i++) {
-		load();
-		assert_false(blob_env_info(&env).recovered);
-		blob_mem_set_fault(mem, &(struct blob_mem_fault){.ops = BLOB_MEM_OP(BLOB_DEV_FLUSH), .count = i == 0});
-		assert_int_equal(blob_env_set_xattr(&env, blob_first(env.store), "name", "x", 1), -EIO);
-		assert_int_equal(blob_env_unload(&env), i == 0 ? 0 : -EIO);
-		blob_mem_set_fault(mem, NULL);
-	}
-	load();
-	assert_true(blob_env_info(&env).recovered);
-	stop();
-}
-
 }
 
 static void
@@ -464,7 +501,9 @@ main(void)
 		cmocka_unit_test(growing_may_be_cut),
 		cmocka_unit_test(stays_while_a_blob_is_open),
 		cmocka_unit_test(destroys),
+		cmocka_unit_test(destroying_clears_what_may_be_cleared),
 		cmocka_unit_test(unload_says_what_it_could_not_write),
+		cmocka_unit_test(unload_after_a_flush_that_failed),
 		cmocka_unit_test(remembers_its_super_blob),
 		cmocka_unit_test(commits_and_operations_take_turns),
 		cmocka_unit_test(ends_after_what_was_asked_for),
@@ -473,4 +512,3 @@ main(void)
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
-		cmocka_unit_test(unload_after_a_flush_that_failed),

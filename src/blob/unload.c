@@ -23,6 +23,8 @@ struct unload {
 	struct blob_store *store;
 	struct md_op op;
 	bool destroy;
+	uint64_t *kept;   /* clear_clusters: bits of clusters that stay as they are */
+	uint64_t cleared; /* bytes */
 	bool stays; /* somebody has it open */
 	blob_done_fn done;
 	void *ctx;
@@ -101,17 +103,78 @@ write_super(struct steps *s)
 	return STEPS_WAIT;
 }
 
+/* The clusters of blobs that are not to be cleared, as bits; *ret_bits NULL: there are none. 0 or -ENOMEM. */
+static int
+find_kept(const struct blob_store *store, uint64_t **ret_bits)
+{
+	uint64_t *bits = NULL;
+	struct blob *blob;
+
+	LIST_FOREACH(blob, &store->blobs, link) {
+		uint64_t n = blob_clear_method(blob) == BLOB_CLEAR_NONE ? blob_num_clusters(blob) : 0;
+
+		if (n > 0 && bits == NULL && (bits = calloc(store->total_clusters / 64 + 1, sizeof(*bits))) == NULL) {
+			return -ENOMEM;
+		}
+		for (uint64_t i = 0; i < n; i++) {
+			uint32_t cluster = blob_map_entry(&blob->head, i);
+
+			if (cluster < store->total_clusters) { /* BUSY is not */
+				bits[cluster / 64] |= UINT64_C(1) << cluster % 64;
+			}
+		}
+	}
+	*ret_bits = bits;
+	return 0;
+}
+
+static bool
+is_kept(const struct unload *u, uint64_t cluster)
+{
+	return u->kept != NULL && cluster < u->store->total_clusters && (u->kept[cluster / 64] >> cluster % 64 & 1) != 0;
+}
+
+/* From u->cleared on, up to the next that is kept; then the next piece. */
+static void
+clear_piece(void *ctx, int status)
+{
+	struct unload *u = ctx;
+	struct blob_store *store = u->store;
+	uint64_t cluster_bytes = store->super.cluster_bytes, end = store->total_clusters * cluster_bytes, from, to;
+
+	while (u->cleared < end && is_kept(u, u->cleared / cluster_bytes)) {
+		u->cleared += cluster_bytes - u->cleared % cluster_bytes;
+	}
+	for (to = u->cleared; to < end && !is_kept(u, to / cluster_bytes);) {
+		to = u->kept == NULL ? end : to + cluster_bytes - to % cluster_bytes;
+	}
+	if (status != 0 || to == u->cleared) {
+		free(u->kept);
+		u->kept = NULL;
+		step_done(u, status);
+		return;
+	}
+	from = u->cleared;
+	u->cleared = to;
+	store_clear_range(store, BLOB_DEV_UNMAP, from, to - from, clear_piece, u);
+}
+
 static int
 clear_clusters(struct steps *s)
 {
 	struct unload *u = CONTAINER_OF(s, struct unload, steps);
 	struct blob_store *store = u->store;
-	uint64_t from = (uint64_t)store->super.md.start * store->super.md_page_bytes;
+	int rc;
 
 	if (!u->destroy || !store->dev->unmap || store->options.clear == BLOB_CLEAR_NONE) {
 		return 0;
 	}
-	store_clear_range(store, BLOB_DEV_UNMAP, from, store->total_clusters * store->super.cluster_bytes - from, step_done, u);
+	rc = find_kept(store, &u->kept);
+	if (rc != 0) {
+		return rc;
+	}
+	u->cleared = (uint64_t)store->super.md.start * store->super.md_page_bytes;
+	clear_piece(u, 0);
 	return STEPS_WAIT;
 }
 
