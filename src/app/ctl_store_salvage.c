@@ -91,13 +91,20 @@ static int
 save_volume(struct target *t, const struct blob_survey *survey, const struct blob_survey_blob *blob)
 {
 	const struct blob_salvage to = {.write = write_piece, .lost = lost_piece, .ctx = t};
-	uint64_t bytes = blob->num_clusters * survey->super.cluster_bytes;
+	uint64_t clusters = blob_salvage_clusters(survey, blob);
+	uint64_t bytes = clusters * survey->super.cluster_bytes;
 	struct err err = ERR_NONE;
 	int rc = open_file(t, blob);
 
 	t->lost = 0;
 	if (rc == 0 && blob->damage.code != 0) {
 		fprintf(stderr, "berth " COMMAND ": %s: %s\n", t->file, blob->damage.text);
+	}
+	if (rc == 0 && clusters < blob->num_clusters) {
+		fprintf(stderr,
+			"berth " COMMAND ": %s: its extents promise %" PRIu64 " clusters, but no more than %" PRIu64
+			" can be there: the file ends with those\n",
+			t->file, blob->num_clusters, clusters);
 	}
 	if (rc == 0 && ftruncate(t->fd, (off_t)bytes) != 0) {
 		rc = -errno;

@@ -212,6 +212,9 @@ struct blob_salvage {
 	void *ctx;
 };
 
+/* How many clusters are worth a look: of a damaged blob that promises more than it lists and than the store has, no more than
+ * those. */
+uint64_t blob_salvage_clusters(const struct blob_survey *survey, const struct blob_survey_blob *blob);
 /* One volume through its parents. Returns what write() says, -ENOMEM, or 0, also when parts are lost. */
 int blob_salvage(const struct blob_survey *survey, const struct blob_survey_blob *blob,
 		 const struct blob_salvage *to);

@@ -623,6 +623,38 @@ test_salvage(void **state)
 	blob_survey_free(s);
 }
 
+/* Holes are passed over, and of a damaged table no more is believed than can be. */
+static void
+test_salvage_of_too_much(void **state)
+{
+	struct blob_survey_blob *blob;
+	struct blob_survey *s;
+
+	make_store();
+	s = survey();
+	blob = blob_survey_find(s, BLOB_ID_BASE + 1);
+	blob->num_clusters = UINT64_C(1) << 52; /* that many one by one would not end */
+	assert_true(blob_salvage_clusters(s, blob) == blob->num_clusters);
+	salvage(s, 1);
+	expect_saved(VOL, SNAP);
+	assert_int_equal(lost, 0);
+	err_set(&blob->damage, -EILSEQ, "its table is broken");
+	assert_int_equal(blob_salvage_clusters(s, blob), 1024); /* its two extents */
+	salvage(s, 1);
+	assert_true(saved[0] == 40 && saved[3] == 46 && lost <= 1024 * CLUSTER);
+	blob_survey_free(s);
+
+	/* What is lost is lost in large pieces. */
+	make_store();
+	memset(md(3), 0, 4096);
+	s = survey();
+	blob = blob_survey_find(s, BLOB_ID_BASE + 4);
+	blob->num_clusters = UINT64_C(1) << 40;
+	salvage(s, 4);
+	assert_true(lost == ((UINT64_C(1) << 40) - 4) * CLUSTER);
+	blob_survey_free(s);
+}
+
 /* ---- Cuts ---- */
 
 #define DIGESTS 6 /* of the blobs that begin in the first pages */
@@ -860,6 +892,7 @@ main(void)
 		cmocka_unit_test(test_each),
 		cmocka_unit_test(test_cuts),
 		cmocka_unit_test(test_salvage),
+		cmocka_unit_test(test_salvage_of_too_much),
 		cmocka_unit_test(test_unreadable),
 		cmocka_unit_test(test_shared_contents),
 		cmocka_unit_test(test_group_contents),

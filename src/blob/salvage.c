@@ -99,6 +99,75 @@ locate(const struct blob_survey *survey, const struct blob_survey_blob *blob, ui
 	return 0;
 }
 
+/* Where, behind cluster `at`, the first run or listed extent begins, or that of `at` ends. */
+static uint64_t
+next_of_blob(const struct blob_survey_blob *blob, uint64_t at)
+{
+	uint64_t next = (at / BLOB_EXTENT_CLUSTERS + 1) * BLOB_EXTENT_CLUSTERS;
+	uint32_t low = 0, high = blob->num_extents;
+
+	if (!extent_broken(blob, at)) {
+		while (low < high) {
+			uint32_t middle = low + (high - low) / 2;
+
+			if (blob->extents[middle].index * BLOB_EXTENT_CLUSTERS <= at) {
+				low = middle + 1;
+			} else {
+				high = middle;
+			}
+		}
+		next = low < blob->num_extents ? blob->extents[low].index * BLOB_EXTENT_CLUSTERS : UINT64_MAX;
+	}
+	for (low = 0, high = blob->num_runs; low < high;) {
+		uint32_t middle = low + (high - low) / 2;
+
+		if (blob->runs[middle].at <= at) {
+			low = middle + 1;
+		} else {
+			high = middle;
+		}
+	}
+	return low < blob->num_runs ? MIN(next, blob->runs[low].at) : next;
+}
+
+/* No cluster from `at`, which nobody has, up to this one has another fate: holes of many TiB are one step. */
+static uint64_t
+next_change(const struct blob_survey *survey, const struct blob_survey_blob *blob, uint64_t at)
+{
+	uint64_t next = UINT64_MAX;
+
+	for (uint32_t depth = 0; blob != NULL && depth <= survey->num_blobs; depth++) {
+		next = MIN(next, next_of_blob(blob, at));
+		if (blob->parent == BLOB_ID_NONE) {
+			break;
+		}
+		blob = blob_survey_find(survey, blob->parent);
+		if (blob != NULL && at < blob->num_clusters) {
+			next = MIN(next, blob->num_clusters);
+		} else {
+			break;
+		}
+	}
+	return next;
+}
+
+uint64_t
+blob_salvage_clusters(const struct blob_survey *survey, const struct blob_survey_blob *blob)
+{
+	uint64_t most = blob_super_clusters(&survey->super);
+
+	if (blob->damage.code == 0) {
+		return blob->num_clusters;
+	}
+	if (blob->num_extents != 0) {
+		most = MAX(most, (blob->extents[blob->num_extents - 1].index + 1) * BLOB_EXTENT_CLUSTERS);
+	}
+	if (blob->num_runs != 0) {
+		most = MAX(most, blob->runs[blob->num_runs - 1].at + blob->runs[blob->num_runs - 1].length);
+	}
+	return MIN(blob->num_clusters, most);
+}
+
 /* Page by page. */
 static void
 read_pieces(struct salvage *s, uint64_t offset, uint64_t at, uint32_t bytes)
@@ -129,16 +198,17 @@ save_cluster(struct salvage *s, uint32_t cluster, uint64_t at)
 int
 blob_salvage(const struct blob_survey *survey, const struct blob_survey_blob *blob, const struct blob_salvage *to)
 {
-	uint32_t bytes = survey->super.cluster_bytes;
+	uint64_t bytes = survey->super.cluster_bytes, end = blob_salvage_clusters(survey, blob), next;
 	struct salvage s = {.survey = survey, .to = to, .buf = aligned_alloc(BLOB_PAGE_BYTES, bytes)};
 	int rc = s.buf == NULL ? -ENOMEM : 0;
 
-	for (uint64_t i = 0; rc == 0 && i < blob->num_clusters; i++) {
+	for (uint64_t i = 0; rc == 0 && i < end; i = next) {
 		const char *why;
 		uint32_t cluster = locate(survey, blob, i, &why);
 
+		next = cluster != 0 ? i + 1 : MIN(end, next_change(survey, blob, i));
 		if (why != NULL) {
-			lose(&s, i * bytes, bytes, why);
+			lose(&s, i * bytes, (next - i) * bytes, why);
 		} else if (cluster != 0) {
 			rc = save_cluster(&s, cluster, i * bytes);
 		}
