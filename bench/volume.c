@@ -568,7 +568,8 @@ parse(int argc, char **argv)
 {
 	static const struct option longs[] = {
 		{"file", 1, NULL, 'f'},	  {"depth", 1, NULL, 'q'},	{"rounds", 1, NULL, 'r'}, {"ms", 1, NULL, 'm'},
-		{"size", 1, NULL, 's'},	  {"cluster", 1, NULL, 'c'},	{"flush-every", 1, NULL, 'F'}, {"allocate", 1, NULL, 'a'}, {NULL, 0, NULL, 0},
+		{"size", 1, NULL, 's'},	  {"cluster", 1, NULL, 'c'},	{"flush-every", 1, NULL, 'F'},
+		{"allocate", 1, NULL, 'a'}, {NULL, 0, NULL, 0},
 	};
 	int c;
 
