@@ -70,6 +70,7 @@ struct inflate {
 	struct blob_work *work;
 	struct blob *blob;
 	bool decouple;
+	uint64_t from; /* id of the snapshot to be parted from */
 	bool has_channel, gated, scanning;
 	struct blob_channel ch;
 	struct touch *touches[INFLATE_TOUCHES];
@@ -120,21 +121,47 @@ set_error(struct inflate *f, int status)
 	return status;
 }
 
+/* Deleted, and nobody else's: it is about to be merged into the blob above, and the user knows it no more. */
+static bool
+is_leaving(const struct blob *snapshot)
+{
+	return snapshot->deleted && !list_empty(&snapshot->clones) && snapshot->clones.next == snapshot->clones.prev;
+}
+
+/* What the blob is parted from: the nearest one below it that stays, and all between; if there is none, the lowest. id: what
+ * it was when that began, BLOB_ID_NONE: that is now. NULL: the blob has no parent. */
+static struct blob *
+parted_from(const struct blob *blob, uint64_t id)
+{
+	struct blob *at = blob_parent(blob), *next;
+
+	while (at != NULL && at->id != id && is_leaving(at) && (next = blob_parent(at)) != NULL) {
+		at = next;
+	}
+	return at;
+}
+
 /* A cluster that the blob has not: is it to have it? */
 static bool
 needs(const struct inflate *f, uint64_t cluster)
 {
-	uintptr_t below = blob_below(f->blob);
-	struct blob *parent = below_parent(below);
+	const struct blob *at = below_parent(blob_below(f->blob)), *last;
 
-	if (!f->decouple || below_external(below) != NULL) {
+	if (!f->decouple || below_external(blob_below(f->blob)) != NULL) {
 		return true;
 	}
-	if (parent == NULL) {
-		return false;
+	for (last = parted_from(f->blob, f->from); at != NULL; at = blob_parent(at)) {
+		if (cluster >= blob_num_clusters(at)) {
+			return volume_is_below(at, cluster);
+		}
+		if (blob_map_entry(&at->head, cluster) != 0) {
+			return true;
+		}
+		if (at == last) {
+			break;
+		}
 	}
-	return cluster >= blob_num_clusters(parent) ? volume_is_below(parent, cluster)
-						    : blob_map_entry(&parent->head, cluster) != 0;
+	return false;
 }
 
 static bool
@@ -176,7 +203,7 @@ committed(struct md_persist *p, int status)
 	if (status != 0) {
 		f->status = set_error(f, status);
 	} else {
-		struct blob *next = f->decouple && parent != NULL ? below_parent(blob_below(parent)) : NULL;
+		struct blob *next = f->decouple && parent != NULL ? blob_parent(parted_from(blob, f->from)) : NULL;
 
 		list_remove(&blob->clone_link);
 		blob_set_below(blob, next, f->external);
@@ -197,7 +224,7 @@ static int
 describe(struct inflate *f)
 {
 	struct md_image *image = &f->persist.image;
-	struct blob *parent = below_parent(blob_below(f->blob));
+	struct blob *parent = parted_from(f->blob, f->from);
 	const struct blob_own_xattr *x;
 
 	md_image_remove_xattr(image, true, BLOB_XATTR_PARENT);
@@ -405,6 +432,7 @@ start(struct blob *blob, struct blob_work *work, bool decouple)
 	struct err err = ERR_NONE;
 	int rc = may_start(blob, decouple, &err);
 	struct inflate *f = rc == 0 ? calloc(1, sizeof(*f)) : NULL;
+	const struct blob *last;
 
 	work->blob = blob;
 	work->cancelled = false;
@@ -415,7 +443,10 @@ start(struct blob *blob, struct blob_work *work, bool decouple)
 	}
 	f->blob = blob;
 	f->work = work;
-	f->decouple = decouple && below_external(blob_below(blob)) == NULL;
+	last = parted_from(blob, BLOB_ID_NONE);
+	f->from = last == NULL ? BLOB_ID_NONE : last->id;
+	f->decouple = decouple && below_external(blob_below(blob)) == NULL &&
+		      (last == NULL || !is_leaving(last) || below_external(blob_below(last)) == NULL);
 	blob->busy = true;
 	blob->opens++;
 	store_background_begin(blob->store);

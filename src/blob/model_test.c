@@ -271,9 +271,7 @@ op_parent(struct episode *e)
 		}
 		break;
 	case 1:
-		/* From whom: that is the snapshot being merged, as long as it is. */
 		play_end_writes(e->p);
-		play_idle(e->p);
 		say(e, "decouple %s", v.name);
 		play_decouple(e->p, v.name);
 		break;

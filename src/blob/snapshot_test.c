@@ -268,6 +268,64 @@ disturbed_by_inflate(void **state)
 	close_play(&p);
 }
 
+struct parting {
+	struct blob *deleted, *from;
+	struct blob_env_op *op;
+};
+
+static void
+deleted_decouple(void *ctx, int status, const struct err *err)
+{
+	struct parting *x = ctx;
+
+	(void)err;
+	assert_int_equal(status, 0);
+	assert_true(blob_parent(x->from) == x->deleted); /* it is on its way only */
+	x->op->work.done = blob_env_done;
+	x->op->work.ctx = x->op;
+	blob_decouple(x->from, &x->op->work);
+}
+
+static void
+delete_first(struct blob_env_op *op, void *arg)
+{
+	struct parting *x = arg;
+
+	x->op = op;
+	blob_delete(x->deleted, NULL, 0, deleted_decouple, x);
+}
+
+/* A snapshot that was deleted is not what one is parted from, though it is still there. */
+static void
+parted_from_what_is_there(void **state)
+{
+	struct parting x;
+	struct blob_env_op op;
+	struct play p;
+
+	(void)state;
+	open_play(&p, false);
+	play_volume(&p, "v", 1024, true);
+	play_write(&p, "v", 0, 3);
+	play_snapshot(&p, "v", "g");
+	play_write(&p, "v", HARNESS_UNITS, 3);
+	play_snapshot(&p, "v", "p");
+	for (unsigned i = 0; i < 40; i++) {
+		play_write(&p, "v", (i * 25 + 2) * HARNESS_UNITS, 3);
+	}
+	play_snapshot(&p, "v", "d");
+	x = (struct parting){.deleted = play_find(&p, "d"), .from = play_find(&p, "v")};
+	blob_env_begin(&p.env, &op, delete_first, &x);
+	assert_int_equal(blob_env_end(&p.env, &op), 0);
+	model_delete(&p.model, "d");
+	strcpy(model_find(&p.model, "v")->parent, "g");
+	model_settle(&p.model);
+	assert_true(blob_parent(play_find(&p, "v")) == play_find(&p, "g"));
+	check(&p);
+	assert_true(blob_env_allocated(&p.env, play_find(&p, "v")) == 41);
+	close_play(&p);
+}
+
 static void
 disturbed_by_unload(void **state)
 {
@@ -446,6 +504,7 @@ main(void)
 		cmocka_unit_test(disturbed_by_resize),
 		cmocka_unit_test(disturbed_by_delete),
 		cmocka_unit_test(disturbed_by_inflate),
+		cmocka_unit_test(parted_from_what_is_there),
 		cmocka_unit_test(disturbed_by_unload),
 		cmocka_unit_test(disturbed_by_writes),
 		cmocka_unit_test(no_pages),
