@@ -47,6 +47,10 @@ struct bdev_ops {
 	 * ever, and lets what is still at a device below end without delay. NULL: nothing waits.
 	 */
 	void (*cancel)(struct bdev_channel *ch, int status);
+
+	/* App thread: the index-th bdev that bdev stands on at present; NULL: there are no more. NULL: none, or it is a stack
+	 * (bdev/stack.h), which is known to stand on its base. */
+	struct bdev *(*base)(const struct bdev *bdev, unsigned index);
 };
 
 struct bdev {
@@ -157,6 +161,9 @@ int bdev_resize(struct bdev *bdev, uint64_t num_blocks);
 int bdev_set_readonly(struct bdev *bdev, void (*done)(void *ctx), void *ctx);
 
 /* App thread. Somebody has it open for writing, or has claimed it. */
+/* App thread. What bdev stands on, one after another, as ops->base; NULL: there are no more. */
+struct bdev *bdev_base(const struct bdev *bdev, unsigned index);
+
 bool bdev_needed(const struct bdev *bdev);
 
 /* App thread. One more name, in the same namespace as names and UUIDs. 0; -EEXIST; -ENOMEM. */

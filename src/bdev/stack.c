@@ -88,6 +88,22 @@ name_taken(const char *name)
 	return bdev_find(name) != NULL;
 }
 
+struct bdev *
+bdev_base(const struct bdev *bdev, unsigned index)
+{
+	struct stack *s;
+
+	if (bdev->ops->base != NULL) {
+		return bdev->ops->base(bdev, index);
+	}
+	LIST_FOREACH (s, &all, link) {
+		if (&s->bdev == bdev) {
+			return index == 0 ? s->base : NULL;
+		}
+	}
+	return NULL;
+}
+
 /* ---- The base ---- */
 
 static void

@@ -168,12 +168,16 @@ static int
 open_parent_bdev(struct lvol_store *store, const char *bdev_name, struct lvol_op *op, uint64_t *ret_bytes)
 {
 	struct bdev *bdev = bdev_find(bdev_name);
-	const struct lvol *same = bdev == NULL ? NULL : lvol_of_bdev(bdev);
+	const struct lvol *same = bdev == NULL ? NULL : lvol_carrier(bdev, store);
 	struct blob_store_info info;
 	uuid_t uuid;
 	int rc;
 
-	if (same != NULL && same->store == store) {
+	if (same != NULL && lvol_of_bdev(bdev) == NULL) {
+		return err_set(&op->err, -EINVAL, "bdev '%s' stands on '%s', a volume of the same store", bdev_name,
+			       same->name.text);
+	}
+	if (same != NULL) {
 		return err_set(&op->err, -EINVAL, "'%s' is a volume of the same store, and is cloned as such", bdev_name);
 	}
 	rc = lvol_dev_open(bdev_name, BDEV_CLAIM_WRITE_NONE, &op->copy_dev, &op->err);

@@ -246,9 +246,18 @@ static bool
 stands_on(const struct bdev *bdev, const struct lvol *lvol, unsigned depth)
 {
 	struct lvol *x = bdev == NULL ? NULL : lvol_of_bdev(bdev);
+	struct bdev *base;
 
-	if (x == NULL || x == lvol || depth == DEPTH_MAX) {
-		return x != NULL;
+	if (bdev == NULL || x == lvol || depth == DEPTH_MAX) {
+		return bdev != NULL;
+	}
+	for (unsigned i = 0; x == NULL && (base = bdev_base(bdev, i)) != NULL; i++) {
+		if (stands_on(base, lvol, depth + 1)) {
+			return true;
+		}
+	}
+	if (x == NULL) {
+		return false;
 	}
 	if (x->store->dev != NULL && stands_on(x->store->dev->bdev, lvol, depth + 1)) {
 		return true;
@@ -262,6 +271,27 @@ stands_on(const struct bdev *bdev, const struct lvol *lvol, unsigned depth)
 		}
 	}
 	return false;
+}
+
+static struct lvol *
+carrier(const struct bdev *bdev, const struct lvol_store *store, unsigned depth)
+{
+	struct lvol *x = lvol_of_bdev(bdev), *found = NULL;
+	struct bdev *base;
+
+	if (x != NULL) {
+		return x->store == store ? x : NULL;
+	}
+	for (unsigned i = 0; found == NULL && depth < DEPTH_MAX && (base = bdev_base(bdev, i)) != NULL; i++) {
+		found = carrier(base, store, depth + 1);
+	}
+	return found;
+}
+
+struct lvol *
+lvol_carrier(const struct bdev *bdev, const struct lvol_store *store)
+{
+	return carrier(bdev, store, 0);
 }
 
 bool

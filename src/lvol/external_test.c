@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "base/check.h"
+#include "bdev/stack.h"
 #include "event/notice.h"
 #include "lvol/harness.h"
 
@@ -179,6 +180,80 @@ parents_that_are_bdevs(void **state)
 	h_stop(&env);
 }
 
+/* ---- Through a module that is no store ---- */
+
+static void
+window_submit(struct bdev_channel *ch, struct bdev_io *io)
+{
+	stack_forward(ch, io, 0);
+}
+
+static int
+window_start(struct stack *s, struct err *err)
+{
+	static const struct bdev_ops ops = {
+		.module_name = "window",
+		.destruct = stack_destruct,
+		.channel_create = stack_channel_create,
+		.channel_destroy = stack_channel_destroy,
+		.submit = window_submit,
+	};
+
+	(void)err;
+	s->bdev.ops = &ops;
+	s->bdev.product_name = "window";
+	return 0;
+}
+
+static void
+window_free(struct stack *s)
+{
+	free(s);
+}
+
+static const struct stack_ops windows = {
+	.module_name = "window",
+	.transient = true,
+	.start = window_start,
+	.free = window_free,
+};
+
+static int window_rc;
+
+static void
+make_window(void *arg)
+{
+	const char *const *names = arg;
+
+	window_rc = stack_create(calloc(1, sizeof(struct stack)), &windows, names[0], names[1], NULL, NULL);
+}
+
+static int
+window(const char *name, const char *base)
+{
+	const char *names[] = {name, base};
+
+	h_on_app(&env, make_window, names);
+	h_examined(&env);
+	return window_rc;
+}
+
+static void
+no_volume_stands_on_itself(void **state)
+{
+	begin(REACTOR_INTERRUPT, false);
+	EXPECT(h_create(&env, "vs", "v", 4 * MIB, true) == 0 && h_create(&env, "vs", "w", 4 * MIB, true) == 0);
+	EXPECT(window("one", "vs/v") == 0 && window("two", "one") == 0);
+	EXPECT(h_set_parent_bdev(&env, "vs/v", "one") == -EINVAL && strstr(h_err.text, "itself") != NULL);
+	EXPECT(h_set_parent_bdev(&env, "vs/v", "two") == -EINVAL && strstr(h_err.text, "itself") != NULL);
+	EXPECT(h_set_parent_bdev(&env, "vs/w", "two") == -EINVAL && strstr(h_err.text, "same store") != NULL);
+	EXPECT(h_clone_bdev(&env, "vs", "two", "c") == -EINVAL && strstr(h_err.text, "same store") != NULL);
+	EXPECT(window("three", "image") == 0); /* on something else it may */
+	EXPECT_SAY(h_set_parent_bdev(&env, "vs/v", "three") == 0, "%s", h_err.text);
+	h_expect(&env, "vs/v", 0, 8192, 1);
+	h_stop(&env);
+}
+
 /* A volume of another store below; never one that stands on it itself. */
 static void
 between_stores(void **state)
@@ -202,7 +277,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(clones_of_bdevs),        cmocka_unit_test(missing_ones_are_awaited),
 		cmocka_unit_test(one_that_goes),          cmocka_unit_test(parents_that_are_bdevs),
-		cmocka_unit_test(between_stores),
+		cmocka_unit_test(between_stores),         cmocka_unit_test(no_volume_stands_on_itself),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -259,6 +259,8 @@ void lvol_tell_degraded(struct lvol *lvol, bool degraded);
 /* A bdev is being examined that a store waits for. */
 void lvol_external_examined(struct bdev *bdev);
 /* Whether what bdev stands on, as far as stores and volumes go, is, or is on, lvol. */
+/* The volume of the store that bdev is, or stands on through modules that are no stores; NULL: none. */
+struct lvol *lvol_carrier(const struct bdev *bdev, const struct lvol_store *store);
 bool lvol_stands_on(const struct bdev *bdev, const struct lvol *lvol);
 
 /* ---- work.c ---- */

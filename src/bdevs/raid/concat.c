@@ -69,6 +69,7 @@ submit(struct bdev_channel *ch, struct bdev_io *io)
 static const struct bdev_ops concat_ops = {
 	.module_name = "raid",
 	.destruct = raid_bdev_destruct,
+	.base = raid_bdev_base,
 	.channel_create = raid_channel_create,
 	.channel_destroy = raid_channel_destroy,
 	.submit = submit,

@@ -402,6 +402,7 @@ void raid_channel_put_left(struct raid_channel *rc);
 void raid_visit_all(struct raid *raid, void (*fn)(struct raid_channel *rc),
 		    void (*done)(struct raid *raid));
 void raid_bdev_destruct(struct bdev *bdev);
+struct bdev *raid_bdev_base(const struct bdev *bdev, unsigned index);
 
 static inline void
 raid_channel_look(struct raid_channel *rc)

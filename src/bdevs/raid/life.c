@@ -283,6 +283,19 @@ raid_delete_it(struct raid *raid)
 	}
 }
 
+struct bdev *
+raid_bdev_base(const struct bdev *bdev, unsigned index)
+{
+	const struct raid *raid = CONTAINER_OF(bdev, struct raid, bdev);
+
+	for (unsigned i = 0; i < raid->num_bases; i++) {
+		if (raid->bases[i].bdev != NULL && index-- == 0) {
+			return raid->bases[i].bdev;
+		}
+	}
+	return NULL;
+}
+
 void
 raid_bdev_destruct(struct bdev *bdev)
 {

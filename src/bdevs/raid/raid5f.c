@@ -166,6 +166,7 @@ release_held(struct raid_channel *rc)
 static const struct bdev_ops raid5f_ops = {
 	.module_name = "raid",
 	.destruct = raid_bdev_destruct,
+	.base = raid_bdev_base,
 	.channel_create = raid_channel_create,
 	.channel_destroy = raid_channel_destroy,
 	.submit = submit,
