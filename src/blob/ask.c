@@ -13,6 +13,7 @@ blob_store_get_info(const struct blob_store *store, struct blob_store_info *ret_
 	*ret_info = (struct blob_store_info){
 		.total_clusters = store->total_clusters,
 		.total_data_clusters = store->data_clusters,
+		.most_clusters = store->clusters.room,
 		.free_clusters = atomic_load_explicit(&store->free_clusters, memory_order_relaxed) +
 				 limbo_clusters(store) + store->reaped,
 		.cluster_bytes = store->super.cluster_bytes,

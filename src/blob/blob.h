@@ -96,6 +96,7 @@ void blob_store_grow(struct blob_store *store, blob_done_fn done, void *ctx);
 struct blob_store_info {
 	uint64_t total_clusters;      /* of the store, metadata included */
 	uint64_t total_data_clusters; /* that blobs may have */
+	uint64_t most_clusters;       /* to which its layout lets it grow */
 	uint64_t free_clusters; /* those that are being cleared counted: who needs them waits for them */
 	uint32_t cluster_bytes;
 	uint32_t io_unit_bytes;

@@ -114,8 +114,9 @@ lay_out(struct steps *s)
 
 		pages = MAX(pages, UINT64_C(16));
 		layout.md_pages = (uint32_t)MIN(pages, (uint64_t)INT32_MAX);
-		layout.growth = GROWTH;
 	}
+	/* Room in the mask is cheap, whoever says how many pages of metadata there are. */
+	layout.growth = GROWTH;
 	rc = blob_layout_super(&layout, &store->super, &s->err);
 	if (rc != 0) {
 		return rc;

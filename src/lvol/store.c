@@ -125,14 +125,15 @@ lvol_store_on(const struct bdev *base)
 
 /* ---- What it is like ---- */
 
-/* As many clusters as the room that its mask has, by the number of metadata pages, lets it have: SPDK's rule. */
+/* As many clusters as the room that its mask has, by the number of metadata pages, lets it have: SPDK's rule. Its mask may have
+ * more room than that. */
 static uint64_t
 max_growable(const struct blob_store_info *info)
 {
 	uint64_t header = BLOB_MASK_HEADER_BYTES, page = info->md_page_bytes;
 	uint64_t pages = (header + (info->md_pages + 7) / 8 + page - 1) / page;
 
-	return (pages * page - header) * 8 * info->cluster_bytes;
+	return MAX((pages * page - header) * 8, info->total_clusters) * info->cluster_bytes;
 }
 
 void

@@ -5,7 +5,7 @@
  *
  * The file is as large as the space that its file system has at that moment, in whole GiB: what it takes is what its volumes
  * hold, and it cannot promise more than there is. berth_disk_grow_store follows a file system that has grown, and takes what
- * others gave back.
+ * others gave back, as far as the store's layout lets it grow: the file is not made larger than that.
  *
  * Invariants
  *  1. One request makes the store; others that need it meanwhile wait for that, and get what came of it.
@@ -249,6 +249,7 @@ struct growth {
 	struct worker_job work;
 	struct rpc_request *req;
 	uint64_t size; /* 0: what there is room for */
+	uint64_t most; /* of the store's layout */
 	int status;
 	struct err err;
 };
@@ -264,9 +265,13 @@ grow_file(struct worker_job *work)
 		g->status = err_set(&g->err, path != NULL ? -errno : -ENOMEM,
 				    "the store's file: %s", strerror(errno));
 	} else {
-		uint64_t size = g->size != 0 ? g->size : MAX(size_for(path), (uint64_t)st.st_size);
+		uint64_t room = MIN(size_for(path), g->most);
+		uint64_t size = g->size != 0 ? g->size : MAX(room, (uint64_t)st.st_size);
 
-		if (size < (uint64_t)st.st_size) {
+		if (g->size > g->most) {
+			g->status = err_set(&g->err, -ENOSPC,
+					    "the store's layout lets it grow to %" PRIu64 " bytes, and no further", g->most);
+		} else if (size < (uint64_t)st.st_size) {
 			g->status = err_set(&g->err, -EINVAL,
 					    "%s has %lld bytes already, and a store can only grow",
 					    path, (long long)st.st_size);
@@ -314,9 +319,11 @@ static void
 grow_store(struct rpc_request *req, const void *params)
 {
 	const struct berth_disk_grow_store_params *p = params;
+	struct lvol_store *store = lvol_store_find_name(DISK_STORE);
+	struct lvol_store_info info;
 	struct growth *g;
 
-	if (methods->state_dir == NULL || lvol_store_find_name(DISK_STORE) == NULL) {
+	if (methods->state_dir == NULL || store == NULL) {
 		rpc_error(req, -ENODEV, "there is no store of disks: the first disk makes it");
 		return;
 	}
@@ -327,6 +334,8 @@ grow_store(struct rpc_request *req, const void *params)
 	}
 	g->req = req;
 	g->size = p->size / 4096 * 4096;
+	lvol_store_get_info(store, &info);
+	g->most = info.blob.most_clusters * info.blob.cluster_bytes;
 	worker_submit(methods->worker, &g->work, grow_file, file_grown);
 }
 

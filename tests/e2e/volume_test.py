@@ -593,9 +593,15 @@ def test_changes_over_nbd(t):
     equal(changed("monday"), [(MIB, MIB)], "of what has no parent")
     equal(changed("tuesday"), [(MIB + 3 * CLUSTER, CLUSTER), (4 * MIB, 2 * CLUSTER)])
     equal(changed("v"), [(6 * MIB, CLUSTER)])
-    # Offered of volumes; of the disk below them there is nothing to tell.
+    # Offered of volumes, encrypted or not; of other disks there is nothing to tell.
+    key = t.path("key")
+    with open(key, "w", opener=lambda p, flags: os.open(p, flags, 0o600)) as f:
+        f.write("00112233445566778899aabbccddeeff" + "f0e1d2c3b4a5968778695a4b3c2d1e0f")
+    d.call("accel_crypto_key_create", name="k", cipher="AES_XTS", key_file=key)
+    berth(t, d, "volume", "create", "e", "4M", "--encrypt", "k")
     d.call("bdev_malloc_create", name="m", num_blocks=2048, block_size=512)
-    for name, bdev, contexts in (("v", "lvs0/v", ["base:allocation", "berth:changed"]), ("m", "m", ["base:allocation"])):
+    both = ["base:allocation", "berth:changed"]
+    for name, bdev, contexts in (("v", "lvs0/v", both), ("e", "e_crypt", both), ("m", "m", ["base:allocation"])):
         d.call("berth_nbd_export_create", bdev_name=bdev, name=name)
         equal(json.loads(t.run(["nbdinfo", "--json", uri(name)]))["exports"][0]["contexts"], contexts)
 
@@ -678,6 +684,17 @@ def test_disks_and_their_volumes(t):
     berth(t, d, "disk", "delete", "y")
     equal([c["ctrlr"] for c in d.call("vhost_get_controllers")], ["x"])
     contains(berth(t, d, "disk", "delete", "y", code=1), "no disk")
+
+
+def test_store_of_disks_grows(t):
+    """Many times its size, and what it cannot take up its file does not get."""
+    d = t.daemon("--state-dir", t.path("state"))
+    berth(t, d, "disk", "create", "x", "16M", "--store-size", "1G")
+    berth(t, d, "store", "grow", "disks", "--size", "8G")
+    (s,) = d.call("bdev_lvol_get_lvstores")
+    check(s["total_data_clusters"] * CLUSTER > 7 << 30 and s["max_growable_size"] >= 8 << 30, f"{s}")
+    contains(berth(t, d, "store", "grow", "disks", "--size", "200T", code=1), "no further")
+    equal(os.path.getsize(t.path("state/disks/store.img")), 8 << 30)
 
 
 def test_disk_file_that_is_no_store(t):
