@@ -204,10 +204,15 @@ copy(struct import *i, char **ret_uuid)
 static int
 stand_on(struct import *i, char **ret_uuid)
 {
-	return volume_make(i->ctl, COMMAND, "bdev_lvol_clone_bdev",
-			   json_pack("{s:s, s:s, s:s}", "bdev", i->bdev, "lvs_name", i->store,
-				     "clone_name", i->name),
-			   ret_uuid);
+	int rc = volume_make(i->ctl, COMMAND, "bdev_lvol_clone_bdev",
+			     json_pack("{s:s, s:s, s:s}", "bdev", i->bdev, "lvs_name", i->store,
+				       "clone_name", i->name),
+			     ret_uuid);
+
+	if (rc == CTL_REFUSED) {
+		fprintf(stderr, "berth: " COMMAND ": with --copy an image may have any size\n");
+	}
+	return rc;
 }
 
 /* ---- The command ---- */

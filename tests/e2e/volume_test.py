@@ -540,6 +540,11 @@ def test_images_go_with_their_volumes(t):
         equal(images(), ["image-base"])
         berth(t, d, "volume", "delete", "base")
         until(lambda: images() == [], "the image's bdev goes with the volume")
+    odd = t.file("odd.img", 3 * MIB + 512)
+    contains(berth(t, d, "volume", "import", odd, "odd", code=1), "--copy")
+    equal(images(), [])
+    berth(t, d, "volume", "import", odd, "odd", "--copy")
+    equal(volume(d, "lvs0/odd")["size"], 4 * MIB)
     berth(t, d, "volume", "import", raw, "base")
     image = d.call("bdev_get_bdevs", name="image-base")[0]["uuid"]
     equal(volume(d, "lvs0/base")["external_parent"], image)
