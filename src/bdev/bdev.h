@@ -223,6 +223,8 @@ uint32_t bdev_physical_block_size(const struct bdev *bdev);
 uint32_t bdev_buffer_align(const struct bdev *bdev);
 bool bdev_write_cache(const struct bdev *bdev);
 bool bdev_readonly(const struct bdev *bdev);
+/* Block status tells what differs from a parent (BDEV_EXTENT_CHANGED): a volume, or one that shows a volume's. */
+bool bdev_tells_changes(const struct bdev *bdev);
 /* Offered, be it by the module or emulated by the core; false for what modifies a read-only
  * bdev. */
 bool bdev_supports(const struct bdev *bdev, enum bdev_op op);

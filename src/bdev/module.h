@@ -79,6 +79,7 @@ struct bdev {
 	bool write_cache;
 	bool native_fua; /* submit honours BDEV_IO_FUA; else the core adds a flush */
 	bool readonly;
+	bool tells_changes; /* block status has BDEV_EXTENT_CHANGED where it is due */
 	/* submit reads a write's data more than once (mirrors, parity, checksums): guests change
 	 * buffers that are in flight, so the core hands over copies. */
 	bool needs_stable_data;

@@ -470,6 +470,12 @@ bdev_write_cache(const struct bdev *bdev)
 }
 
 bool
+bdev_tells_changes(const struct bdev *bdev)
+{
+	return bdev->tells_changes;
+}
+
+bool
 bdev_readonly(const struct bdev *bdev)
 {
 	return bdev->readonly;

@@ -283,6 +283,7 @@ fill(struct lvol *lvol)
 		.hints = {.preferred_unmap_alignment = cluster_blocks, .preferred_unmap_granularity = cluster_blocks},
 		.write_cache = bdev_write_cache(base),
 		.readonly = blob_readonly(lvol->blob) || info.readonly,
+		.tells_changes = true,
 		.io_ctx_bytes = MAX(blob_io_bytes(lvol->store->blobs), bdev_io_bytes(base)),
 		.channel_ctx_bytes = sizeof(struct lvol_channel),
 	};

@@ -166,7 +166,7 @@ start_session(struct nbd_conn *c, struct nbd_export *e, uint16_t flags)
 		.thread = places.threads[c->place],
 		.flags = flags,
 		.style = nbd_negotiated_style(&c->negotiation),
-		.allocation = c->negotiation.allocation,
+		.contexts = c->negotiation.contexts,
 		.early = c->in_len > 0 ? c->in : NULL,
 		.early_len = c->in_len,
 	};
@@ -186,10 +186,14 @@ go(struct nbd_conn *c)
 	struct nbd_string name = {.text = told->name, .length = (uint32_t)strlen(told->name)};
 	struct nbd_server *server = c->server;
 	struct nbd_export *e = nbd_export_for(server, &name);
+	struct nbd_offer now = {.size_bytes = 0};
 
 	/* It may have gone, and another one come, while the reply was on its way. */
-	if (e == NULL || nbd_export_bytes(e) < told->size_bytes ||
-	    nbd_export_flags(e) != (told->flags & ~NBD_FLAG_SEND_DF)) {
+	if (e != NULL) {
+		nbd_export_offer(e, &now);
+	}
+	if (e == NULL || now.size_bytes < told->size_bytes || now.flags != (told->flags & ~NBD_FLAG_SEND_DF) ||
+	    now.changes != told->changes) {
 		end_handshake(c, "the export it chose is gone", 0);
 		return;
 	}

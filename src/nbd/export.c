@@ -76,6 +76,7 @@ nbd_export_offer(const struct nbd_export *e, struct nbd_offer *ret)
 		.block_min = block,
 		.block_preferred = MAX(physical, PREFERRED_MIN),
 		.payload_max = NBD_PAYLOAD_MAX,
+		.changes = bdev_tells_changes(bdev),
 	};
 }
 

@@ -151,6 +151,7 @@ static void
 test_contexts(void **state)
 {
 	static const uint8_t list_all[] = {0, 0, 0, 4, 'd', 'i', 's', 'k', 0, 0, 0, 0};
+	char list_ours[] = "\0\0\0\4disk\0\0\0\1\0\0\0\6berth:";
 	uint8_t answer[64];
 	struct nbd_client c;
 	size_t len;
@@ -163,11 +164,48 @@ test_contexts(void **state)
 	assert_int_equal(nbd_client_option_reply(&c, NBD_OPT_LIST_META_CONTEXT, answer, sizeof(answer), &len),
 			 NBD_REP_META_CONTEXT);
 	assert_int_equal(len, 4 + strlen("base:allocation"));
+	assert_int_equal(nbd_client_option_reply(&c, NBD_OPT_LIST_META_CONTEXT, answer, sizeof(answer), &len),
+			 NBD_REP_META_CONTEXT);
+	assert_int_equal(len, 4 + strlen("berth:changed"));
+	assert_memory_equal(answer + 4, "berth:changed", len - 4);
+	assert_int_equal(nbd_client_option_reply(&c, NBD_OPT_LIST_META_CONTEXT, NULL, 0, NULL), NBD_REP_ACK);
+	/* By its namespace; in another one there is none. */
+	nbd_client_option(&c, NBD_OPT_LIST_META_CONTEXT, list_ours, sizeof(list_ours) - 1);
+	assert_int_equal(nbd_client_option_reply(&c, NBD_OPT_LIST_META_CONTEXT, answer, sizeof(answer), &len),
+			 NBD_REP_META_CONTEXT);
+	assert_int_equal(len, 4 + strlen("berth:changed"));
+	assert_int_equal(nbd_client_option_reply(&c, NBD_OPT_LIST_META_CONTEXT, NULL, 0, NULL), NBD_REP_ACK);
+	list_ours[16] = 'B';
+	nbd_client_option(&c, NBD_OPT_LIST_META_CONTEXT, list_ours, sizeof(list_ours) - 1);
 	assert_int_equal(nbd_client_option_reply(&c, NBD_OPT_LIST_META_CONTEXT, NULL, 0, NULL), NBD_REP_ACK);
 	/* Set for nothing in the end: block status is refused. */
 	assert_int_equal(nbd_client_set_allocation(&c, "disk"), NBD_REP_ACK);
 	nbd_client_option(&c, NBD_OPT_SET_META_CONTEXT, list_all, sizeof(list_all));
 	assert_int_equal(nbd_client_option_reply(&c, NBD_OPT_SET_META_CONTEXT, NULL, 0, NULL), NBD_REP_ACK);
+	assert_int_equal(nbd_client_choose(&c, NBD_OPT_GO, "disk"), NBD_REP_ACK);
+	c.style = NBD_STRUCTURED;
+	assert_int_equal(nbd_client_command(&c, NBD_CMD_BLOCK_STATUS, 0, 0, 512), NBD_EINVAL);
+	nbd_client_close(&c);
+}
+
+/* What the bdev does not tell is not offered, nor taken when a client asks for it by name. */
+static void
+test_contexts_of_others(void **state)
+{
+	static const uint8_t list_all[] = {0, 0, 0, 4, 'd', 'i', 's', 'k', 0, 0, 0, 0};
+	uint8_t answer[64];
+	struct nbd_client c;
+	size_t len;
+
+	st.disk.bdev.tells_changes = false;
+	greeted(&c);
+	assert_int_equal(nbd_client_ask(&c, NBD_OPT_STRUCTURED_REPLY), NBD_REP_ACK);
+	nbd_client_option(&c, NBD_OPT_LIST_META_CONTEXT, list_all, sizeof(list_all));
+	assert_int_equal(nbd_client_option_reply(&c, NBD_OPT_LIST_META_CONTEXT, answer, sizeof(answer), &len),
+			 NBD_REP_META_CONTEXT);
+	assert_int_equal(len, 4 + strlen("base:allocation"));
+	assert_int_equal(nbd_client_option_reply(&c, NBD_OPT_LIST_META_CONTEXT, NULL, 0, NULL), NBD_REP_ACK);
+	assert_int_equal(nbd_client_set_contexts(&c, "disk", "berth:changed", NULL), NBD_REP_ACK);
 	assert_int_equal(nbd_client_choose(&c, NBD_OPT_GO, "disk"), NBD_REP_ACK);
 	c.style = NBD_STRUCTURED;
 	assert_int_equal(nbd_client_command(&c, NBD_CMD_BLOCK_STATUS, 0, 0, 512), NBD_EINVAL);
@@ -513,7 +551,8 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		STAGED(test_export_name),     STAGED(test_in_one_go),
 		STAGED(test_list),            STAGED(test_information),
-		STAGED(test_contexts),        STAGED(test_extended_headers),
+		STAGED(test_contexts),        STAGED(test_contexts_of_others),
+		STAGED(test_extended_headers),
 		STAGED(test_refusals),        STAGED(test_hostile_handshakes),
 		STAGED(test_too_many_options), STAGED(test_crowd),
 		cmocka_unit_test(test_handshake_takes_too_long),

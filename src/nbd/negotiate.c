@@ -78,6 +78,7 @@ forget_contexts(struct nbd_negotiation *n)
 {
 	free(n->context_export);
 	n->context_export = NULL;
+	n->contexts_set = 0;
 }
 
 bool
@@ -132,7 +133,10 @@ choose(struct nbd_negotiation *n, const struct nbd_offer *offer)
 	n->chosen = *offer;
 	n->chosen.name = n->chosen_name;
 	n->chosen.description = NULL;
-	n->allocation = n->context_export != NULL && strcmp(n->context_export, offer->name) == 0;
+	n->contexts = 0;
+	if (n->context_export != NULL && strcmp(n->context_export, offer->name) == 0) {
+		n->contexts = n->contexts_set;
+	}
 }
 
 static enum nbd_next
@@ -244,26 +248,47 @@ is(const struct nbd_string *s, const char *text)
 	return s->length == strlen(text) && memcmp(s->text, text, s->length) == 0;
 }
 
+/* In the order of their bits. */
+static const char *const context_names[NBD_CONTEXTS] = {"base:allocation", "berth:changed"};
+
 static bool
-asks_for_allocation(struct nbd_meta_query *query, uint32_t option)
+is_namespace_of(const struct nbd_string *s, const char *context)
 {
+	size_t length = (size_t)(strchr(context, ':') + 1 - context);
+
+	return s->length == length && memcmp(s->text, context, length) == 0;
+}
+
+/* Those of the export that are asked for. */
+static uint8_t
+asked_contexts(struct nbd_meta_query *query, uint32_t option, const struct nbd_offer *offer)
+{
+	uint8_t has = NBD_CONTEXT_ALLOCATION | (offer->changes ? NBD_CONTEXT_CHANGED : 0);
+	bool listing = option == NBD_OPT_LIST_META_CONTEXT;
+	uint8_t asked = listing && query->count == 0 ? has : 0;
 	struct nbd_string s;
-	bool asked = option == NBD_OPT_LIST_META_CONTEXT && query->count == 0;
 
 	while (nbd_next_meta_query(query, &s)) {
-		asked |= is(&s, NBD_CONTEXT_ALLOCATION) || (option == NBD_OPT_LIST_META_CONTEXT && is(&s, "base:"));
+		for (unsigned i = 0; i < NBD_CONTEXTS; i++) {
+			if (is(&s, context_names[i]) || (listing && is_namespace_of(&s, context_names[i]))) {
+				asked |= (uint8_t)(1u << i);
+			}
+		}
 	}
-	return asked;
+	return asked & has;
 }
 
 static void
-put_context(struct nbd_negotiation *n, uint32_t option)
+put_contexts(struct nbd_negotiation *n, uint32_t option, uint8_t contexts)
 {
-	uint8_t *p = put(n, option, NBD_REP_META_CONTEXT, 4 + strlen(NBD_CONTEXT_ALLOCATION));
+	for (unsigned i = 0; i < NBD_CONTEXTS; i++) {
+		size_t length = strlen(context_names[i]);
+		uint8_t *p = (contexts >> i & 1) != 0 ? put(n, option, NBD_REP_META_CONTEXT, 4 + length) : NULL;
 
-	if (p != NULL) {
-		p = nbd_put32(p, option == NBD_OPT_SET_META_CONTEXT ? NBD_CONTEXT_ALLOCATION_ID : 0);
-		memcpy(p, NBD_CONTEXT_ALLOCATION, strlen(NBD_CONTEXT_ALLOCATION));
+		if (p != NULL) {
+			p = nbd_put32(p, option == NBD_OPT_SET_META_CONTEXT ? i + 1 : 0);
+			memcpy(p, context_names[i], length);
+		}
 	}
 }
 
@@ -272,6 +297,7 @@ meta(struct nbd_negotiation *n, uint32_t option, const uint8_t *data, size_t len
 {
 	struct nbd_meta_query query;
 	struct nbd_offer offer;
+	uint8_t contexts;
 
 	if (option == NBD_OPT_SET_META_CONTEXT) {
 		forget_contexts(n);
@@ -285,13 +311,13 @@ meta(struct nbd_negotiation *n, uint32_t option, const uint8_t *data, size_t len
 	if (!find(n, &query.name, &offer)) {
 		return refuse(n, option, NBD_REP_ERR_UNKNOWN, "there is no such export");
 	}
-	if (asks_for_allocation(&query, option)) {
-		if (option == NBD_OPT_SET_META_CONTEXT) {
-			n->context_export = strdup(offer.name);
-			n->out_failed |= n->context_export == NULL;
-		}
-		put_context(n, option);
+	contexts = asked_contexts(&query, option, &offer);
+	if (option == NBD_OPT_SET_META_CONTEXT && contexts != 0) {
+		n->context_export = strdup(offer.name);
+		n->out_failed |= n->context_export == NULL;
+		n->contexts_set = contexts;
 	}
+	put_contexts(n, option, contexts);
 	return reply(n, option, NBD_REP_ACK);
 }
 

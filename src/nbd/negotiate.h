@@ -18,9 +18,6 @@
 /* Options a client may send before it has made up its mind. */
 #define NBD_OPTIONS_MAX 1024
 
-#define NBD_CONTEXT_ALLOCATION "base:allocation"
-#define NBD_CONTEXT_ALLOCATION_ID 1
-
 /* An export, as a client is told of it. */
 struct nbd_offer {
 	const char *name;
@@ -30,6 +27,7 @@ struct nbd_offer {
 	uint32_t block_min;
 	uint32_t block_preferred;
 	uint32_t payload_max;
+	bool changes; /* has the context berth:changed */
 };
 
 struct nbd_negotiation;
@@ -61,7 +59,7 @@ struct nbd_negotiation {
 	/* What has come of it, with NBD_NEXT_GO. */
 	bool structured;
 	bool extended;
-	bool allocation; /* of this export: block status was negotiated */
+	uint8_t contexts; /* of block status, negotiated for this export: NBD_CONTEXT_... */
 	struct nbd_offer chosen; /* its name is the negotiation's, its description not there */
 	const char *why;
 
@@ -78,6 +76,7 @@ struct nbd_negotiation {
 	uint64_t skip; /* data of a refused option that is still to come */
 	char *chosen_name;
 	char *context_export; /* for which contexts were set; NULL: none were */
+	uint8_t contexts_set; /* those */
 };
 
 /* Puts the greeting into out. False: out of memory. */

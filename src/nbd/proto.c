@@ -218,16 +218,17 @@ nbd_put_hole(uint8_t *out, enum nbd_reply_style style, const struct nbd_header *
 }
 
 size_t
-nbd_put_status(uint8_t *out, enum nbd_reply_style style, const struct nbd_header *request, uint32_t context, uint32_t count)
+nbd_put_status(uint8_t *out, enum nbd_reply_style style, const struct nbd_header *request, uint32_t context, uint32_t count,
+	       bool last)
 {
 	uint8_t *p;
 
 	if (style == NBD_EXTENDED) {
-		p = put_chunk(out, style, request, NBD_REPLY_TYPE_BLOCK_STATUS_EXT, 8 + (uint64_t)count * 16, true);
+		p = put_chunk(out, style, request, NBD_REPLY_TYPE_BLOCK_STATUS_EXT, 8 + (uint64_t)count * 16, last);
 		p = nbd_put32(p, context);
 		return (size_t)(nbd_put32(p, count) - out);
 	}
-	p = put_chunk(out, style, request, NBD_REPLY_TYPE_BLOCK_STATUS, 4 + (uint64_t)count * 8, true);
+	p = put_chunk(out, style, request, NBD_REPLY_TYPE_BLOCK_STATUS, 4 + (uint64_t)count * 8, last);
 	return (size_t)(nbd_put32(p, context) - out);
 }
 

@@ -236,6 +236,13 @@ enum nbd_reply_style {
 
 #define NBD_STATE_HOLE 0x1
 #define NBD_STATE_ZERO 0x2
+/* Of the context berth:changed. */
+#define NBD_STATE_CHANGED 0x1
+
+/* Contexts of block status, as bits of a set; the i-th has the id i + 1 on the wire. */
+#define NBD_CONTEXT_ALLOCATION 0x1 /* base:allocation */
+#define NBD_CONTEXT_CHANGED 0x2    /* berth:changed */
+#define NBD_CONTEXTS 2
 
 /* No reply's bytes before its data are more. */
 #define NBD_REPLY_HEAD_MAX 56
@@ -250,7 +257,7 @@ size_t nbd_put_hole(uint8_t *out, enum nbd_reply_style style, const struct nbd_h
 		    uint32_t length, bool last);
 /* What precedes `count` extents; not NBD_SIMPLE. */
 size_t nbd_put_status(uint8_t *out, enum nbd_reply_style style, const struct nbd_header *request, uint32_t context,
-		      uint32_t count);
+		      uint32_t count, bool last);
 /* An extent; returns where the next one goes. Lengths of 4 GiB and more are for NBD_EXTENDED only. */
 #define NBD_EXTENT_BYTES_MAX 16
 uint8_t *nbd_put_extent(uint8_t *out, enum nbd_reply_style style, uint64_t length, uint32_t state);

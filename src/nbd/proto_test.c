@@ -75,9 +75,11 @@ test_replies(void **state)
 	assert_int_equal(nbd_put_reply(out, NBD_STRUCTURED, &h, NBD_SUCCESS), 20);
 	assert_int_equal(nbd_put_data(out, NBD_SIMPLE, &h, 512, 1024, true), 16);
 
-	assert_int_equal(nbd_put_status(out, NBD_STRUCTURED, &h, 1, 3), 24);
+	assert_int_equal(nbd_put_status(out, NBD_STRUCTURED, &h, 1, 3, false), 24);
+	assert_int_equal(nbd_get16(out + 4), 0);
 	assert_int_equal(nbd_get32(out + 16), 4 + 3 * 8);
-	assert_int_equal(nbd_put_status(out, NBD_EXTENDED, &h, 1, 3), 40);
+	assert_int_equal(nbd_put_status(out, NBD_EXTENDED, &h, 1, 3, true), 40);
+	assert_int_equal(nbd_get16(out + 4), NBD_REPLY_FLAG_DONE);
 	assert_int_equal(nbd_get64(out + 24), 8 + 3 * 16);
 	end = nbd_put_extent(out, NBD_EXTENDED, UINT64_C(1) << 33, NBD_STATE_ZERO);
 	assert_int_equal(end - out, 16);

@@ -18,15 +18,16 @@
 #include "base/check.h"
 #include "base/iov.h"
 #include "nbd/internal.h"
-#include "nbd/negotiate.h"
 
 /* Reads from that size on ask first whether there is anything but holes. */
 #define HOLES_MIN_BYTES 65536
-#define EXTENTS_MAX (NBD_SMALL_BYTES / sizeof(struct bdev_extent))
+/* Of a block status, so that the chunks of all contexts find room behind them. */
+#define STATUS_MAX                                                       \
+	((NBD_SMALL_BYTES - NBD_CONTEXTS * (size_t)NBD_REPLY_HEAD_MAX) / \
+	 (sizeof(struct bdev_extent) + NBD_CONTEXTS * (size_t)NBD_EXTENT_BYTES_MAX))
 /* Of a read, so that the chunks' heads and the list of them find room in one small buffer each. */
 #define CHUNKS_MAX 64
 
-_Static_assert(sizeof(struct bdev_extent) >= NBD_EXTENT_BYTES_MAX, "extents are encoded where they are");
 _Static_assert(CHUNKS_MAX * (NBD_REPLY_HEAD_MAX + sizeof(struct bdev_extent)) <= NBD_SMALL_BYTES, "they share a buffer");
 
 enum stage {
@@ -264,7 +265,7 @@ nbd_request_check(const struct nbd_session *s, const struct nbd_header *h)
 		return 0;
 	}
 	if ((h->type == NBD_CMD_TRIM && (s->setup.flags & NBD_FLAG_SEND_TRIM) == 0) ||
-	    (h->type == NBD_CMD_BLOCK_STATUS && (!s->setup.allocation || h->length == 0))) {
+	    (h->type == NBD_CMD_BLOCK_STATUS && (s->setup.contexts == 0 || h->length == 0))) {
 		return -EINVAL;
 	}
 	if ((h->flags & NBD_REQUEST_FAST_ZERO) != 0 && h->type == NBD_CMD_WRITE_ZEROES &&
@@ -358,55 +359,97 @@ merge(struct bdev_extent *e, uint64_t count_, uint64_t blocks)
 	return n;
 }
 
-/* Of an extent that merge() has seen. */
+/* ---- Block status ---- */
+
 static uint32_t
-state_of(const struct bdev_extent *e)
+state_of(uint8_t context, uint32_t flags)
 {
-	if ((e->flags & BDEV_EXTENT_ZERO) == 0) {
+	if (context == NBD_CONTEXT_CHANGED) {
+		return (flags & BDEV_EXTENT_CHANGED) != 0 ? NBD_STATE_CHANGED : 0;
+	}
+	if ((flags & BDEV_EXTENT_ZERO) == 0) {
 		return 0;
 	}
-	return NBD_STATE_ZERO | ((e->flags & BDEV_EXTENT_ALLOCATED) != 0 ? 0 : NBD_STATE_HOLE);
+	return NBD_STATE_ZERO | ((flags & BDEV_EXTENT_ALLOCATED) != 0 ? 0 : NBD_STATE_HOLE);
 }
 
-static void
-answer_status(struct nbd_io *r)
+static bool
+is_last_context(const struct nbd_session *s, unsigned i)
 {
-	struct nbd_session *s = r->session;
-	struct bdev_extent *e = (struct bdev_extent *)r->extra->data;
-	uint64_t blocks = r->header.length >> s->block_shift;
-	uint32_t n = merge(e, r->io.result, blocks);
-	uint8_t *p = r->extra->data;
-
-	if (n == 0) {
-		e[0] = (struct bdev_extent){.num_blocks = blocks, .flags = BDEV_EXTENT_ALLOCATED};
-		n = 1;
-	}
-	if ((r->header.flags & NBD_REQUEST_REQ_ONE) != 0) {
-		n = 1;
-	}
-	count(s, r, 0);
-	set_head(r, nbd_put_status(r->head, s->setup.style, &r->header, NBD_CONTEXT_ALLOCATION_ID, n));
-	for (uint32_t i = 0; i < n; i++) {
-		struct bdev_extent x = e[i];
-
-		p = nbd_put_extent(p, s->setup.style, x.num_blocks << s->block_shift, state_of(&x));
-	}
-	r->iov[1] = (struct iovec){.iov_base = r->extra->data, .iov_len = (size_t)(p - r->extra->data)};
-	r->reply_count = 2;
-	r->reply_bytes += r->iov[1].iov_len;
-	nbd_send_reply(r);
+	return s->setup.contexts >> i <= 1;
 }
 
-/* Without memory to ask: a client may be told so of anything. */
+/* A chunk: extents of one state in a row are one of it, and of the request's range at most. */
+static uint8_t *
+put_status_chunk(const struct nbd_io *r, unsigned i, const struct bdev_extent *e, uint64_t count_, uint8_t *out)
+{
+	const struct nbd_session *s = r->session;
+	const enum nbd_reply_style style = s->setup.style;
+	bool last = is_last_context(s, i);
+	uint64_t left = r->header.length >> s->block_shift, run = 0;
+	uint8_t *p = out + nbd_put_status(out, style, &r->header, i + 1, 0, last);
+	uint32_t state = 0, n = 0;
+
+	for (uint64_t k = 0; k < count_ && left > 0; k++) {
+		uint64_t blocks = MIN(e[k].num_blocks, left);
+		uint32_t next = state_of((uint8_t)(1u << i), e[k].flags);
+
+		if (run > 0 && blocks > 0 && next != state) {
+			if ((r->header.flags & NBD_REQUEST_REQ_ONE) != 0) {
+				break;
+			}
+			p = nbd_put_extent(p, style, run << s->block_shift, state);
+			n++;
+			run = 0;
+		}
+		state = blocks > 0 ? next : state;
+		run += blocks;
+		left -= blocks;
+	}
+	p = nbd_put_extent(p, style, run << s->block_shift, state);
+	nbd_put_status(out, style, &r->header, i + 1, n + 1, last);
+	return p;
+}
+
+/* All contexts' chunks for a range of extents, of which there is one at least. */
+static uint8_t *
+put_chunks(const struct nbd_io *r, const struct bdev_extent *e, uint64_t count_, uint8_t *out)
+{
+	for (unsigned i = 0; i < NBD_CONTEXTS; i++) {
+		if ((r->session->setup.contexts >> i & 1) != 0) {
+			out = put_status_chunk(r, i, e, count_, out);
+		}
+	}
+	return out;
+}
+
+/* When nothing is known, or without memory to ask: a client may be told of anything that it is data, and changed. */
 static void
 answer_all_data(struct nbd_io *r)
 {
-	enum nbd_reply_style style = r->session->setup.style;
-	size_t head = nbd_put_status(r->head, style, &r->header, NBD_CONTEXT_ALLOCATION_ID, 1);
-	uint8_t *end = nbd_put_extent(r->head + head, style, r->header.length, 0);
+	const struct bdev_extent all = {.num_blocks = r->header.length >> r->session->block_shift,
+					.flags = BDEV_EXTENT_ALLOCATED | BDEV_EXTENT_CHANGED};
 
 	count(r->session, r, 0);
-	set_head(r, (size_t)(end - r->head));
+	set_head(r, (size_t)(put_chunks(r, &all, 1, r->head) - r->head));
+	nbd_send_reply(r);
+}
+
+/* The chunks stand behind the extents in r->extra. */
+static void
+answer_status(struct nbd_io *r)
+{
+	const struct bdev_extent *e = (const struct bdev_extent *)r->extra->data;
+	uint8_t *out = r->extra->data + STATUS_MAX * sizeof(struct bdev_extent);
+	uint64_t n = MIN(r->io.result, (uint64_t)STATUS_MAX);
+
+	if (n == 0 || e[0].num_blocks == 0) {
+		answer_all_data(r);
+		return;
+	}
+	count(r->session, r, 0);
+	r->reply_bytes = (size_t)(put_chunks(r, e, n, out) - out);
+	r->iov[0] = (struct iovec){.iov_base = out, .iov_len = r->reply_bytes};
 	nbd_send_reply(r);
 }
 
@@ -590,7 +633,7 @@ start_read(struct nbd_io *r)
 static void
 start_status(struct nbd_io *r)
 {
-	uint32_t max = (r->header.flags & NBD_REQUEST_REQ_ONE) != 0 ? 1 : EXTENTS_MAX;
+	uint32_t max = (r->header.flags & NBD_REQUEST_REQ_ONE) != 0 ? 1 : STATUS_MAX;
 
 	if (!ask_status(r, max)) {
 		answer_all_data(r);

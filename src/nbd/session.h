@@ -38,7 +38,7 @@ struct nbd_io {
 	struct nbd_buffer *extra;  /* extents, and heads of chunks */
 	size_t reply_bytes;
 	struct iovec own[2];
-	uint8_t head[NBD_REPLY_HEAD_MAX];
+	uint8_t head[NBD_CONTEXTS * NBD_REPLY_HEAD_MAX];
 	_Alignas(CACHE_LINE_BYTES) struct bdev_io io; /* with the modules' room behind it */
 };
 
@@ -56,7 +56,7 @@ struct nbd_session_setup {
 	struct thread *thread;
 	uint16_t flags; /* of transmission, as the client was told */
 	enum nbd_reply_style style;
-	bool allocation; /* block status was negotiated */
+	uint8_t contexts; /* of block status, that were negotiated: NBD_CONTEXT_... */
 	uint8_t *early; /* what was received already: taken; NULL: nothing */
 	size_t early_len; /* NBD_LARGE_BYTES at most */
 };

@@ -295,6 +295,110 @@ test_holes(void **state)
 	}
 }
 
+static void
+expect_status(struct nbd_client *c, uint32_t context, bool last, unsigned count, const uint64_t (*expected)[2])
+{
+	bool extended = c->style == NBD_EXTENDED;
+	struct nbd_client_reply r;
+	const uint8_t *p = r.payload + (extended ? 8 : 4);
+
+	assert_true(nbd_client_reply(c, &r, NULL, 0, 0));
+	assert_int_equal(r.type, extended ? NBD_REPLY_TYPE_BLOCK_STATUS_EXT : NBD_REPLY_TYPE_BLOCK_STATUS);
+	assert_int_equal(r.last, last);
+	assert_int_equal(nbd_get32(r.payload), context);
+	assert_int_equal(r.payload_len, extended ? 8 + count * 16 : 4 + count * 8);
+	assert_int_equal(extended ? nbd_get32(r.payload + 4) : count, count);
+	for (unsigned i = 0; i < count; i++) {
+		assert_int_equal(extended ? nbd_get64(p) : nbd_get32(p), expected[i][0]);
+		assert_int_equal(extended ? nbd_get64(p + 8) : nbd_get32(p + 4), expected[i][1]);
+		p += extended ? 16 : 8;
+	}
+}
+
+/* What has changed, alone and beside what is allocated: a chunk for each, with extents of its own. */
+static void
+test_changes(void **state)
+{
+	const uint64_t hole = NBD_STATE_HOLE | NBD_STATE_ZERO, bytes = 1 << 20;
+	const uint64_t allocated[][2] = {{65536, 0}, {bytes - 65536, hole}};
+	const uint64_t changed[][2] = {{131072, NBD_STATE_CHANGED}, {bytes - 131072, 0}};
+	const uint64_t first[][2] = {{65536, NBD_STATE_CHANGED}}, nothing[][2] = {{4096, 0}};
+
+	memset(st.disk.data, 0, bytes);
+	fill(st.disk.data, 65536, 1);
+	st.changed_bytes = 131072;
+	for (unsigned style = NBD_STRUCTURED; style < STYLES; style++) {
+		for (unsigned both = 0; both < 2; both++) {
+			struct nbd_client c;
+
+			nbd_client_connect(&c, &st);
+			nbd_client_greet(&c, NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES);
+			nbd_client_ask(&c, style == NBD_EXTENDED ? NBD_OPT_EXTENDED_HEADERS : NBD_OPT_STRUCTURED_REPLY);
+			assert_int_equal(nbd_client_set_contexts(&c, "disk", "berth:changed", both ? "base:allocation" : NULL),
+					 NBD_REP_ACK);
+			assert_int_equal(nbd_client_choose(&c, NBD_OPT_GO, "disk"), NBD_REP_ACK);
+			c.style = (enum nbd_reply_style)style;
+			nbd_client_request(&c, NBD_CMD_BLOCK_STATUS, 0, 1, 0, bytes);
+			if (both) {
+				expect_status(&c, 1, false, 2, allocated);
+			}
+			expect_status(&c, 2, true, 2, changed);
+			nbd_client_request(&c, NBD_CMD_BLOCK_STATUS, NBD_REQUEST_REQ_ONE, 2, 0, bytes);
+			if (both) {
+				expect_status(&c, 1, false, 1, allocated);
+			}
+			expect_status(&c, 2, true, 1, first);
+			nbd_client_request(&c, NBD_CMD_BLOCK_STATUS, 0, 3, bytes / 2, 4096);
+			if (both) {
+				expect_status(&c, 1, false, 1, (const uint64_t[][2]){{4096, hole}});
+			}
+			expect_status(&c, 2, true, 1, nothing);
+			nbd_client_close(&c);
+		}
+	}
+}
+
+/* So many pieces that they fill the room there is: each context's extents cover the same part of the disk. */
+static void
+test_many_changes(void **state)
+{
+	const uint64_t piece = NBD_STAGE_PIECE, pieces = 1024;
+	struct nbd_client c;
+	uint32_t heads = 0, lengths[2] = {0, 0};
+	bool last = false;
+
+	for (uint64_t i = 0; i < pieces; i++) {
+		memset(st.disk.data + i * piece, i % 2 == 0 ? 1 : 0, piece);
+	}
+	st.changed_bytes = pieces * piece;
+	nbd_client_connect(&c, &st);
+	nbd_client_greet(&c, NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES);
+	nbd_client_ask(&c, NBD_OPT_EXTENDED_HEADERS);
+	assert_int_equal(nbd_client_set_contexts(&c, "disk", "base:allocation", "berth:changed"), NBD_REP_ACK);
+	assert_int_equal(nbd_client_choose(&c, NBD_OPT_GO, "disk"), NBD_REP_ACK);
+	c.style = NBD_EXTENDED;
+	nbd_client_request(&c, NBD_CMD_BLOCK_STATUS, 0, 1, 0, pieces * piece);
+	while (!last) {
+		uint8_t head[32], body[8192];
+		uint64_t length;
+
+		/* Longer than what a reply of the tests' client holds. */
+		assert_true(heads < 2 && nbd_client_recv(&c, head, sizeof(head)));
+		assert_int_equal(nbd_get32(head), NBD_EXTENDED_REPLY_MAGIC);
+		last = (nbd_get16(head + 4) & NBD_REPLY_FLAG_DONE) != 0;
+		length = nbd_get64(head + 24);
+		assert_true(length <= sizeof(body) && nbd_client_recv(&c, body, length));
+		assert_int_equal(length, 8 + 16 * (uint64_t)nbd_get32(body + 4));
+		for (uint64_t at = 8; at < length; at += 16) {
+			lengths[heads] += (uint32_t)nbd_get64(body + at);
+		}
+		heads++;
+	}
+	assert_int_equal(heads, 2);
+	assert_true(lengths[0] >= 100 * piece && lengths[0] == lengths[1]);
+	nbd_client_close(&c);
+}
+
 /* More pieces than one reply has room for: all of it is data then. */
 static void
 test_many_holes(void **state)
@@ -617,6 +721,8 @@ main(void)
 		HAND_IN_MODES(test_readonly, setup, teardown),
 		HAND_IN_MODES(test_holes, setup, teardown),
 		HAND_IN_MODES(test_many_holes, setup, teardown),
+		HAND_IN_MODES(test_changes, setup, teardown),
+		HAND_IN_MODES(test_many_changes, setup, teardown),
 		HAND_IN_MODES(test_client_goes, setup, teardown),
 		HAND_IN_MODES(test_disconnect_is_answered_first, setup, teardown),
 		HAND_IN_MODES(test_backpressure, setup, teardown),

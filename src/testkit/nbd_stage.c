@@ -22,6 +22,7 @@ is_zero(const uint8_t *p, size_t len)
 static void
 status(struct scripted_bdev *disk, struct bdev_io *io)
 {
+	const struct nbd_stage *st = CONTAINER_OF(disk, struct nbd_stage, disk);
 	const uint64_t piece = NBD_STAGE_PIECE / 512;
 	uint64_t lba = io->lba, end = io->lba + io->num_blocks;
 	uint32_t n = 0;
@@ -29,7 +30,8 @@ status(struct scripted_bdev *disk, struct bdev_io *io)
 	while (lba < end) {
 		uint64_t blocks = MIN(end - lba, piece - lba % piece);
 		bool zero = is_zero(disk->data + (lba - lba % piece) * 512, NBD_STAGE_PIECE);
-		uint32_t flags = zero ? BDEV_EXTENT_ZERO : BDEV_EXTENT_ALLOCATED;
+		uint32_t flags = (zero ? BDEV_EXTENT_ZERO : BDEV_EXTENT_ALLOCATED) |
+				 (lba < st->changed_bytes / 512 ? BDEV_EXTENT_CHANGED : 0);
 
 		if (n > 0 && io->extents[n - 1].flags == flags) {
 			io->extents[n - 1].num_blocks += blocks;
@@ -152,6 +154,7 @@ nbd_stage_start(struct nbd_stage *st, enum reactor_mode mode, bool real_threads)
 	st->ops.channel_destroy = channel_destroy;
 	st->disk.bdev.ops = &st->ops;
 	st->disk.bdev.ops_mask |= 1u << BDEV_BLOCK_STATUS;
+	st->disk.bdev.tells_changes = true;
 	env_call(&st->env, st->env.app, set_up, &c);
 	EXPECT(nbd_stage_server(st, &server) == 0);
 	EXPECT(nbd_stage_export(st, &export) == 0);
@@ -451,22 +454,36 @@ nbd_client_ask(struct nbd_client *c, uint32_t option)
 	return nbd_client_option_reply(c, option, NULL, 0, NULL);
 }
 
+static uint8_t *
+put_string(uint8_t *p, const char *text)
+{
+	p = nbd_put32(p, (uint32_t)strlen(text));
+	memcpy(p, text, strlen(text));
+	return p + strlen(text);
+}
+
 uint32_t
-nbd_client_set_allocation(struct nbd_client *c, const char *name)
+nbd_client_set_contexts(struct nbd_client *c, const char *name, const char *first, const char *second)
 {
 	uint8_t data[256], *p = nbd_put32(data, (uint32_t)strlen(name));
 	uint32_t type;
 
 	memcpy(p, name, strlen(name));
-	p = nbd_put32(p + strlen(name), 1);
-	p = nbd_put32(p, (uint32_t)strlen("base:allocation"));
-	memcpy(p, "base:allocation", strlen("base:allocation"));
-	p += strlen("base:allocation");
+	p = put_string(nbd_put32(p + strlen(name), second != NULL ? 2 : 1), first);
+	if (second != NULL) {
+		p = put_string(p, second);
+	}
 	nbd_client_option(c, NBD_OPT_SET_META_CONTEXT, data, (size_t)(p - data));
 	do {
 		type = nbd_client_option_reply(c, NBD_OPT_SET_META_CONTEXT, NULL, 0, NULL);
 	} while (type == NBD_REP_META_CONTEXT);
 	return type;
+}
+
+uint32_t
+nbd_client_set_allocation(struct nbd_client *c, const char *name)
+{
+	return nbd_client_set_contexts(c, name, "base:allocation", NULL);
 }
 
 uint32_t

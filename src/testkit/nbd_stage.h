@@ -30,6 +30,7 @@ struct nbd_stage {
 	char dir[32];
 	char path[96];
 	bool removed; /* the bdev */
+	uint64_t changed_bytes; /* from the disk's start on, so much has changed: a multiple of a piece */
 	_Atomic(struct bdev_channel *) channels[NBD_STAGE_CHANNELS];
 };
 
@@ -87,7 +88,8 @@ void nbd_client_option(struct nbd_client *c, uint32_t option, const void *data, 
 uint32_t nbd_client_option_reply(struct nbd_client *c, uint32_t option, void *data, size_t room, size_t *ret_len);
 /* The last reply to an option without data. */
 uint32_t nbd_client_ask(struct nbd_client *c, uint32_t option);
-/* The same for SET_META_CONTEXT base:allocation; INFO or GO of an export. */
+/* The same for SET_META_CONTEXT of one context, or two (NULL: not), or base:allocation; INFO or GO of an export. */
+uint32_t nbd_client_set_contexts(struct nbd_client *c, const char *name, const char *first, const char *second);
 uint32_t nbd_client_set_allocation(struct nbd_client *c, const char *name);
 uint32_t nbd_client_choose(struct nbd_client *c, uint32_t option, const char *name);
 
