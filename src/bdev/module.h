@@ -161,10 +161,10 @@ int bdev_resize(struct bdev *bdev, uint64_t num_blocks);
 /* App thread. From now on nobody writes: what is submitted when done(ctx) has come ends with -EROFS. 0 or -ENOMEM. */
 int bdev_set_readonly(struct bdev *bdev, void (*done)(void *ctx), void *ctx);
 
-/* App thread. Somebody has it open for writing, or has claimed it. */
 /* App thread. What bdev stands on, one after another, as ops->base; NULL: there are no more. */
 struct bdev *bdev_base(const struct bdev *bdev, unsigned index);
 
+/* App thread. Somebody has it open for writing, or has claimed it. */
 bool bdev_needed(const struct bdev *bdev);
 
 /* App thread. One more name, in the same namespace as names and UUIDs. 0; -EEXIST; -ENOMEM. */
