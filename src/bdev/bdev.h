@@ -26,6 +26,7 @@
 #define BDEV_BDEV_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
 #include <uuid/uuid.h>
@@ -299,6 +300,21 @@ void bdev_channel_put(struct bdev_channel *ch);
  * Constant while open. */
 size_t bdev_io_bytes(const struct bdev *bdev);
 
+/*
+ * Sets three of them in one store: bdev_submit() loads them together, soon afterwards, and a load of what several stores have
+ * just written waits until these are in the cache.
+ */
+static inline void
+bdev_io_set_kind(struct bdev_io *io, enum bdev_op op, uint8_t flags, uint16_t iovcnt)
+{
+	uint32_t word = iovcnt | (uint32_t)op << 16 | (uint32_t)flags << 24;
+
+	_Static_assert(offsetof(struct bdev_io, op) == offsetof(struct bdev_io, iovcnt) + 2 &&
+			       offsetof(struct bdev_io, flags) == offsetof(struct bdev_io, iovcnt) + 3,
+		       "one word, little-endian");
+	__builtin_memcpy((uint8_t *)io + offsetof(struct bdev_io, iovcnt), &word, sizeof(word));
+}
+
 /* Fills the submitter's fields; all others may hold anything. */
 static inline void
 bdev_io_init(struct bdev_io *io, enum bdev_op op, uint64_t lba, uint64_t num_blocks,
@@ -306,11 +322,9 @@ bdev_io_init(struct bdev_io *io, enum bdev_op op, uint64_t lba, uint64_t num_blo
 {
 	io->done = done;
 	io->iov = iov;
-	io->iovcnt = (uint16_t)iovcnt;
 	io->lba = lba;
 	io->num_blocks = num_blocks;
-	io->op = (uint8_t)op;
-	io->flags = 0;
+	bdev_io_set_kind(io, op, 0, (uint16_t)iovcnt);
 }
 
 /* Borrows io, its iov and the buffers until done. Never fails here: every error arrives in done. */

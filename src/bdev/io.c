@@ -382,7 +382,7 @@ direct(const struct bdev_channel *ch, const struct bdev_io *io)
 {
 	const struct iovec *iov = io->iov;
 
-	return ((ch->direct_ops >> (io->op & 31)) & 1) != 0 && io->flags == 0 && io->iovcnt == 1 &&
+	return ((ch->direct_ops >> (io->op & 31)) & 1) != 0 && (io->flags & ~BDEV_IO_SUBMITTER) == 0 && io->iovcnt == 1 &&
 	       /* no blocks: wraps round, is not less */
 	       io->num_blocks - 1 < ch->simple_blocks - (io->lba & ch->boundary_mask) &&
 	       io->lba < ch->num_blocks && io->num_blocks <= ch->num_blocks - io->lba &&

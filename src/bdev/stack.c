@@ -501,11 +501,9 @@ child_init(struct bdev_io *child, struct bdev_io *io, uint64_t offset,
 {
 	child->done = done;
 	child->iov = io->iov;
-	child->iovcnt = io->iovcnt;
 	child->lba = io->lba + offset;
 	child->num_blocks = io->num_blocks;
-	child->op = io->op;
-	child->flags = io->flags & (BDEV_IO_FUA | BDEV_IO_MAY_UNMAP | BDEV_IO_MD);
+	bdev_io_set_kind(child, (enum bdev_op)io->op, io->flags & (BDEV_IO_FUA | BDEV_IO_MAY_UNMAP | BDEV_IO_MD), io->iovcnt);
 	if (UNLIKELY(io->op > BDEV_RESET || (io->flags & BDEV_IO_MD) != 0)) {
 		child->md = io->md;
 		child->write_iov = io->write_iov; /* and what else is in the union */

@@ -31,7 +31,7 @@
 
 /* A turn's share. Whoever completes at once and submits again in done would never give the reactor back. */
 #define MESSAGES_PER_TURN 256
-#define DRAIN_CALLS 256
+#define DRAIN_CALLS 64
 #define BATCH_PASSES 8
 
 __thread struct thread *current_thread;
@@ -163,18 +163,41 @@ thread_send(struct thread *t, struct msg *msg, void (*fn)(struct msg *msg))
 	}
 }
 
-/* A turn's share of what was taken from the inbox. */
+/* Calls what is on q now, not what these calls put there. */
+static int
+queue_run(struct defer_queue *q)
+{
+	struct defer *d = q->first;
+	int count = 0;
+
+	queue_init(q);
+	while (d != NULL) {
+		struct defer *next = d->next; /* fn may reuse or free d */
+
+		d->fn(d);
+		d = next;
+		count++;
+	}
+	return count;
+}
+
+/*
+ * A turn's share of what was taken from the inbox. All its messages together have one share of deferred calls: under a load
+ * that always causes more of these, each message would otherwise wait for a whole share of them.
+ */
 static int
 run_backlog(struct thread *t)
 {
-	int count = 0;
+	int count = 0, calls = 0;
 
 	while (t->backlog != NULL && count < MESSAGES_PER_TURN) {
 		struct msg *msg = CONTAINER_OF(t->backlog, struct msg, node);
 
 		t->backlog = t->backlog->next; /* fn may reuse or free the message */
 		msg->fn(msg);
-		thread_drain(t);
+		while (t->deferred.first != NULL && calls < DRAIN_CALLS) {
+			calls += queue_run(&t->deferred);
+		}
 		count++;
 	}
 	return count;
@@ -213,24 +236,6 @@ void
 thread_batch(struct defer *d, void (*fn)(struct defer *d))
 {
 	queue_put(&current_thread->batch, d, fn);
-}
-
-/* Calls what is on q now, not what these calls put there. */
-static int
-queue_run(struct defer_queue *q)
-{
-	struct defer *d = q->first;
-	int count = 0;
-
-	queue_init(q);
-	while (d != NULL) {
-		struct defer *next = d->next; /* fn may reuse or free d */
-
-		d->fn(d);
-		d = next;
-		count++;
-	}
-	return count;
 }
 
 /* Not inlined, as run_batch(): the loop over pollers that have nothing to do keeps its registers. */

@@ -89,11 +89,9 @@ submit_rw(struct lvol_channel *lc, struct bdev_io *io)
 	}
 	child->done = rw_done;
 	child->iov = io->iov;
-	child->iovcnt = io->iovcnt;
 	child->lba = unit << lc->base_shift;
 	child->num_blocks = io->num_blocks << lc->base_shift;
-	child->op = io->op;
-	child->flags = (uint8_t)(parity << PARITY_SHIFT);
+	bdev_io_set_kind(child, (enum bdev_op)io->op, (uint8_t)(parity << PARITY_SHIFT), io->iovcnt);
 	bdev_submit(lc->base, child);
 }
 

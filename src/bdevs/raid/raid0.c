@@ -42,11 +42,9 @@ submit_rw(struct raid_channel *rc, const struct raid *raid, struct bdev_io *io)
 	s = &rc->slots[slot];
 	child->done = rw_done;
 	child->iov = io->iov;
-	child->iovcnt = io->iovcnt;
 	child->lba = (row << shift) + (io->lba & (strip_blocks - 1)) + s->offset;
 	child->num_blocks = io->num_blocks;
-	child->op = io->op;
-	child->flags = io->flags & BDEV_IO_FUA;
+	bdev_io_set_kind(child, (enum bdev_op)io->op, io->flags & BDEV_IO_FUA, io->iovcnt);
 	bdev_submit(s->ch, child);
 }
 
