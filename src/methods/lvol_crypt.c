@@ -28,32 +28,21 @@ struct search {
 };
 
 static void
-look(struct search *s, const struct crypto_bdev_options *o)
+look(void *ctx, const struct crypto_bdev_options *o)
 {
+	struct search *s = ctx;
+
 	if (strcmp(o->base_name, s->base_name) == 0) {
 		snprintf(s->name, sizeof(s->name), "%s", o->name);
 	}
 }
 
-static void
-look_at_waiting(void *ctx, const struct crypto_bdev_options *o, bool for_key)
-{
-	look(ctx, o);
-}
-
 static bool
 find(struct search *s, const char *volume_id)
 {
-	struct crypto_bdev_options o;
-
 	s->base_name = volume_id;
 	s->name[0] = '\0';
-	for (struct bdev *b = bdev_first(); b != NULL; b = bdev_next(b)) {
-		if (bdev_crypto_get_options(b, &o)) {
-			look(s, &o);
-		}
-	}
-	bdev_crypto_for_each_waiting(look_at_waiting, s);
+	bdev_crypto_for_each(look, s);
 	return s->name[0] != '\0';
 }
 

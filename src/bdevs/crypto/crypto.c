@@ -463,3 +463,31 @@ bdev_crypto_for_each_waiting(void (*fn)(void *ctx, const struct crypto_bdev_opti
 		fn(ctx, &o, true);
 	}
 }
+
+struct all {
+	void (*fn)(void *ctx, const struct crypto_bdev_options *options);
+	void *ctx;
+};
+
+static void
+one_that_waits(void *ctx, const struct crypto_bdev_options *o, bool for_key)
+{
+	struct all *all = ctx;
+
+	all->fn(all->ctx, o);
+}
+
+void
+bdev_crypto_for_each(void (*fn)(void *ctx, const struct crypto_bdev_options *options), void *ctx)
+{
+	struct all all = {fn, ctx};
+
+	for (struct stack *s = NULL; (s = stack_next(&crypto_stack_ops, s)) != NULL;) {
+		if (s->registered) {
+			struct crypto_bdev_options o = options_of(s);
+
+			fn(ctx, &o);
+		}
+	}
+	bdev_crypto_for_each_waiting(one_that_waits, &all);
+}

@@ -31,5 +31,7 @@ bool bdev_crypto_get_options(const struct bdev *bdev, struct crypto_bdev_options
 /* Calls fn for each that is no bdev yet, because its base or its key is not there. */
 void bdev_crypto_for_each_waiting(void (*fn)(void *ctx, const struct crypto_bdev_options *options, bool for_key),
 				  void *ctx);
+/* The same for all, those that are bdevs and those that wait. */
+void bdev_crypto_for_each(void (*fn)(void *ctx, const struct crypto_bdev_options *options), void *ctx);
 
 #endif
