@@ -13,10 +13,10 @@
  *	io.c              the long way of requests; cow.c: clusters that a write needs; commit.c: their entry into the metadata
  *	                  (batched); release.c: unmapped clusters
  *	md.c              a blob's metadata to pages, and their writing
- *	volume.c          create, delete, resize, xattrs, read-only
+ *	volume.c          create, delete, xattrs, read-only; resize.c; reap.c: what deleted blobs give back
  *	snapshot.c        snapshots (of groups), clones; merge.c: what becomes of deleted snapshots; inflate.c; parent.c;
  *	                  external.c; copy.c; extent.c
- *	check.c           looks at, mends, and saves what it can of a store that nobody has open (check.h)
+ *	check*.c          looks at and mends a store that nobody has open (check.h); survey*.c reads it, salvage*.c saves from it
  *
  * Invariants
  *  1. Metadata is changed by one activity at a time (md_op): an operation of volume.c and the like, or a commit of what writes
