@@ -34,8 +34,8 @@ def snapshot(d, disks=True):
         have = set(rpc.call("rpc_get_methods"))
         for method in ("nbd_get_disks", "berth_nbd_get_servers", "berth_nbd_get_exports", "bdev_lvol_get_lvstores", "bdev_lvol_get_lvols"):
             if method in have:
-                state[method] = rpc.call(method)
-    # What is in the order in which it came may come in another.
+                state[method] = sorted(rpc.call(method), key=lambda e: json.dumps(e, sort_keys=True))
+    # What is in the order in which it came may come in another: stores are found on several disks at once.
     for name, calls in state.items():
         if calls and isinstance(calls[0], dict) and "method" in calls[0]:
             state[name] = sorted(calls, key=lambda c: json.dumps(c, sort_keys=True))
