@@ -46,7 +46,7 @@ typedef void (*blob_made_fn)(void *ctx, struct blob *blob, int status, const str
 enum blob_clear { /* what becomes of clusters that are given up; the numbers are the format's */
 	BLOB_CLEAR_DEFAULT, /* unmap */
 	BLOB_CLEAR_NONE,
-	BLOB_CLEAR_UNMAP, /* zeroes, deallocated where the device can */
+	BLOB_CLEAR_UNMAP, /* deallocated; what is there then is the device's doing (lvol's: zeroes where the base has them) */
 	BLOB_CLEAR_WRITE_ZEROES,
 };
 

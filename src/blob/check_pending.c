@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "base/check.h"
-#include "blob/bytes.h"
+#include "base/bytes.h"
 #include "blob/check_internal.h"
 #include "blob/survey.h"
 

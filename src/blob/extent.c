@@ -7,8 +7,9 @@
  */
 #include "blob/internal.h"
 
-/* Most clusters one call looks at: answers may be shorter than the run. */
-#define LOOK_MAX 65536u
+/* Most maps one call looks into, of all blobs of a chain together: answers may be shorter than the run. Whoever asks, over
+ * NBD perhaps, does not hold up the thread with a long chain. */
+#define LOOK_MAX 16384u
 
 static bool
 has(const struct blob *blob, uint64_t cluster)
@@ -18,13 +19,15 @@ has(const struct blob *blob, uint64_t cluster)
 	return entry != 0 && entry != BLOB_CLUSTER_BUSY;
 }
 
-/* Whoever has it: a blob from `blob` down to, but without, `end`; *ret_below: what is below the last one looked at. */
+/* Whoever has it: a blob from `blob` down to, but without, `end`; *ret_below: what is below the last one looked at. Counts
+ * in *looks how many it looked at. */
 static const struct blob *
-owner_of(const struct blob *blob, const struct blob *end, uint64_t cluster, uintptr_t *ret_below)
+owner_of(const struct blob *blob, const struct blob *end, uint64_t cluster, uintptr_t *ret_below, uint64_t *looks)
 {
 	for (;;) {
 		const struct blob *parent;
 
+		(*looks)++;
 		*ret_below = blob_below(blob);
 		if (has(blob, cluster)) {
 			return blob;
@@ -43,10 +46,10 @@ owner_of(const struct blob *blob, const struct blob *end, uint64_t cluster, uint
 }
 
 static uint32_t
-look(const struct blob *blob, uint64_t cluster)
+look(const struct blob *blob, uint64_t cluster, uint64_t *looks)
 {
 	uintptr_t below;
-	const struct blob *owner = owner_of(blob, NULL, cluster, &below);
+	const struct blob *owner = owner_of(blob, NULL, cluster, &below, looks);
 
 	if (owner != NULL) {
 		return owner == blob ? BLOB_EXTENT_ALLOCATED : 0;
@@ -59,34 +62,40 @@ look(const struct blob *blob, uint64_t cluster)
 }
 
 static uint32_t
-look_since(const struct blob *blob, const struct blob *since, uint64_t cluster)
+look_since(const struct blob *blob, const struct blob *since, uint64_t cluster, uint64_t *looks)
 {
 	uintptr_t below;
-	uint32_t flags = look(blob, cluster);
+	uint32_t flags = look(blob, cluster, looks);
 
 	if (since == NULL) {
 		return flags | ((flags & BLOB_EXTENT_ZERO) == 0 ? BLOB_EXTENT_CHANGED : 0);
 	}
-	return flags | (owner_of(blob, since, cluster, &below) != NULL ? BLOB_EXTENT_CHANGED : 0);
+	return flags | (owner_of(blob, since, cluster, &below, looks) != NULL ? BLOB_EXTENT_CHANGED : 0);
 }
 
 uint64_t
 blob_extent(const struct blob *blob, uint64_t cluster, uint32_t *ret_flags)
 {
-	uint64_t end = MIN(blob_num_clusters(blob), cluster + LOOK_MAX), i = cluster + 1;
-	uint32_t flags = look(blob, cluster);
+	uint64_t end = blob_num_clusters(blob), i = cluster + 1, looks = 0;
+	uint32_t flags = look(blob, cluster, &looks);
 
-	while (i < end && look(blob, i) == flags) {
+	while (i < end && looks < LOOK_MAX && look(blob, i, &looks) == flags) {
 		i++;
 	}
 	*ret_flags = flags;
 	return i - cluster;
 }
 
+static uint32_t
+look_diff(const struct blob *blob, const struct blob *since, uint64_t cluster, uint64_t *looks)
+{
+	return since == blob ? look(blob, cluster, looks) : look_since(blob, since, cluster, looks);
+}
+
 uint64_t
 blob_diff(const struct blob *blob, const struct blob *since, uint64_t cluster, uint32_t *ret_flags)
 {
-	uint64_t end = MIN(blob_num_clusters(blob), cluster + LOOK_MAX), i = cluster + 1;
+	uint64_t end = blob_num_clusters(blob), i = cluster + 1, looks = 0;
 	const struct blob *at = blob;
 	uint32_t flags;
 
@@ -96,8 +105,8 @@ blob_diff(const struct blob *blob, const struct blob *since, uint64_t cluster, u
 			return 0;
 		}
 	}
-	flags = since == blob ? look(blob, cluster) : look_since(blob, since, cluster);
-	while (i < end && (since == blob ? look(blob, i) : look_since(blob, since, i)) == flags) {
+	flags = look_diff(blob, since, cluster, &looks);
+	while (i < end && looks < LOOK_MAX && look_diff(blob, since, i, &looks) == flags) {
 		i++;
 	}
 	*ret_flags = flags;

@@ -19,7 +19,7 @@
 
 #include "base/check.h"
 #include "base/crc.h"
-#include "blob/bytes.h"
+#include "base/bytes.h"
 
 #define SIGNATURE "SPDKBLOB"
 #define SIGNATURE_BYTES 8

@@ -12,7 +12,7 @@
 
 #include "base/check.h"
 #include "base/crc.h"
-#include "blob/bytes.h"
+#include "base/bytes.h"
 #include "blob/format.h"
 
 enum { /* offsets */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Little-endian numbers at any address, for the codec. */
-#ifndef BLOB_BYTES_H
-#define BLOB_BYTES_H
+/* Little-endian numbers at any address: what is on disks and in files. Hosts are little-endian. */
+#ifndef BASE_BYTES_H
+#define BASE_BYTES_H
 
 #include <stdint.h>
 #include <string.h>
