@@ -72,6 +72,7 @@ end(struct copy *c)
 	release(c);
 	blob->busy = false;
 	blob->opens--;
+	merge_kick(blob->store); /* one that found the blob busy rests */
 	store_background_end(blob->store);
 	work->done(work->ctx, status, &err);
 }

@@ -31,6 +31,7 @@ end(struct change *c, int status)
 		c->parent->opens--;
 	}
 	md_op_end(&c->op);
+	merge_kick(c->blob->store); /* one that found the blob busy rests */
 	external_detach(c->blob->store, c->external); /* the old one; or the new one, when it came to nothing */
 	c->done(c->ctx, status, &c->err);
 	free(c->id);
