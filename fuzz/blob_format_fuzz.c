@@ -203,9 +203,7 @@ try_store(const uint8_t *data, size_t size)
 	fill_store(data, size);
 	CHECK(blob_survey_read(&dev, NULL, &survey, NULL) == 0);
 	for (uint32_t i = 0; i < survey->num_blobs; i++) {
-		if (survey->blobs[i].num_clusters < 4096) {
-			CHECK(blob_salvage(survey, &survey->blobs[i], &to) == 0);
-		}
+		CHECK(blob_salvage(survey, &survey->blobs[i], &to) == 0);
 	}
 	blob_survey_free(survey);
 	rc = blob_check(&dev, &options, &report, NULL);

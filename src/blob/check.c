@@ -7,8 +7,12 @@
  * Invariants
  *  1. Masks of a store that is not clean are out of date by design, and are not looked at.
  *  2. What a half-made or half-removed snapshot has in common with others is not shared: blob_survey_vanishes() says
- * that it goes, or it has nothing in common.
+ *     that it goes, or it has nothing in common.
  *  3. A second look after a repair decides what was repaired, not the repair.
+ *  4. Work is bounded by the store's own size, here and in all that this calls: by its clusters, by its metadata pages, and by
+ *     what was read from those. What fields claim (a run's length, a blob's size, the place of an extent page) is never walked
+ *     through one by one: runs are cut to the store, or taken as a whole (survey_cluster_run()), and of all runs together each
+ *     cluster is looked at a few times, however many claim it (survey_bits.h).
  */
 #include "blob/check.h"
 
@@ -22,6 +26,8 @@
 #include "base/check.h"
 #include "blob/check_internal.h"
 #include "blob/survey.h"
+
+#define OWNER_LOOKS (UINT64_C(1) << 24)
 
 static const struct {
 	const char *words;
@@ -202,26 +208,77 @@ check_flags(struct check *c, struct blob_survey_blob *blob)
 	}
 }
 
+static bool
+is_odd(const struct blob_survey_xattr *x)
+{
+	static const char *const ids[] = {BLOB_XATTR_PARENT, BLOB_XATTR_SNAPSHOT_PENDING, BLOB_XATTR_REMOVAL_PENDING};
+	bool odd = false;
+
+	for (unsigned k = 0; k < ARRAY_SIZE(ids); k++) {
+		odd = odd || (x->internal && strcmp(x->name, ids[k]) == 0 && x->bytes != sizeof(uint64_t));
+	}
+	return odd;
+}
+
+static int
+compare_xattr_names(const struct blob_survey_xattr *x, const struct blob_survey_xattr *y)
+{
+	return x->internal != y->internal ? (int)x->internal - (int)y->internal : strcmp(x->name, y->name);
+}
+
+static int
+compare_xattrs(const void *a, const void *b)
+{
+	const struct blob_survey_xattr *x = *(const struct blob_survey_xattr *const *)a;
+	const struct blob_survey_xattr *y = *(const struct blob_survey_xattr *const *)b;
+	int order = compare_xattr_names(x, y);
+
+	return order != 0 ? order : x < y ? -1 : x > y;
+}
+
+/* Those whose name an earlier one has that is not odd itself. */
+static void
+find_twins(const struct blob_survey_blob *blob, const struct blob_survey_xattr **sorted, bool *twice)
+{
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < blob->num_xattrs; i++) {
+		if (!is_odd(&blob->xattrs[i])) {
+			sorted[count++] = &blob->xattrs[i];
+		}
+	}
+	qsort(sorted, count, sizeof(*sorted), compare_xattrs);
+	for (uint32_t i = 1; i < count; i++) {
+		twice[sorted[i] - blob->xattrs] = compare_xattr_names(sorted[i - 1], sorted[i]) == 0;
+	}
+}
+
 static void
 check_xattrs(struct check *c, struct blob_survey_blob *blob)
 {
-	static const char *const ids[] = {BLOB_XATTR_PARENT, BLOB_XATTR_SNAPSHOT_PENDING, BLOB_XATTR_REMOVAL_PENDING};
+	const struct blob_survey_xattr **sorted = calloc(blob->num_xattrs + 1u, sizeof(*sorted));
+	bool *drop = calloc(blob->num_xattrs + 1u, sizeof(*drop));
 
+	if (sorted == NULL || drop == NULL) {
+		c->no_memory = true;
+		goto out;
+	}
+	find_twins(blob, sorted, drop);
 	for (uint32_t i = 0; i < blob->num_xattrs; i++) {
 		const struct blob_survey_xattr *x = &blob->xattrs[i];
-		bool twice = blob_survey_xattr(blob, x->name, x->internal) != x;
-		bool odd = false;
+		bool twice = drop[i];
 
-		for (unsigned k = 0; k < ARRAY_SIZE(ids); k++) {
-			odd = odd || (x->internal && strcmp(x->name, ids[k]) == 0 && x->bytes != sizeof(uint64_t));
-		}
-		if (twice || odd) {
+		drop[i] = twice || is_odd(x);
+		if (drop[i]) {
 			check_note(c, BLOB_FINDING_XATTR, blob->id, twice ? "the first one is kept" : "it is removed",
 				   "%s: %sxattr %.64s %s", check_call(c, blob), x->internal ? "internal " : "",
 				   x->name, twice ? "is there twice" : "is no blob id");
-			survey_drop_xattr(blob, i--);
 		}
 	}
+	survey_drop_xattrs(blob, drop);
+out:
+	free(sorted);
+	free(drop);
 }
 
 static uint32_t
@@ -322,9 +379,9 @@ find_loop(struct check *c, struct blob_survey_blob *blob, uint32_t *marks)
 }
 
 static void
-detach(struct blob_survey_blob *blob)
+detach(struct check *c, struct blob_survey_blob *blob)
 {
-	blob->parent = BLOB_ID_NONE;
+	survey_stand_on(c->survey, blob, BLOB_ID_NONE);
 	survey_drop_internal(blob, BLOB_XATTR_PARENT);
 }
 
@@ -338,7 +395,7 @@ check_parent(struct check *c, struct blob_survey_blob *blob, uint32_t *marks)
 
 	if (loop != NULL) {
 		check_note(c, BLOB_FINDING_PARENT, loop->id, detached, "%s is its own ancestor", check_call(c, loop));
-		detach(loop);
+		detach(c, loop);
 	}
 	id = blob->parent;
 	parent = id == BLOB_ID_NONE ? NULL : blob_survey_find(c->survey, id);
@@ -348,11 +405,11 @@ check_parent(struct check *c, struct blob_survey_blob *blob, uint32_t *marks)
 	if (parent == NULL) {
 		check_note(c, BLOB_FINDING_PARENT, blob->id, detached, "%s: its parent 0x%" PRIx64 " is not there",
 			   check_call(c, blob), id);
-		detach(blob);
+		detach(c, blob);
 	} else if (parent->drop) {
 		check_note(c, BLOB_FINDING_PARENT, blob->id, detached, "%s: its parent 0x%" PRIx64 " is broken",
 			   check_call(c, blob), id);
-		detach(blob);
+		detach(c, blob);
 	} else if ((parent->flags.data_ro & BLOB_DATA_RO_READ_ONLY) == 0) {
 		check_note(c, BLOB_FINDING_FLAGS, parent->id, "it is made read-only",
 			   "%s has clones, but is not read-only", check_call(c, parent));
@@ -440,16 +497,15 @@ check_init(struct check *c, const struct blob_offline *dev, const struct blob_ch
 {
 	int rc;
 
-	*c = (struct check){.report = report};
+	*c = (struct check){.report = report, .looks = OWNER_LOOKS};
 	*report = (struct blob_check_report){0};
 	rc = blob_survey_read(dev, options->geometry, &c->survey, err);
 	if (rc != 0) {
 		return rc;
 	}
 	c->lvol = strncmp(c->survey->super.type, "LVOLSTORE", BLOB_TYPE_BYTES) == 0;
-	c->cluster_used = calloc(blob_super_clusters(&c->survey->super) / 8 + 1, 1);
 	c->page_owner = calloc((size_t)c->survey->super.md.length, sizeof(c->page_owner[0]));
-	if (c->cluster_used == NULL || c->page_owner == NULL) {
+	if (survey_bits_init(&c->cluster_used, blob_super_clusters(&c->survey->super)) != 0 || c->page_owner == NULL) {
 		return err_set(err, -ENOMEM, "no memory for the masks");
 	}
 	look(c);
@@ -460,19 +516,19 @@ static void
 check_finish(struct check *c)
 {
 	blob_survey_free(c->survey);
-	free(c->cluster_used);
+	survey_bits_release(&c->cluster_used);
 	free(c->page_owner);
 }
 
-static bool
-still(const struct blob_check_report *after, const struct blob_finding *f)
+static int
+compare_findings(const void *a, const void *b)
 {
-	for (uint32_t i = 0; i < after->num_findings; i++) {
-		if (after->findings[i].kind == f->kind && after->findings[i].blob == f->blob) {
-			return true;
-		}
+	const struct blob_finding *x = a, *y = b;
+
+	if (x->kind != y->kind) {
+		return x->kind < y->kind ? -1 : 1;
 	}
-	return false;
+	return x->blob < y->blob ? -1 : x->blob > y->blob;
 }
 
 /* What a second look does not find any more was repaired (invariant 3). */
@@ -485,9 +541,15 @@ look_again(const struct blob_offline *dev, struct blob_check_report *report, str
 	int rc = check_init(&c, dev, &options, &after, err);
 
 	if (rc == 0) {
+		if (after.num_findings != 0) {
+			qsort(after.findings, after.num_findings, sizeof(*after.findings), compare_findings);
+		}
 		for (uint32_t i = 0; i < report->num_findings; i++) {
-			report->findings[i].repaired = !still(&after, &report->findings[i]);
-			report->repaired += report->findings[i].repaired;
+			struct blob_finding *f = &report->findings[i];
+
+			f->repaired = after.num_findings == 0 || bsearch(f, after.findings, after.num_findings, sizeof(*f),
+									 compare_findings) == NULL;
+			report->repaired += f->repaired;
 		}
 		report->left = after.damage;
 	}

@@ -70,7 +70,9 @@ struct blob_survey_blob {
 	struct blob_survey_extent *extents; /* ascending */
 	uint32_t num_extents;
 	struct err damage; /* code 0: the chain and what is in it can be used */
-	uint64_t parent;   /* BLOB_ID_NONE: none */
+	/* BLOB_ID_NONE: none. The parent; whose snapshot is being made of it; whose snapshot it was, that is being removed. */
+	uint64_t parent, making, removal;
+	uint32_t clones; /* whose parent it is */
 	/* The repair's. */
 	bool dirty, drop;
 };
@@ -112,8 +114,8 @@ const struct blob_survey_xattr *blob_survey_xattr(const struct blob_survey_blob 
 const char *blob_survey_text(const struct blob_survey_blob *blob, const char *name);
 /* An internal value that is a blob id; BLOB_ID_NONE: none. */
 uint64_t blob_survey_id(const struct blob_survey_blob *blob, const char *name);
-/* The device's cluster, 0: the blob has not that one itself. */
-uint32_t blob_survey_cluster(const struct blob_survey_blob *blob, uint64_t at);
+/* The device's cluster, 0: the blob has not that one itself. A damaged run may reach beyond what 32 bits hold. */
+uint64_t blob_survey_cluster(const struct blob_survey_blob *blob, uint64_t at);
 /* A blob that was left half-made or half-removed when power failed: whether the next load removes it (its clusters
  * belong to others, or to nobody). */
 bool blob_survey_vanishes(const struct blob_survey *survey, const struct blob_survey_blob *blob);
@@ -205,7 +207,8 @@ int blob_salvage_guess(const struct blob_offline *dev, uint32_t cluster_bytes, s
 		       bool *ret_sure, struct err *err);
 
 struct blob_salvage {
-	/* A cluster's bytes of the volume, from offset `at`; those that are zero or nobody's are not written. */
+	/* A cluster's bytes of the volume, from offset `at`; those that are zero or nobody's are not written. At most as many as
+	 * the store has clusters: no sound volume has more. */
 	int (*write)(void *ctx, uint64_t at, const void *buf, size_t bytes);
 	/* A piece that could not be read, or whose place is not known: it is left as zeroes. May be NULL. */
 	void (*lost)(void *ctx, uint64_t at, uint64_t bytes, const char *why);

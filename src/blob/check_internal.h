@@ -4,6 +4,7 @@
 #define BLOB_CHECK_INTERNAL_H
 
 #include "blob/check.h"
+#include "blob/survey_bits.h"
 
 struct check {
 	struct blob_survey *survey;
@@ -11,8 +12,9 @@ struct check {
 	bool lvol;        /* a store of logical volumes: names and UUIDs are known */
 	bool masks_count; /* the store is clean: masks say what is in use */
 	bool no_memory;
-	uint8_t *cluster_used; /* bits: somebody's, as found */
-	uint32_t *page_owner;  /* number of the blob + 1, 0: nobody's; as found */
+	struct survey_bits cluster_used; /* somebody's, as found */
+	uint32_t *page_owner; /* number of the blob + 1, 0: nobody's; as found */
+	uint64_t looks; /* runs that may still be looked at to name who shares */
 	char called[192];
 };
 
@@ -31,6 +33,8 @@ void check_pending(struct check *c, struct blob_survey_blob *blob);
 void check_owners(struct check *c);
 /* Where data clusters begin, and end. */
 bool check_data_cluster(const struct blob_survey *survey, uint64_t cluster);
+/* The clusters of the run that lie among those: from *ret_from to before *ret_to, which is the same when there are none. */
+void check_cut_run(const struct blob_survey *survey, const struct blob_survey_run *run, uint64_t *ret_from, uint64_t *ret_to);
 
 /* check_names.c: the super blob, names and UUIDs of logical volumes. */
 void check_names(struct check *c);

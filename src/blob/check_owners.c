@@ -6,8 +6,11 @@
  * Invariants
  *  1. Blobs that vanish at the next load come last: they share with those that took over, and that is no finding.
  *  2. A run of clusters that says the same is one finding.
+ *  3. Each cluster is added once, and what was added before is passed over as a run: thousands of runs that claim the whole
+ *     device are no more work than what the store has, and they themselves (check.c, invariant 4).
  */
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,32 +24,34 @@ check_data_cluster(const struct blob_survey *survey, uint64_t cluster)
 	return cluster >= blob_super_md_clusters(&survey->super) && cluster < blob_super_clusters(&survey->super);
 }
 
+void
+check_cut_run(const struct blob_survey *survey, const struct blob_survey_run *run, uint64_t *ret_from, uint64_t *ret_to)
+{
+	uint64_t end = (uint64_t)run->cluster + run->length;
+
+	*ret_from = MAX((uint64_t)run->cluster, blob_super_md_clusters(&survey->super));
+	*ret_to = MAX(*ret_from, MIN(end, blob_super_clusters(&survey->super)));
+}
+
 static bool
 bit(const uint8_t *bits, uint64_t i)
 {
 	return (bits[i / 8] >> (i % 8) & 1) != 0;
 }
 
-/* What it was before. */
-static bool
-set(uint8_t *bits, uint64_t i)
-{
-	bool was = bit(bits, i);
-
-	bits[i / 8] |= (uint8_t)(1u << (i % 8));
-	return was;
-}
-
-/* Who besides `not` has the cluster; for messages. */
+/* Who besides this one has the cluster, for messages; itself when nobody else was found within what is to be looked at. */
 static uint64_t
-other_owner(const struct blob_survey *s, const struct blob_survey_blob *not_this, uint32_t cluster)
+other_owner(struct check *c, const struct blob_survey_blob *not_this, uint64_t cluster)
 {
-	for (uint32_t i = 0; i < s->num_blobs; i++) {
+	const struct blob_survey *s = c->survey;
+
+	for (uint32_t i = 0; i < s->num_blobs && c->looks != 0; i++) {
 		const struct blob_survey_blob *blob = &s->blobs[i];
 
-		for (uint32_t k = 0; blob != not_this && k < blob->num_runs; k++) {
-			if (cluster >= blob->runs[k].cluster &&
-			    cluster - blob->runs[k].cluster < blob->runs[k].length) {
+		c->looks--;
+		for (uint32_t k = 0; blob != not_this && k < blob->num_runs && c->looks != 0; k++) {
+			c->looks--;
+			if (cluster >= blob->runs[k].cluster && cluster - blob->runs[k].cluster < blob->runs[k].length) {
 				return blob->id;
 			}
 		}
@@ -55,47 +60,38 @@ other_owner(const struct blob_survey *s, const struct blob_survey_blob *not_this
 }
 
 static void
-note_shared(struct check *c, struct blob_survey_blob *blob, uint32_t cluster, uint32_t length)
+note_shared(struct check *c, struct blob_survey_blob *blob, uint64_t cluster, uint64_t length)
 {
-	if (length != 0) {
-		check_note(c, BLOB_FINDING_CLUSTER_SHARED, blob->id, "it gets copies of its own",
-			   "clusters %" PRIu32 " to %" PRIu32 " belong to blob 0x%" PRIx64 " and to blob 0x%" PRIx64,
-			   cluster, cluster + length - 1,
-			   c->report->num_findings < BLOB_FINDINGS_KEPT ? other_owner(c->survey, blob, cluster)
-									: blob->id,
-			   blob->id);
-		blob->dirty = true;
+	uint64_t other = c->report->num_findings < BLOB_FINDINGS_KEPT ? other_owner(c, blob, cluster) : blob->id;
+	char whose[32] = "to another";
+
+	if (other != blob->id || c->looks != 0) {
+		snprintf(whose, sizeof(whose), "to blob 0x%" PRIx64, other);
 	}
+	check_note(c, BLOB_FINDING_CLUSTER_SHARED, blob->id, "it gets copies of its own",
+		   "clusters %" PRIu64 " to %" PRIu64 " belong %s and to blob 0x%" PRIx64, cluster,
+		   cluster + length - 1, whose, blob->id);
+	blob->dirty = true;
 }
 
-/* The part of a run that lies among the data. */
-static uint32_t
+/* How many clusters of the run are outside the data. */
+static uint64_t
 own_run(struct check *c, struct blob_survey_blob *blob, const struct blob_survey_run *run, bool vanishes)
 {
-	uint32_t shared = 0, stray = 0;
+	uint64_t from, to, next;
 
-	for (uint32_t i = 0; i < run->length; i++) {
-		uint64_t cluster = (uint64_t)run->cluster + i;
+	check_cut_run(c->survey, run, &from, &to);
+	for (uint64_t at = from; at < to; at = next) {
+		bool used;
 
-		if (!check_data_cluster(c->survey, cluster)) {
-			/* Past the end nothing better follows, however long the run claims to be. */
-			stray += cluster >= blob_super_clusters(&c->survey->super) ? run->length - i : 1;
-			if (cluster >= blob_super_clusters(&c->survey->super)) {
-				note_shared(c, blob, (uint32_t)cluster - shared, shared);
-				shared = 0;
-				break;
-			}
-			continue;
+		next = survey_bits_run(&c->cluster_used, at, to, &used);
+		if (!used) {
+			survey_bits_add_run(&c->cluster_used, at, next);
+		} else if (!vanishes) {
+			note_shared(c, blob, at, next - at);
 		}
-		if (set(c->cluster_used, cluster) && !vanishes) {
-			shared++;
-			continue;
-		}
-		note_shared(c, blob, (uint32_t)cluster - shared, shared);
-		shared = 0;
 	}
-	note_shared(c, blob, run->cluster + run->length - shared, shared);
-	return stray;
+	return run->length - (to - from);
 }
 
 static void
@@ -103,12 +99,12 @@ own_clusters(struct check *c, struct blob_survey_blob *blob, bool vanishes)
 {
 	for (uint32_t i = 0; i < blob->num_runs; i++) {
 		const struct blob_survey_run *run = &blob->runs[i];
-		uint32_t stray = own_run(c, blob, run, vanishes);
+		uint64_t stray = own_run(c, blob, run, vanishes);
 
 		if (stray != 0) {
 			check_note(c, BLOB_FINDING_CLUSTER_STRAY, blob->id,
 				   "they are taken out: they read as the parent has them, or as zeroes",
-				   "blob 0x%" PRIx64 " has %" PRIu32
+				   "blob 0x%" PRIx64 " has %" PRIu64
 				   " clusters outside the data (in the run of %" PRIu32 " from %" PRIu32 " on)",
 				   blob->id, stray, run->length, run->cluster);
 			blob->dirty = true;
@@ -170,7 +166,7 @@ struct difference {
 static bool
 cluster_owned(const struct check *c, uint64_t i)
 {
-	return i < blob_super_md_clusters(&c->survey->super) || bit(c->cluster_used, i);
+	return i < blob_super_md_clusters(&c->survey->super) || survey_bits_has(&c->cluster_used, i);
 }
 
 static bool

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What was under way when power failed, by the rules of the next load (snapshot.c, merge.c say where the marks come
- *from):
+ * What was under way when power failed, by the rules of the next load (snapshot.c, merge.c say where the marks come from):
  *
- *	SNAPTMP, SNAPRM   the snapshot stays when somebody stands on it, or the other one is gone; else it goes, and
- *what it has belongs to the other one intent of a group all of its originals stand on their snapshots, the ones that
- *do not yet are made to BERTHDEL          the snapshot stays as long as it has clones (check.c)
+ *	SNAPTMP, SNAPRM     the snapshot stays when somebody stands on it, or the other one is gone; else it goes, and what it
+ *	                    has belongs to the other one
+ *	intent of a group   all of its originals stand on their snapshots, the ones that do not yet are made to
+ *	BERTHDEL            the snapshot stays as long as it has clones (check.c)
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -31,7 +31,7 @@ stand_on(struct check *c, struct blob_survey_blob *original, uint64_t snapshot)
 	original->allocated = 0;
 	original->flags.invalid |= BLOB_INVALID_THIN | BLOB_INVALID_INTERNAL_XATTR;
 	original->flags.invalid &= ~BLOB_INVALID_EXTERNAL;
-	original->parent = snapshot;
+	survey_stand_on(c->survey, original, snapshot);
 	survey_drop_internal(original, BLOB_XATTR_EXTERNAL);
 	if (survey_set_xattr(original, true, BLOB_XATTR_PARENT, &snapshot, sizeof(snapshot)) != 0) {
 		c->no_memory = true;
@@ -56,10 +56,31 @@ roll_forward(struct check *c, struct blob_survey_blob *first, const struct blob_
 		struct blob_survey_blob *s = blob_survey_find(c->survey, snapshot);
 
 		if (original != NULL && s != NULL && !original->sealed && original->parent != snapshot &&
-		    blob_survey_id(s, BLOB_XATTR_SNAPSHOT_PENDING) == original->id) {
+		    s->making == original->id) {
 			stand_on(c, original, snapshot);
 		}
 	}
+}
+
+/* What of the clone's run the snapshot has at the same place is the snapshot's. */
+static int
+give_run(struct blob_survey_blob *clone, const struct blob_survey_blob *snapshot, const struct blob_survey_run *run)
+{
+	uint64_t end = run->at + run->length, next;
+	int rc = 0;
+
+	for (uint64_t at = run->at; rc == 0 && at < end; at = next) {
+		uint64_t cluster = run->cluster + (at - run->at), length;
+		bool both = survey_cluster_run(snapshot, at, &length) == cluster;
+
+		next = at + MIN(length, end - at);
+		if (both) {
+			survey_rewrite_extents(clone, at, next - at);
+		} else {
+			rc = survey_add_run(clone, at, cluster, (uint32_t)(next - at));
+		}
+	}
+	return rc;
 }
 
 /*
@@ -76,14 +97,8 @@ give_back(struct check *c, struct blob_survey_blob *clone, const struct blob_sur
 	clone->num_runs = 0;
 	clone->allocated = 0;
 	for (uint32_t i = 0; i < num_runs; i++) {
-		for (uint32_t k = 0; k < runs[i].length; k++) {
-			uint64_t at = runs[i].at + k;
-
-			if (blob_survey_cluster(snapshot, at) == runs[i].cluster + k) {
-				survey_rewrite_extents(clone, at, 1);
-			} else if (survey_add_run(clone, at, runs[i].cluster + k, 1) != 0) {
-				c->no_memory = true;
-			}
+		if (give_run(clone, snapshot, &runs[i]) != 0) {
+			c->no_memory = true;
 		}
 	}
 	free(runs);
@@ -95,8 +110,7 @@ check_groups(struct check *c)
 	struct blob_survey *s = c->survey;
 
 	for (uint32_t i = 0; i < s->num_blobs; i++) {
-		struct blob_survey_blob *clone =
-			blob_survey_find(s, blob_survey_id(&s->blobs[i], BLOB_XATTR_REMOVAL_PENDING));
+		struct blob_survey_blob *clone = blob_survey_find(s, s->blobs[i].removal);
 
 		if (clone != NULL && clone->parent == s->blobs[i].id && !clone->sealed) {
 			give_back(c, clone, &s->blobs[i]);
@@ -115,25 +129,22 @@ check_groups(struct check *c)
 void
 check_pending(struct check *c, struct blob_survey_blob *blob)
 {
-	uint64_t removal = blob_survey_id(blob, BLOB_XATTR_REMOVAL_PENDING);
-	uint64_t making = blob_survey_id(blob, BLOB_XATTR_SNAPSHOT_PENDING);
-
 	if (blob_survey_xattr(blob, INTENT, true) != NULL) {
 		survey_drop_internal(blob, INTENT);
 	}
-	if (removal == BLOB_ID_NONE && making == BLOB_ID_NONE) {
+	if (blob->removal == BLOB_ID_NONE && blob->making == BLOB_ID_NONE) {
 		return;
 	}
 	if (blob_survey_vanishes(c->survey, blob)) {
 		check_note(c, BLOB_FINDING_PENDING, blob->id, "it is removed",
 			   "%s was being %s when power failed: the next load removes it", check_call(c, blob),
-			   removal != BLOB_ID_NONE ? "removed" : "made");
+			   blob->removal != BLOB_ID_NONE ? "removed" : "made");
 		blob->drop = true;
 		return;
 	}
 	check_note(c, BLOB_FINDING_PENDING, blob->id, "it stays as a snapshot",
 		   "%s was being %s when power failed: the next load keeps it", check_call(c, blob),
-		   removal != BLOB_ID_NONE ? "removed" : "made");
+		   blob->removal != BLOB_ID_NONE ? "removed" : "made");
 	survey_drop_internal(blob, BLOB_XATTR_REMOVAL_PENDING);
 	survey_drop_internal(blob, BLOB_XATTR_SNAPSHOT_PENDING);
 	blob->flags.data_ro |= BLOB_DATA_RO_READ_ONLY;

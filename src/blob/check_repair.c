@@ -11,6 +11,8 @@
  * Invariants
  *  1. Until 3 nothing that was in use, as found, is overwritten; what is given up is not used again by the same repair.
  *  2. A blob that has something unknown in it (sealed) is not written; what it shares with others, the others give up.
+ *  3. Runs are settled as runs; one by one go only clusters that are copied, no more than the store has free (check.c,
+ *     invariant 4). Of masks as much is written as the store has bits for, however long their regions are.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -31,31 +33,15 @@ struct first_page { /* to be written when all else is there */
 struct repair {
 	struct check *c;
 	struct blob_survey *s;
-	uint8_t *seen_clusters;  /* bits: in use before, or now */
-	uint8_t *seen_pages;
-	uint8_t *final_clusters; /* bits: in use afterwards */
-	uint8_t *final_pages;
+	struct survey_bits seen_pages; /* in use before, or now; of clusters: c->cluster_used */
+	struct survey_bits final_clusters; /* in use afterwards */
+	struct survey_bits final_pages;
 	uint64_t next_cluster;
 	uint32_t next_page;
 	uint8_t *cluster; /* a buffer */
 	struct first_page *first;
 	uint32_t num_first;
 };
-
-static bool
-bit(const uint8_t *bits, uint64_t i)
-{
-	return (bits[i / 8] >> (i % 8) & 1) != 0;
-}
-
-static bool
-set(uint8_t *bits, uint64_t i)
-{
-	bool was = bit(bits, i);
-
-	bits[i / 8] |= (uint8_t)(1u << (i % 8));
-	return was;
-}
 
 static int
 dev_write(struct repair *r, uint64_t offset, const void *buf, size_t bytes)
@@ -87,13 +73,15 @@ write_super(struct repair *r, bool clean)
 static uint32_t
 take_cluster(struct repair *r)
 {
-	for (; check_data_cluster(r->s, r->next_cluster); r->next_cluster++) {
-		if (!set(r->seen_clusters, r->next_cluster)) {
-			set(r->final_clusters, r->next_cluster);
-			return (uint32_t)r->next_cluster;
-		}
+	uint64_t end = blob_super_clusters(&r->s->super);
+
+	r->next_cluster = survey_bits_missing(&r->c->cluster_used, r->next_cluster, end);
+	if (r->next_cluster == end) {
+		return 0;
 	}
-	return 0;
+	survey_bits_add(&r->c->cluster_used, r->next_cluster);
+	survey_bits_add(&r->final_clusters, r->next_cluster);
+	return (uint32_t)r->next_cluster;
 }
 
 static int
@@ -110,30 +98,46 @@ copy_cluster(struct repair *r, uint32_t from, uint32_t to)
 	return dev_write(r, (uint64_t)to * bytes, r->cluster, bytes);
 }
 
-/* Where the blob's cluster is to be, 0: nowhere. */
+/* Clusters that others have get copies, as long as there is room for those; then both keep them, and the second look says so. */
 static int
-settle_cluster(struct repair *r, struct blob_survey_blob *blob, uint64_t at, uint32_t cluster, uint32_t *ret_cluster)
+settle_shared(struct repair *r, struct blob_survey_blob *blob, uint64_t at, uint64_t cluster, uint64_t length)
 {
 	uint32_t copy;
+	int rc = 0;
 
-	*ret_cluster = cluster;
-	if (!check_data_cluster(r->s, cluster)) {
-		if (!blob->sealed) {
-			*ret_cluster = 0;
-			survey_rewrite_extents(blob, at, 1);
+	for (; rc == 0 && length != 0 && (copy = take_cluster(r)) != 0; length--, at++, cluster++) {
+		survey_rewrite_extents(blob, at, 1);
+		rc = survey_add_run(blob, at, copy, 1);
+		if (rc == 0) {
+			rc = copy_cluster(r, (uint32_t)cluster, copy);
 		}
-		return 0;
 	}
-	if (!set(r->final_clusters, cluster) || blob->sealed) {
-		return 0;
+	return rc != 0 ? rc : survey_add_run(blob, at, cluster, (uint32_t)length);
+}
+
+static int
+settle_run(struct repair *r, struct blob_survey_blob *blob, const struct blob_survey_run *run)
+{
+	uint64_t from, to, next;
+	int rc = 0;
+
+	check_cut_run(r->s, run, &from, &to);
+	if (to - from < run->length) {
+		survey_rewrite_extents(blob, run->at, run->length);
 	}
-	copy = take_cluster(r);
-	if (copy == 0) {
-		return 0; /* both keep it, and the second look says so */
+	for (uint64_t i = from; rc == 0 && i < to; i = next) {
+		uint64_t at = run->at + (i - run->cluster);
+		bool shared;
+
+		next = survey_bits_run(&r->final_clusters, i, to, &shared);
+		if (shared) {
+			rc = settle_shared(r, blob, at, i, next - i);
+		} else {
+			survey_bits_add_run(&r->final_clusters, i, next);
+			rc = survey_add_run(blob, at, i, (uint32_t)(next - i));
+		}
 	}
-	*ret_cluster = copy;
-	survey_rewrite_extents(blob, at, 1);
-	return copy_cluster(r, cluster, copy);
+	return rc;
 }
 
 static int
@@ -141,30 +145,35 @@ settle_blob(struct repair *r, struct blob_survey_blob *blob)
 {
 	struct blob_survey_run *runs = blob->runs;
 	uint32_t num_runs = blob->num_runs;
-	uint64_t limit = blob_super_clusters(&r->s->super);
 	int rc = 0;
 
 	blob->runs = NULL;
 	blob->num_runs = 0;
 	blob->allocated = 0;
 	for (uint32_t i = 0; rc == 0 && i < num_runs; i++) {
-		const struct blob_survey_run *run = &runs[i];
-
-		for (uint32_t k = 0; rc == 0 && k < run->length; k++) {
-			uint32_t cluster;
-
-			if ((uint64_t)run->cluster + k >= limit && !blob->sealed) {
-				survey_rewrite_extents(blob, run->at + k, run->length - k);
-				break;
-			}
-			rc = settle_cluster(r, blob, run->at + k, run->cluster + k, &cluster);
-			if (rc == 0) {
-				rc = survey_add_run(blob, run->at + k, cluster, 1);
-			}
-		}
+		rc = settle_run(r, blob, &runs[i]);
 	}
 	free(runs);
 	return rc;
+}
+
+/* It keeps what it has, whoever has it, too. */
+static void
+settle_sealed(struct repair *r, const struct blob_survey_blob *blob)
+{
+	for (uint32_t i = 0; i < blob->num_runs; i++) {
+		uint64_t from, to, next;
+
+		check_cut_run(r->s, &blob->runs[i], &from, &to);
+		for (; from < to; from = next) {
+			bool in;
+
+			next = survey_bits_run(&r->final_clusters, from, to, &in);
+			if (!in) {
+				survey_bits_add_run(&r->final_clusters, from, next);
+			}
+		}
+	}
 }
 
 static int
@@ -172,13 +181,14 @@ settle_clusters(struct repair *r)
 {
 	int rc = 0;
 
-	for (int sealed = 1; sealed >= 0; sealed--) {
-		for (uint32_t i = 0; rc == 0 && i < r->s->num_blobs; i++) {
-			struct blob_survey_blob *blob = &r->s->blobs[i];
-
-			if (!blob->drop && blob->sealed == (sealed != 0)) {
-				rc = settle_blob(r, blob);
-			}
+	for (uint32_t i = 0; i < r->s->num_blobs; i++) {
+		if (!r->s->blobs[i].drop && r->s->blobs[i].sealed) {
+			settle_sealed(r, &r->s->blobs[i]);
+		}
+	}
+	for (uint32_t i = 0; rc == 0 && i < r->s->num_blobs; i++) {
+		if (!r->s->blobs[i].drop && !r->s->blobs[i].sealed) {
+			rc = settle_blob(r, &r->s->blobs[i]);
 		}
 	}
 	return rc;
@@ -191,7 +201,7 @@ static uint32_t
 take_page(struct repair *r)
 {
 	for (; r->next_page < r->s->super.md.length; r->next_page++) {
-		if (!set(r->seen_pages, r->next_page)) {
+		if (!survey_bits_add(&r->seen_pages, r->next_page)) {
 			return r->next_page;
 		}
 	}
@@ -218,7 +228,7 @@ write_extent(struct repair *r, struct blob_survey_blob *blob, struct blob_survey
 		return -ENOSPC;
 	}
 	for (uint32_t i = 0; i < count; i++) {
-		clusters[i] = blob_survey_cluster(blob, start + i);
+		clusters[i] = (uint32_t)blob_survey_cluster(blob, start + i);
 	}
 	blob_page_begin(&w, bytes);
 	blob_put_extent_page(&w, (uint32_t)start, clusters, count);
@@ -445,11 +455,11 @@ mark_pages(struct repair *r)
 		const struct blob_survey_blob *blob = &r->s->blobs[i];
 
 		for (uint32_t k = 0; !blob->drop && k < blob->num_pages; k++) {
-			set(r->final_pages, blob->pages[k]);
+			survey_bits_add(&r->final_pages, blob->pages[k]);
 		}
 		for (uint32_t k = 0; !blob->drop && k < blob->num_extents; k++) {
 			if ((!blob->extents[k].broken || blob->sealed) && blob->extents[k].page < r->s->super.md.length) {
-				set(r->final_pages, blob->extents[k].page);
+				survey_bits_add(&r->final_pages, blob->extents[k].page);
 			}
 		}
 	}
@@ -463,12 +473,12 @@ empty_pages(struct repair *r)
 	int rc = 0;
 
 	for (uint32_t i = 0; rc == 0 && i < r->s->num_good; i++) {
-		if (!bit(r->final_pages, r->s->good[i])) {
+		if (!survey_bits_has(&r->final_pages, r->s->good[i])) {
 			rc = write_page(r, r->s->good[i], zeroes);
 		}
 	}
 	for (uint32_t i = 0; rc == 0 && i < r->s->num_bad; i++) {
-		if (!bit(r->final_pages, r->s->bad[i])) {
+		if (!survey_bits_has(&r->final_pages, r->s->bad[i])) {
 			rc = write_page(r, r->s->bad[i], zeroes);
 		}
 	}
@@ -476,9 +486,9 @@ empty_pages(struct repair *r)
 }
 
 static int
-write_mask(struct repair *r, const struct blob_region *region, enum blob_mask_type type, const uint8_t *bits, uint64_t count)
+write_mask(struct repair *r, const struct blob_region *region, enum blob_mask_type type, const struct survey_bits *bits)
 {
-	size_t bytes = (size_t)region->length * r->s->super.md_page_bytes;
+	size_t bytes = survey_mask_bytes(&r->s->super, region, bits->count);
 	uint8_t *buf;
 	int rc = 0;
 
@@ -489,8 +499,8 @@ write_mask(struct repair *r, const struct blob_region *region, enum blob_mask_ty
 	if (buf == NULL) {
 		return -ENOMEM;
 	}
-	blob_mask_encode(buf, type, (uint32_t)count);
-	memcpy(buf + BLOB_MASK_HEADER_BYTES, bits, (count + 7) / 8);
+	blob_mask_encode(buf, type, (uint32_t)bits->count);
+	memcpy(buf + BLOB_MASK_HEADER_BYTES, bits->words[0], (bits->count + 7) / 8);
 	for (size_t at = 0; rc == 0 && at < bytes; at += MIN((size_t)PIECE_BYTES, bytes - at)) {
 		rc = dev_write(r, (uint64_t)region->start * r->s->super.md_page_bytes + at, buf + at,
 			       MIN((size_t)PIECE_BYTES, bytes - at));
@@ -503,27 +513,25 @@ static int
 write_masks(struct repair *r)
 {
 	const struct blob_super *super = &r->s->super;
-	uint8_t *ids = calloc(super->md.length / 8 + 1u, 1);
-	int rc = ids == NULL ? -ENOMEM : 0;
+	struct survey_bits ids;
+	int rc = survey_bits_init(&ids, super->md.length);
 
-	for (uint64_t i = 0; i < blob_super_md_clusters(super); i++) {
-		set(r->final_clusters, i);
-	}
+	survey_bits_add_run(&r->final_clusters, 0, blob_super_md_clusters(super));
 	for (uint32_t i = 0; rc == 0 && i < r->s->num_blobs; i++) {
 		if (!r->s->blobs[i].drop) {
-			set(ids, r->s->blobs[i].id - BLOB_ID_BASE);
+			survey_bits_add(&ids, r->s->blobs[i].id - BLOB_ID_BASE);
 		}
 	}
 	if (rc == 0) {
-		rc = write_mask(r, &super->page_mask, BLOB_MASK_PAGES, r->final_pages, super->md.length);
+		rc = write_mask(r, &super->page_mask, BLOB_MASK_PAGES, &r->final_pages);
 	}
 	if (rc == 0) {
-		rc = write_mask(r, &super->blobid_mask, BLOB_MASK_BLOBIDS, ids, super->md.length);
+		rc = write_mask(r, &super->blobid_mask, BLOB_MASK_BLOBIDS, &ids);
 	}
 	if (rc == 0) {
-		rc = write_mask(r, &super->cluster_mask, BLOB_MASK_CLUSTERS, r->final_clusters, blob_super_clusters(super));
+		rc = write_mask(r, &super->cluster_mask, BLOB_MASK_CLUSTERS, &r->final_clusters);
 	}
-	free(ids);
+	survey_bits_release(&ids);
 	return rc != 0 ? rc : flush(r);
 }
 
@@ -533,22 +541,17 @@ static int
 repair_init(struct repair *r, struct check *c)
 {
 	struct blob_survey *s = c->survey;
-	size_t cluster_bytes = blob_super_clusters(&s->super) / 8 + 1, page_bytes = s->super.md.length / 8 + 1u;
 
 	*r = (struct repair){.c = c, .s = s, .next_page = 1, .next_cluster = blob_super_md_clusters(&s->super)};
-	r->seen_clusters = malloc(cluster_bytes);
-	r->final_clusters = calloc(cluster_bytes, 1);
-	r->seen_pages = calloc(page_bytes, 1);
-	r->final_pages = calloc(page_bytes, 1);
 	r->cluster = malloc(s->super.cluster_bytes);
-	if (r->seen_clusters == NULL || r->final_clusters == NULL || r->seen_pages == NULL || r->final_pages == NULL ||
-	    r->cluster == NULL) {
+	if (r->cluster == NULL || survey_bits_init(&r->final_clusters, blob_super_clusters(&s->super)) != 0 ||
+	    survey_bits_init(&r->seen_pages, s->super.md.length) != 0 ||
+	    survey_bits_init(&r->final_pages, s->super.md.length) != 0) {
 		return -ENOMEM;
 	}
-	memcpy(r->seen_clusters, c->cluster_used, cluster_bytes);
 	for (uint32_t i = 0; i < s->super.md.length; i++) {
 		if (c->page_owner[i] != 0 || survey_page_bad(s, i)) {
-			set(r->seen_pages, i);
+			survey_bits_add(&r->seen_pages, i);
 		}
 	}
 	return 0;
@@ -561,10 +564,9 @@ repair_release(struct repair *r)
 		free(r->first[i].bytes);
 	}
 	free(r->first);
-	free(r->seen_clusters);
-	free(r->final_clusters);
-	free(r->seen_pages);
-	free(r->final_pages);
+	survey_bits_release(&r->final_clusters);
+	survey_bits_release(&r->seen_pages);
+	survey_bits_release(&r->final_pages);
 	free(r->cluster);
 }
 

@@ -4,7 +4,7 @@
  *
  * Invariants
  *  1. Nothing is written, and nothing is left out: what cannot be read is noted where it belongs, and the rest is read.
- *  2. Memory is bounded by the metadata that is in use, not by what its fields claim.
+ *  2. Work and memory are bounded by the metadata that is in use and by the size of the store, not by what fields claim.
  */
 #include "blob/survey.h"
 
@@ -122,7 +122,7 @@ static int
 read_pages(struct blob_survey *survey)
 {
 	const struct blob_super *super = &survey->super;
-	uint32_t most = MAX(PIECE_BYTES / super->md_page_bytes, 1u);
+	uint32_t most = MIN(MAX(PIECE_BYTES / super->md_page_bytes, 1u), super->md.length);
 	uint8_t *buf = malloc((size_t)most * super->md_page_bytes);
 	uint32_t page = 0;
 	int rc = buf == NULL ? -ENOMEM : 0;
@@ -169,13 +169,23 @@ survey_page_bad(const struct blob_survey *survey, uint32_t page)
 
 /* ---- Masks ---- */
 
+size_t
+survey_mask_bytes(const struct blob_super *super, const struct blob_region *region, uint64_t bits)
+{
+	uint64_t need = BLOB_MASK_HEADER_BYTES + (bits + 7) / 8;
+
+	need = (need + super->md_page_bytes - 1) / super->md_page_bytes * super->md_page_bytes;
+	return MIN((size_t)region->length * super->md_page_bytes, need);
+}
+
 /* Of an old version there may be none (region->length 0); that is no error. */
 static int
 read_mask(struct blob_survey *survey, const struct blob_region *region, enum blob_mask_type type, uint64_t bits,
 	  struct blob_survey_mask *mask)
 {
 	uint32_t page_bytes = survey->super.md_page_bytes;
-	size_t bytes = (size_t)region->length * page_bytes;
+	/* The region may be longer than such a mask is. */
+	size_t bytes = survey_mask_bytes(&survey->super, region, bits);
 	uint8_t *buf;
 
 	if (bytes == 0) {
@@ -195,7 +205,7 @@ read_mask(struct blob_survey *survey, const struct blob_region *region, enum blo
 			return 0;
 		}
 	}
-	if (blob_mask_decode(buf, bytes, type, &mask->length) != 0) {
+	if (blob_mask_decode(buf, (size_t)region->length * page_bytes, type, &mask->length) != 0) {
 		err_set(&mask->err, -EILSEQ, "its header is damaged");
 	} else if (mask->length != bits) {
 		err_set(&mask->err, -EILSEQ, "it has %" PRIu32 " bits instead of %" PRIu64, mask->length, bits);
@@ -365,10 +375,11 @@ blob_survey_id(const struct blob_survey_blob *blob, const char *name)
 	return id;
 }
 
-uint32_t
-blob_survey_cluster(const struct blob_survey_blob *blob, uint64_t at)
+uint64_t
+survey_cluster_run(const struct blob_survey_blob *blob, uint64_t at, uint64_t *ret_length)
 {
 	uint32_t low = 0, high = blob->num_runs;
+	const struct blob_survey_run *run;
 
 	/* The last run that begins at or before it. */
 	while (low < high) {
@@ -380,32 +391,28 @@ blob_survey_cluster(const struct blob_survey_blob *blob, uint64_t at)
 			high = middle;
 		}
 	}
-	if (low == 0 || at - blob->runs[low - 1].at >= blob->runs[low - 1].length) {
+	run = low == 0 ? NULL : &blob->runs[low - 1];
+	if (run == NULL || at - run->at >= run->length) {
+		*ret_length = (low < blob->num_runs ? blob->runs[low].at : UINT64_MAX) - at;
 		return 0;
 	}
-	return blob->runs[low - 1].cluster + (uint32_t)(at - blob->runs[low - 1].at);
+	*ret_length = run->length - (at - run->at);
+	return run->cluster + (at - run->at);
 }
 
-/* Whether a blob besides S itself stands on S. */
-static bool
-has_clone(const struct blob_survey *survey, uint64_t snapshot)
+uint64_t
+blob_survey_cluster(const struct blob_survey_blob *blob, uint64_t at)
 {
-	for (uint32_t i = 0; i < survey->num_blobs; i++) {
-		if (survey->blobs[i].parent == snapshot) {
-			return true;
-		}
-	}
-	return false;
+	uint64_t length;
+
+	return survey_cluster_run(blob, at, &length);
 }
 
 bool
 blob_survey_vanishes(const struct blob_survey *survey, const struct blob_survey_blob *blob)
 {
-	uint64_t other = blob_survey_id(blob, BLOB_XATTR_REMOVAL_PENDING);
+	uint64_t other = blob->removal != BLOB_ID_NONE ? blob->removal : blob->making;
 
-	if (other == BLOB_ID_NONE) {
-		other = blob_survey_id(blob, BLOB_XATTR_SNAPSHOT_PENDING);
-	}
 	/* The other one is gone: nobody shares what this one has. */
-	return other != BLOB_ID_NONE && blob_survey_find(survey, other) != NULL && !has_clone(survey, blob->id);
+	return other != BLOB_ID_NONE && blob_survey_find(survey, other) != NULL && blob->clones == 0;
 }

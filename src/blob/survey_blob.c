@@ -2,6 +2,11 @@
 /*
  * Blobs of a survey, from its metadata pages: a page that says it is the first of a chain, where it lies, begins one.
  * What is wrong with a blob is noted in it (damage), and what could be read before stays.
+ *
+ * Invariants
+ *  1. What a run claims is kept as a run: loops go over what was read, never over clusters that are claimed.
+ *  2. Runs and extents ascend by their place in the blob, and do not overlap there. What a run says of the device is as the
+ *     disk has it: outside the store, another's, or beyond 32 bits.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -40,12 +45,12 @@ survey_extent_page(const struct blob_survey *survey, uint32_t page, struct blob_
 }
 
 int
-survey_add_run(struct blob_survey_blob *blob, uint64_t at, uint32_t cluster, uint32_t length)
+survey_add_run(struct blob_survey_blob *blob, uint64_t at, uint64_t cluster, uint32_t length)
 {
-	struct blob_survey_run run = {.at = at, .cluster = cluster, .length = length};
+	struct blob_survey_run run = {.at = at, .cluster = (uint32_t)cluster, .length = length};
 	struct blob_survey_run *last = blob->num_runs == 0 ? NULL : &blob->runs[blob->num_runs - 1];
 
-	if (cluster == 0 || length == 0) {
+	if (cluster == 0 || cluster > UINT32_MAX || length == 0) {
 		return 0;
 	}
 	blob->allocated += length;
@@ -276,6 +281,8 @@ parse_blob(struct blob_survey *survey, struct blob_survey_blob *blob)
 	blob->sealed = blob->sealed || blob->newer || (blob->flags.data_ro & ~BLOB_DATA_RO_KNOWN) != 0 ||
 		       (blob->flags.md_ro & ~BLOB_MD_RO_KNOWN) != 0;
 	blob->parent = blob_survey_id(blob, BLOB_XATTR_PARENT);
+	blob->making = blob_survey_id(blob, BLOB_XATTR_SNAPSHOT_PENDING);
+	blob->removal = blob_survey_id(blob, BLOB_XATTR_REMOVAL_PENDING);
 	return rc == -ENOMEM ? rc : 0;
 }
 
@@ -295,6 +302,16 @@ is_first(const uint8_t *bytes, uint32_t page)
 	return blob_descriptor_next(&cursor, &d) != 1 || d.type != BLOB_DESCRIPTOR_EXTENT_PAGE;
 }
 
+static void
+count_clone(struct blob_survey *survey, uint64_t parent, int by)
+{
+	struct blob_survey_blob *blob = parent == BLOB_ID_NONE ? NULL : blob_survey_find(survey, parent);
+
+	if (blob != NULL) {
+		blob->clones = (uint32_t)((int64_t)blob->clones + by);
+	}
+}
+
 int
 survey_blobs(struct blob_survey *survey)
 {
@@ -309,6 +326,9 @@ survey_blobs(struct blob_survey *survey)
 		if (kept == NULL || parse_blob(survey, kept) != 0) {
 			return -ENOMEM;
 		}
+	}
+	for (uint32_t i = 0; i < survey->num_blobs; i++) {
+		count_clone(survey, survey->blobs[i].parent, 1);
 	}
 	return 0;
 }
@@ -329,6 +349,14 @@ survey_blob_release(struct blob_survey_blob *blob)
 /* ---- Changing ---- */
 
 void
+survey_stand_on(struct blob_survey *survey, struct blob_survey_blob *blob, uint64_t parent)
+{
+	count_clone(survey, blob->parent, -1);
+	count_clone(survey, parent, 1);
+	blob->parent = parent;
+}
+
+void
 survey_drop_xattr(struct blob_survey_blob *blob, uint32_t i)
 {
 	free(blob->xattrs[i].name);
@@ -336,6 +364,23 @@ survey_drop_xattr(struct blob_survey_blob *blob, uint32_t i)
 	blob->num_xattrs--;
 	memmove(&blob->xattrs[i], &blob->xattrs[i + 1], (blob->num_xattrs - i) * sizeof(blob->xattrs[0]));
 	blob->dirty = true;
+}
+
+void
+survey_drop_xattrs(struct blob_survey_blob *blob, const bool *drop)
+{
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < blob->num_xattrs; i++) {
+		if (drop[i]) {
+			free(blob->xattrs[i].name);
+			free(blob->xattrs[i].value);
+			blob->dirty = true;
+		} else {
+			blob->xattrs[kept++] = blob->xattrs[i];
+		}
+	}
+	blob->num_xattrs = kept;
 }
 
 void
