@@ -296,6 +296,7 @@ alloc_giving_end(struct blob_store *store)
 	CHECK(atomic_load(&store->giving) > 0);
 	if (atomic_fetch_sub(&store->giving, 1) == 1) {
 		alloc_watch(store);
+		merge_space(store);
 	}
 }
 

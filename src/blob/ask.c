@@ -88,7 +88,9 @@ void
 blob_close(struct blob *blob)
 {
 	CHECK(blob->opens > 0);
-	blob->opens--;
+	if (--blob->opens == 0) {
+		merge_consider(blob);
+	}
 }
 
 uint64_t

@@ -57,6 +57,8 @@ enum blob_store_event {
 	BLOB_STORE_LOW_ENDS,
 	BLOB_STORE_FULL,    /* a write found no free cluster; once, until there are some */
 	BLOB_STORE_FULL_ENDS,
+	BLOB_STORE_STALLED, /* what becomes of deleted snapshots failed, and is tried again; once, until nothing fails any more */
+	BLOB_STORE_STALLED_ENDS,
 	BLOB_STORE_BROKEN,  /* a write of metadata failed: nothing is changed any more */
 };
 
@@ -301,6 +303,7 @@ struct blob_io {
 	int status;
 	uint8_t parity;
 	bool touch;
+	bool impatient; /* a touch that does not wait for space that only others' deeds can bring */
 	bool inside; /* of the call that began it: not done from there */
 	struct iovec slice[BLOB_IO_SLICE];
 	_Alignas(64) struct blob_dev_io dev;

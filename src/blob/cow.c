@@ -295,7 +295,7 @@ reserve(struct blob_io *io)
 	}
 	/* Said before it looks again: whoever brings space, or the last of it, sees that it is wanted. */
 	atomic_store(&store->space_wanted, true);
-	if (!atomic_load(&store->pause_when_full) && !alloc_coming(store)) {
+	if ((!atomic_load(&store->pause_when_full) || (io->touch && io->impatient)) && !alloc_coming(store)) {
 		if (alloc_reserve(store, 1) == 0) {
 			return 0;
 		}

@@ -189,7 +189,7 @@ get_ready(struct steps *s)
 	struct create *c = CONTAINER_OF(s, struct create, steps);
 
 	c->store->clean_on_disk = true;
-	if (alloc_init(c->store) != 0 || commit_init(c->store) != 0) {
+	if (alloc_init(c->store) != 0 || commit_init(c->store) != 0 || merge_init(c->store) != 0) {
 		return -ENOMEM;
 	}
 	return 0;

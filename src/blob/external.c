@@ -406,6 +406,7 @@ blob_external_arrived(struct blob_store *store)
 			open_device(external, blob);
 		}
 	}
+	merge_kick(store);
 }
 
 void

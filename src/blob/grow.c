@@ -50,6 +50,7 @@ written(void *ctx, int status)
 	store->data_clusters = store->total_clusters - blob_super_md_clusters(&store->super);
 	alloc_grow(store, store->total_clusters);
 	alloc_watch(store);
+	merge_space(store);
 	grow_end(g, 0);
 }
 

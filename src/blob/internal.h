@@ -642,8 +642,12 @@ int snapshot_intent_decode(const void *value, size_t bytes, struct snapshot_pair
 /* The blob's map or place in its family is about to change in this md_op: what was prepared for a merge that it takes part in is
  * dropped; the merge begins anew, or is considered again. */
 void merge_disturb(struct blob *blob);
-/* There may be metadata pages or space again: merges that lacked some go on. */
+/* A change has ended: merges that waited for it, lacked something or failed go on. */
 void merge_kick(struct blob_store *store);
+/* There are free clusters again. */
+void merge_space(struct blob_store *store);
+int merge_init(struct blob_store *store); /* before the first change */
+void merge_stop(struct blob_store *store); /* the store is about to be left: nothing of it waits for space any more */
 /* No background work is under way any more. From store_free(). */
 void merge_release(struct blob_store *store);
 

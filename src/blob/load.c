@@ -410,7 +410,7 @@ get_ready(struct steps *s)
 {
 	struct load *l = CONTAINER_OF(s, struct load, steps);
 
-	if (alloc_init(l->store) != 0 || commit_init(l->store) != 0) {
+	if (alloc_init(l->store) != 0 || commit_init(l->store) != 0 || merge_init(l->store) != 0) {
 		return -ENOMEM;
 	}
 	return 0;

@@ -12,8 +12,10 @@
  *	        snapshot's first page zeroed, flush
  *	after   a grace period; the snapshot's clusters that the clone had itself, and its pages, are given back
  *
- * What lacks something (metadata pages, memory, a clone that is busy) rests until merge_kick(). What was taken up is not
- * written anywhere: a deleted snapshot with one clone is taken up again when the store is loaded.
+ * What cannot go on rests until merge_kick(). One that waits for others (a clone that is busy, an external snapshot that is missing)
+ * rests till then; one that lacks clusters goes on with merge_space(), too; and what failed, for whatever reason, is tried again
+ * by itself, after a second, then twice as long each time, at most a minute. What was taken up is not written anywhere: a
+ * deleted snapshot with one clone is taken up again when the store is loaded.
  *
  * Invariants
  *  1. What a reader of the clone finds is the same at every moment: an extent is replaced by one that has the same entries and,
@@ -22,6 +24,7 @@
  *     dropped (merge_disturb()).
  *  3. Clusters of the clone beyond the snapshot's end read as zeroes, not as what lies deeper: those for which there is something
  *     deeper are allocated before the snapshot goes.
+ *  4. The timer runs only while something has failed: a store at rest wakes nobody.
  *
  * Context: the owner.
  */
@@ -35,6 +38,8 @@
 #define MERGE_FEW 16u      /* extents that the final operation may have left */
 #define MERGE_PASSES 8u    /* after so many it has as many as there are */
 #define MERGE_CLEAN 64u    /* extents cleaned up in one turn */
+#define AGAIN_MIN_S 1u     /* after a failure */
+#define AGAIN_MAX_S 60u
 
 /* An extent of the clone as it will be. */
 struct prepared {
@@ -58,7 +63,9 @@ struct merge {
 	uint64_t num_extents; /* of prepared */
 	uint64_t next;
 	unsigned passes, dirty;
-	bool resting, restart, gated;
+	int resting;  /* 0: to be taken up; -EBUSY: somebody's end, who kicks, is waited for; else how it failed */
+	bool failing; /* it has, and was not finished since */
+	bool restart, gated;
 	struct md_op op;
 	struct md_tx pages;
 	struct md_persist mark;
@@ -77,8 +84,14 @@ struct merge {
 };
 
 struct blob_merges {
+	struct blob_store *store;
 	struct list all;
 	struct merge *active;
+	unsigned failing; /* of all */
+	bool lost;        /* there was no memory for one */
+	struct timer again;
+	bool timing; /* it runs */
+	unsigned delay_s;
 };
 
 static void run(struct md_op *op);
@@ -113,16 +126,92 @@ take_up(struct blob_store *store)
 	struct blob_merges *merges = store->merges;
 	struct merge *m;
 
-	if (merges == NULL || merges->active != NULL || md_op_refused(store, NULL) != 0) {
+	if (merges->active != NULL || md_op_refused(store, NULL) != 0) {
 		return;
 	}
 	LIST_FOREACH(m, &merges->all, link) {
-		if (!m->resting) {
+		if (m->resting == 0) {
 			merges->active = m;
 			store_background_begin(store);
 			md_op_start(store, &m->op, "merge", run);
 			return;
 		}
+	}
+}
+
+static void
+find_lost(struct blob_merges *merges)
+{
+	struct blob *blob;
+
+	merges->lost = false;
+	LIST_FOREACH(blob, &merges->store->blobs, link) {
+		if (blob->deleted && blob->damage.code == 0) {
+			merge_consider(blob);
+		}
+	}
+}
+
+static void
+wake_all(struct blob_store *store)
+{
+	struct blob_merges *merges = store->merges;
+	struct merge *m;
+
+	if (merges->lost) {
+		find_lost(merges);
+	}
+	LIST_FOREACH(m, &merges->all, link) {
+		m->resting = 0;
+	}
+	take_up(store);
+}
+
+static void
+try_again(struct timer *timer)
+{
+	struct blob_merges *merges = CONTAINER_OF(timer, struct blob_merges, again);
+
+	merges->timing = false;
+	wake_all(merges->store);
+}
+
+/* Without memory for a timer: with the next change. */
+static void
+start_timer(struct blob_merges *merges)
+{
+	if (!merges->timing && timer_start(&merges->again, merges->delay_s * UINT64_C(1000000), try_again) == 0) {
+		merges->timing = true;
+		merges->delay_s = MIN(merges->delay_s * 2, AGAIN_MAX_S);
+	}
+}
+
+static void
+note_failure(struct merge *m)
+{
+	struct blob_merges *merges = m->store->merges;
+
+	start_timer(merges);
+	if (!m->failing) {
+		m->failing = true;
+		if (merges->failing++ == 0) {
+			store_event(m->store, BLOB_STORE_STALLED);
+		}
+	}
+}
+
+static void
+note_end(struct merge *m)
+{
+	struct blob_merges *merges = m->store->merges;
+
+	if (m->failing && --merges->failing == 0) {
+		merges->delay_s = AGAIN_MIN_S;
+		store_event(m->store, BLOB_STORE_STALLED_ENDS);
+	}
+	if (merges->failing == 0 && !merges->lost && merges->timing) {
+		merges->timing = false;
+		timer_stop(&merges->again);
 	}
 }
 
@@ -134,18 +223,22 @@ free_merge(struct merge *m)
 	free(m);
 }
 
-/* It is not the active one any more; the next. */
+/* It is not the active one any more; the next. status 0: it has ended; else why it rests. */
 static void
-step_back(struct merge *m, bool finished)
+step_back(struct merge *m, int status)
 {
 	struct blob_store *store = m->store;
 
 	store->merges->active = NULL;
-	if (finished) {
+	m->resting = status;
+	if (status == 0) {
+		note_end(m);
 		free_merge(m);
 	} else {
 		drop_prepared(m); /* pages that others may need, or that must not be in the masks */
-		m->resting = true;
+		if (status != -EBUSY) {
+			note_failure(m);
+		}
 	}
 	take_up(store);
 	store_background_end(store);
@@ -156,11 +249,9 @@ find(const struct blob_store *store, const struct blob *snapshot)
 {
 	struct merge *m;
 
-	if (store->merges != NULL) {
-		LIST_FOREACH(m, &store->merges->all, link) {
-			if (m->snapshot == snapshot) {
-				return m;
-			}
+	LIST_FOREACH(m, &store->merges->all, link) {
+		if (m->snapshot == snapshot) {
+			return m;
 		}
 	}
 	return NULL;
@@ -183,35 +274,35 @@ merge_consider(struct blob *snapshot)
 	}
 	m = find(store, snapshot);
 	if (m == NULL) {
-		if (store->merges == NULL) {
-			store->merges = calloc(1, sizeof(*store->merges));
-			if (store->merges == NULL) {
-				return; /* when it is loaded again */
-			}
-			list_init(&store->merges->all);
-		}
 		m = calloc(1, sizeof(*m));
 		if (m == NULL) {
+			store->merges->lost = true;
+			start_timer(store->merges);
 			return;
 		}
 		m->store = store;
 		m->snapshot = snapshot;
 		list_append(&store->merges->all, &m->link);
 	}
-	m->resting = false;
+	m->resting = 0;
 	take_up(store);
 }
 
 void
 merge_kick(struct blob_store *store)
 {
+	wake_all(store);
+}
+
+void
+merge_space(struct blob_store *store)
+{
 	struct merge *m;
 
-	if (store->merges == NULL) {
-		return;
-	}
 	LIST_FOREACH(m, &store->merges->all, link) {
-		m->resting = false;
+		if (m->resting == -ENOSPC) {
+			m->resting = 0;
+		}
 	}
 	take_up(store);
 }
@@ -221,9 +312,6 @@ merge_disturb(struct blob *blob)
 {
 	struct merge *m;
 
-	if (blob->store->merges == NULL) {
-		return;
-	}
 	LIST_FOREACH(m, &blob->store->merges->all, link) {
 		if (m->snapshot == blob || m->clone == blob) {
 			m->restart = true;
@@ -231,17 +319,45 @@ merge_disturb(struct blob *blob)
 	}
 }
 
+int
+merge_init(struct blob_store *store)
+{
+	struct blob_merges *merges = calloc(1, sizeof(*merges));
+
+	if (merges == NULL) {
+		return -ENOMEM;
+	}
+	merges->store = store;
+	merges->delay_s = AGAIN_MIN_S;
+	list_init(&merges->all);
+	store->merges = merges;
+	return 0;
+}
+
+void
+merge_stop(struct blob_store *store)
+{
+	struct merge *m = store->merges->active;
+
+	if (m != NULL && m->touch != NULL) {
+		blob_channel_cancel(&m->ch, -ECANCELED);
+	}
+}
+
 void
 merge_release(struct blob_store *store)
 {
-	if (store->merges == NULL) {
+	struct blob_merges *merges = store->merges;
+
+	if (merges == NULL) {
 		return;
 	}
-	CHECK(store->merges->active == NULL);
-	while (!list_empty(&store->merges->all)) {
-		free_merge(LIST_FIRST(&store->merges->all, struct merge, link));
+	CHECK(merges->active == NULL);
+	timer_stop(&merges->again);
+	while (!list_empty(&merges->all)) {
+		free_merge(LIST_FIRST(&merges->all, struct merge, link));
 	}
-	free(store->merges);
+	free(merges);
 	store->merges = NULL;
 }
 
@@ -285,7 +401,7 @@ clean_up(struct defer *d)
 	free(m->old);
 	blob_map_free(m->map, false);
 	reap_blob(m->reap, m->snapshot);
-	step_back(m, true);
+	step_back(m, 0);
 }
 
 static void
@@ -341,7 +457,7 @@ open_gate(struct merge *m)
 
 /* Nothing has come of it, everything is as before; another try, or a rest. */
 static void
-final_failed(struct merge *m)
+final_failed(struct merge *m, int status)
 {
 	release_final(m);
 	blob_map_free(m->map, false);
@@ -356,7 +472,7 @@ final_failed(struct merge *m)
 	m->next = 0;
 	m->passes = 0;
 	md_op_end(&m->op);
-	step_back(m, false);
+	step_back(m, status);
 }
 
 static uint64_t
@@ -408,7 +524,7 @@ committed(struct md_tx *tx, int status)
 		if (tx->wrote) {
 			store_break(m->store, status, "the first metadata page of the clone of a deleted snapshot");
 		}
-		final_failed(m);
+		final_failed(m, status);
 		return;
 	}
 	md_image_apply(&m->image);
@@ -432,7 +548,7 @@ body_written(struct md_tx *tx, int status)
 	struct merge *m = CONTAINER_OF(tx, struct merge, body);
 
 	if (status != 0) {
-		final_failed(m);
+		final_failed(m, status);
 		return;
 	}
 	md_tx_write(&m->commit, true, committed);
@@ -480,7 +596,7 @@ marked(struct md_persist *p, int status)
 		rc = -ENOMEM;
 	}
 	if (rc != 0) {
-		final_failed(m);
+		final_failed(m, rc);
 		return;
 	}
 	md_tx_write(&m->body, true, body_written);
@@ -621,7 +737,7 @@ final(struct md_op *op)
 	md_tx_init(&m->end, m->store);
 	m->image = (struct md_image){0};
 	if (rc != 0) {
-		final_failed(m);
+		final_failed(m, -EBUSY);
 		return;
 	}
 	if (m->restart || m->clone->busy || m->snapshot->opens > 0 || has_several_clones(m->snapshot)) {
@@ -646,7 +762,7 @@ final(struct md_op *op)
 		}
 	}
 	if (rc != 0) {
-		final_failed(m);
+		final_failed(m, rc);
 		return;
 	}
 	md_persist_run(&m->mark, marked);
@@ -663,10 +779,10 @@ gate_closed(struct blob_wait *wait)
 /* ---- Clusters beyond the snapshot's end ---- */
 
 static void
-rest(struct merge *m)
+rest(struct merge *m, int status)
 {
 	md_op_end(&m->op);
-	step_back(m, false);
+	step_back(m, status);
 }
 
 static void
@@ -677,7 +793,7 @@ touches_end(struct merge *m, int status)
 	blob_channel_put(&m->ch);
 	m->clone->opens--;
 	if (status != 0) {
-		step_back(m, false);
+		step_back(m, md_op_refused(m->store, NULL) != 0 ? -EBUSY : status);
 	} else {
 		md_op_start(m->store, &m->op, "merge", run);
 	}
@@ -719,7 +835,7 @@ touch_beyond(struct merge *m)
 		return false;
 	}
 	if (external != NULL && external_missing(external)) {
-		rest(m);
+		rest(m, -EBUSY);
 		return true;
 	}
 	if (!find_touch(m)) {
@@ -727,15 +843,16 @@ touch_beyond(struct merge *m)
 	}
 	rc = blob_channel_get(m->clone, &m->ch);
 	if (rc != 0) {
-		rest(m);
+		rest(m, rc);
 		return true;
 	}
 	m->touch = touch_create(&m->ch, touched, m);
 	if (m->touch == NULL) {
 		blob_channel_put(&m->ch);
-		rest(m);
+		rest(m, -ENOMEM);
 		return true;
 	}
+	m->touch->io.impatient = true;
 	m->clone->opens++;
 	md_op_end(&m->op);
 	touch_start(m->touch, m->touch_at);
@@ -769,7 +886,7 @@ piece_written(struct md_tx *tx, int status)
 	md_tx_release(tx);
 	if (status != 0) {
 		m->restart = true; /* what is on the prepared pages is not known */
-		rest(m);
+		rest(m, status);
 		return;
 	}
 	piece_ends(m);
@@ -791,7 +908,7 @@ piece(struct merge *m)
 	if (rc != 0) {
 		md_tx_release(&m->pages);
 		m->restart = true;
-		rest(m);
+		rest(m, rc);
 	} else if (m->pages.count > 0) {
 		md_tx_write(&m->pages, false, piece_written);
 	} else {
@@ -824,7 +941,7 @@ erased(void *ctx, int status)
 	struct merge *m = ctx;
 
 	md_op_end(&m->op);
-	step_back(m, status == 0);
+	step_back(m, status);
 }
 
 static void
@@ -833,13 +950,12 @@ run(struct md_op *op)
 	struct merge *m = CONTAINER_OF(op, struct merge, op);
 	struct blob *clone;
 
-	if (md_op_refused(m->store, NULL) != 0 || has_several_clones(m->snapshot)) {
-		md_op_end(op);
-		step_back(m, true);
+	if (has_several_clones(m->snapshot)) {
+		rest(m, 0);
 		return;
 	}
-	if (m->snapshot->opens > 0) {
-		rest(m);
+	if (m->snapshot->opens > 0 || md_op_refused(m->store, NULL) != 0) {
+		rest(m, -EBUSY);
 		return;
 	}
 	if (list_empty(&m->snapshot->clones)) {
@@ -849,11 +965,11 @@ run(struct md_op *op)
 	}
 	clone = LIST_FIRST(&m->snapshot->clones, struct blob, clone_link);
 	if (clone->busy || clone->damage.code != 0) {
-		rest(m);
+		rest(m, -EBUSY);
 		return;
 	}
 	if ((m->restart || m->clone != clone) && begin(m, clone) != 0) {
-		rest(m);
+		rest(m, -ENOMEM);
 		return;
 	}
 	if (!touch_beyond(m)) {

@@ -231,6 +231,7 @@ stop_background(struct md_op *op)
 	struct unload *u = CONTAINER_OF(op, struct unload, op);
 
 	u->store->unloading = true;
+	merge_stop(u->store);
 	md_op_end(op);
 	CHECK(store_when_idle(u->store, idle, u) == 0);
 }

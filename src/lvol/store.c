@@ -326,6 +326,7 @@ lvol_store_event(void *ctx, struct blob_store *blobs, enum blob_store_event even
 	static const char *const types[] = {
 		[BLOB_STORE_LOW] = "lvol_store_low",   [BLOB_STORE_LOW_ENDS] = "lvol_store_low_ends",
 		[BLOB_STORE_FULL] = "lvol_store_full", [BLOB_STORE_FULL_ENDS] = "lvol_store_full_ends",
+		[BLOB_STORE_STALLED] = "lvol_store_stalled", [BLOB_STORE_STALLED_ENDS] = "lvol_store_stalled_ends",
 		[BLOB_STORE_BROKEN] = "lvol_store_broken",
 	};
 	const struct lvol_store *store = ctx;
@@ -334,6 +335,8 @@ lvol_store_event(void *ctx, struct blob_store *blobs, enum blob_store_event even
 	blob_store_get_info(blobs, &info);
 	if (event == BLOB_STORE_BROKEN) {
 		LOG_ERROR(BDEV, store->name, "metadata cannot be written: nothing is changed any more");
+	} else if (event == BLOB_STORE_STALLED) {
+		LOG_WARNING(BDEV, store->name, "a deleted snapshot could not be merged into its clone: it is tried again");
 	} else {
 		LOG_NOTICE(BDEV, store->name, "%s: %llu of %llu clusters are free", types[event],
 			   (unsigned long long)info.free_clusters, (unsigned long long)info.total_data_clusters);

@@ -27,7 +27,8 @@ static const struct {
 	{"job_started", true},   {"job_progress", false},   {"job_ended", true},
 	{"raid_degraded", true}, {"raid_rebuilt", true},
 	{"lvol_store_low", true}, {"lvol_store_low_ends", true}, {"lvol_store_full", true},
-	{"lvol_store_full_ends", true}, {"lvol_store_broken", true}, {"lvol_degraded", true}, {"lvol_complete", true},
+	{"lvol_store_full_ends", true}, {"lvol_store_stalled", true},
+	{"lvol_store_stalled_ends", true}, {"lvol_store_broken", true}, {"lvol_degraded", true}, {"lvol_complete", true},
 };
 
 #define TYPE_BIT(type) (UINT64_C(1) << (type))
