@@ -80,8 +80,14 @@ check_note(struct check *c, enum blob_finding_kind kind, uint64_t blob, const ch
 const char *
 check_call(struct check *c, const struct blob_survey_blob *blob)
 {
-	const char *name = blob_survey_text(blob, "name");
+	const char *name;
 
+	/* A blob of many findings is not searched for its name each time. */
+	if (c->called_id == blob->id) {
+		return c->called;
+	}
+	c->called_id = blob->id;
+	name = blob_survey_text(blob, "name");
 	if (name != NULL && c->lvol) {
 		snprintf(c->called, sizeof(c->called), "volume %.100s (blob 0x%" PRIx64 ")", name, blob->id);
 	} else {
@@ -497,7 +503,7 @@ check_init(struct check *c, const struct blob_offline *dev, const struct blob_ch
 {
 	int rc;
 
-	*c = (struct check){.report = report, .looks = OWNER_LOOKS};
+	*c = (struct check){.report = report, .looks = OWNER_LOOKS, .called_id = BLOB_ID_NONE};
 	*report = (struct blob_check_report){0};
 	rc = blob_survey_read(dev, options->geometry, &c->survey, err);
 	if (rc != 0) {

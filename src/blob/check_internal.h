@@ -15,6 +15,7 @@ struct check {
 	struct survey_bits cluster_used; /* somebody's, as found */
 	uint32_t *page_owner; /* number of the blob + 1, 0: nobody's; as found */
 	uint64_t looks; /* runs that may still be looked at to name who shares */
+	uint64_t called_id; /* whose name `called` has */
 	char called[192];
 };
 
