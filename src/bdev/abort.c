@@ -35,13 +35,20 @@ parked(struct core_channel *c, const struct bdev_io *target)
 	return is_on(&c->parked, target) || is_on(&c->held_back, target) || qos_waits(c, target);
 }
 
+/* It was submitted here, or passed down to here. */
+static bool
+is_of(const struct core_channel *c, const struct bdev_io *target)
+{
+	return target->ch == &c->pub || (bdev_io_is_passed(target) && target->pass->upper == &c->pub);
+}
+
 void
 abort_submit(struct core_channel *c, struct bdev_io *io)
 {
 	struct bdev_io *target = io->target;
 
 	c->pub.inflight++;
-	if (target == NULL || target == io || target->ch != &c->pub) {
+	if (target == NULL || target == io || !is_of(c, target)) {
 		end_request(c, io, -EINVAL);
 	} else if (parked(c, target)) {
 		list_remove(&target->link);
@@ -59,7 +66,7 @@ abort_submit(struct core_channel *c, struct bdev_io *io)
 		end_refused(c, target, -ECANCELED);
 		end_request(c, io, 0);
 	} else if (bdev_supports_natively(c->pub.bdev, BDEV_ABORT) && !c->removed &&
-		   (target->flags & IO_SPLIT) == 0) {
+		   ((target->flags & IO_SPLIT) == 0 || bdev_io_is_passed(target))) {
 		issue(c, io);
 	} else {
 		end_request(c, io, -ENOENT);

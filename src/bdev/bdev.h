@@ -148,9 +148,15 @@ struct bdev_io {
 	/* The core's own; nobody else reads or writes them. */
 	uint64_t submit_ns;
 	struct list link;       /* on one of the channel's waiting queues */
-	struct bdev_io *parent; /* of a part of a split request */
+	union {
+		struct bdev_io *parent; /* of a part of a split request */
+		struct bdev_pass *pass; /* the way it was passed down */
+	};
 	/* Of a request that is being split: blocks handed out so far, and where in iov they end. */
-	uint64_t issued_blocks;
+	union {
+		uint64_t issued_blocks;
+		uint64_t upper_lba; /* of one that was passed down */
+	};
 	uint64_t iov_offset;
 	uint32_t iov_index;
 	uint32_t children; /* parts under way */
@@ -226,6 +232,12 @@ bool bdev_write_cache(const struct bdev *bdev);
 bool bdev_readonly(const struct bdev *bdev);
 /* Block status tells what differs from a parent (BDEV_EXTENT_CHANGED): a volume, or one that shows a volume's. */
 bool bdev_tells_changes(const struct bdev *bdev);
+/*
+ * Where its blocks lie in memory, one after another: of a bdev that is nothing but memory; else NULL. Constant, readable as
+ * long as a descriptor is open, also what bdev_resize() adds. A read of blocks into just where they lie copies nothing; the data
+ * may be looked at once it has completed, then shows what is written meanwhile, and is nobody's to write to.
+ */
+const uint8_t *bdev_memory(const struct bdev *bdev);
 /* Offered, be it by the module or emulated by the core; false for what modifies a read-only
  * bdev. */
 bool bdev_supports(const struct bdev *bdev, enum bdev_op op);

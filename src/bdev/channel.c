@@ -5,7 +5,8 @@
  *
  * Invariants
  *  1. direct_ops is 0 whenever a request must not go straight to the module: during a reset, while
- *     refused requests wait, and after removal. channel_refresh() follows every change of these.
+ *     refused requests wait, and after removal; pass_ops also where limits or histograms are kept.
+ *     channel_refresh() follows every change of these.
  *  2. A channel that is made while a change is under way sees it: it is on the bdev's list first
  *     and looks at size, `frozen` and `removed` afterwards (sync); whoever changes one of these
  *     sets it first and visits the list afterwards.
@@ -56,9 +57,10 @@ channel_refresh(struct core_channel *c)
 		mask = 0;
 	}
 	c->pub.direct_ops = mask;
+	c->pub.pass_ops = c->qos.shared != NULL || c->histograms != NULL ? 0 : mask;
 	c->pub.submit = c->qos.shared != NULL ? qos_submit : c->submit;
-	c->pub.attention = c->draining || !list_empty(&c->refused) || c->acquiring != NULL ||
-			   c->tracked_count != 0;
+	c->attention = c->draining || !list_empty(&c->refused) || c->acquiring != NULL || c->tracked_count != 0;
+	c->pub.careful = c->attention || c->histograms != NULL;
 }
 
 void
@@ -133,6 +135,8 @@ create(struct device *dev, struct channel *channel)
 	list_init(&c->held_back);
 	list_init(&c->tracked);
 	list_init(&c->free_parts);
+	list_init(&c->passes);
+	list_init(&c->passed_to);
 	return bdev->ops->channel_create != NULL ? bdev->ops->channel_create(bdev, &c->pub) : 0;
 }
 

@@ -174,6 +174,7 @@ static void
 adopt(struct bdev_core *core, struct bdev_channel *ch, void *ctx)
 {
 	histogram_adopt(core_channel(ch), core);
+	channel_refresh(core_channel(ch));
 }
 
 static void

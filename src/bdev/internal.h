@@ -17,6 +17,8 @@
 #define IO_REFUSED 0x40 /* has a place in the queue of refused requests */
 #define IO_TRACKED 0x10 /* on the channel's list of those that range locks look at */
 #define IO_SPLIT 0x20 /* cut into parts, or emulated: the module never sees it */
+/* Both: a request of the channel above that was passed down. */
+_Static_assert(BDEV_IO_PASSED == (IO_CORE | IO_SPLIT), "no part of a request is split again, nor is a reset");
 
 /* Of a split request, in bdev_io.core_word. */
 #define WORD_SWAP_WRITES 0x1 /* compare-and-write: all was equal */
@@ -153,7 +155,10 @@ struct core_channel {
 
 	struct bdev_stats stats; /* min_ns is UINT64_MAX as long as there is none */
 	struct histograms *histograms; /* NULL: none are kept */
+	bool attention; /* completions must look at the waiting queues */
 	bool unsampled; /* the sampler rests, and wants to know of the next request */
+	struct list passes;    /* struct bdev_pass: from here down */
+	struct list passed_to; /* from above to here */
 
 	struct list refused;   /* by the module, in the order of their first refusal */
 	struct list parked;    /* came during a reset */
@@ -217,7 +222,7 @@ size_t core_channel_bytes(const struct bdev *bdev);
 void visit_start(struct visit *v, struct bdev_core *core,
 		 void (*fn)(struct bdev_core *core, struct bdev_channel *ch, void *ctx),
 		 void (*done)(struct bdev_core *core, void *ctx), void *ctx);
-/* After a change of what direct_ops and attention are made of. */
+/* After a change of what direct_ops, pass_ops, attention and careful are made of. */
 void channel_refresh(struct core_channel *c);
 /* The bdev is going: answers what waits. */
 void channel_remove(struct core_channel *c);
@@ -369,10 +374,17 @@ void qos_cancel(struct core_channel *c, int status);
 /* ---- stats.c ---- */
 
 void stats_init(struct bdev_stats *stats);
+/* The first `count` operations. */
+void stats_add_ops(struct bdev_stats *to, const struct bdev_op_stats *op, unsigned count);
 /* Before c leaves the list of channels: what it counted goes to core. */
 void stats_close_channel(struct core_channel *c, struct bdev_core *core);
 void stats_release(struct bdev_core *core);
 void stats_count_error(struct core_channel *c, const struct bdev_io *io, int status);
+
+/* ---- pass.c ---- */
+
+/* The passes' counters are 0, and c's are right. */
+void pass_settle(struct core_channel *c);
 
 /* ---- histogram.c ---- */
 

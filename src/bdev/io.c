@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The way of a request. The direct one, for a read or write that needs nothing of the core: a few
- * compares, two counters, the module; and back: the done list, the statistics, done(). All others
- * are looked at by start_request() and go to the module too, or to split.c, or end here.
+ * compares, two counters, the module, perhaps the module below it (pass.c); and back: the done list,
+ * the statistics, done(). All others are looked at by start_request() and go to the module too, or to split.c, or end here.
  *
  * Invariants
  *  1. inflight counts the submitter's requests from their start to their done(); outstanding what
@@ -21,26 +21,30 @@
 /* ---- Back ---- */
 
 static inline void
-account(struct core_channel *c, const struct bdev_io *io, int status)
+count(const struct core_channel *c, struct bdev_op_stats *s, const struct bdev_io *io, uint64_t ns)
 {
-	uint64_t ns = reactor_now_ns() - io->submit_ns;
-	struct bdev_op_stats *s;
-
-	if (UNLIKELY(status != 0)) {
-		stats_count_error(c, io, status);
-		return;
-	}
-	s = &c->stats.op[io->op];
 	s->ops++;
 	s->bytes += io->num_blocks << c->pub.block_size_shift;
 	s->latency_ns += ns;
-	if (ns > s->max_ns) {
+	if (UNLIKELY(ns > s->max_ns)) {
 		s->max_ns = ns;
 	}
-	if (ns < s->min_ns) {
+	if (UNLIKELY(ns < s->min_ns)) {
 		s->min_ns = ns;
 	}
-	if (UNLIKELY(c->histograms != NULL)) {
+}
+
+static void
+account(struct core_channel *c, struct bdev_op_stats *s, const struct bdev_io *io, int status)
+{
+	uint64_t ns = reactor_now_ns() - io->submit_ns;
+
+	if (status != 0) {
+		stats_count_error(c, io, status);
+		return;
+	}
+	count(c, s, io, ns);
+	if (c->histograms != NULL) {
 		histogram_count(c->histograms, io->op, ns);
 	}
 }
@@ -57,16 +61,15 @@ attend(struct core_channel *c)
 	}
 }
 
-/* Inlined into finish(): this is the direct path. */
-static inline __attribute__((always_inline)) void
-finish_inline(struct core_channel *c, struct bdev_io *io, int status)
+static void
+finish_counted_in(struct core_channel *c, struct bdev_op_stats *s, struct bdev_io *io, int status)
 {
-	account(c, io, status);
-	if (UNLIKELY((io->flags & IO_TRACKED) != 0)) {
+	account(c, s, io, status);
+	if ((io->flags & IO_TRACKED) != 0) {
 		range_untrack(c, io);
 	}
 	c->pub.inflight--;
-	if (UNLIKELY(c->pub.attention)) {
+	if (c->attention) {
 		attend(c);
 	}
 	io->done(io, status);
@@ -75,7 +78,50 @@ finish_inline(struct core_channel *c, struct bdev_io *io, int status)
 void
 finish_request(struct core_channel *c, struct bdev_io *io, int status)
 {
-	finish_inline(c, io, status);
+	finish_counted_in(c, &c->stats.op[io->op], io, status);
+}
+
+/* The channel c is below the one that it was submitted on, which it goes back to. */
+static __attribute__((noinline)) void
+finish_passed(struct core_channel *c, struct bdev_io *io)
+{
+	struct bdev_pass *pass = io->pass;
+	struct core_channel *upper = core_channel(pass->upper);
+
+	c->pub.inflight--;
+	if (UNLIKELY(io->status != 0)) {
+		stats_count_error(c, io, io->status);
+	}
+	if (UNLIKELY(c->attention)) {
+		attend(c);
+	}
+	if (pass->ended != NULL) {
+		pass->ended(pass, io);
+	}
+	io->ch = &upper->pub;
+	io->lba = io->upper_lba;
+	io->num_blocks >>= pass->shift;
+	io->flags = 0;
+	upper->pub.outstanding--;
+	if (UNLIKELY(io->status != 0 || upper->pub.careful)) {
+		finish_counted_in(upper, &pass->op[io->op], io, io->status);
+		return;
+	}
+	count(upper, &pass->op[io->op], io, reactor_now_ns() - io->submit_ns);
+	upper->pub.inflight--;
+	io->done(io, 0);
+}
+
+static __attribute__((noinline)) void
+finish_otherwise(struct core_channel *c, struct bdev_io *io)
+{
+	if ((io->flags & IO_CORE) == 0) {
+		finish_request(c, io, io->status);
+	} else if (io->op == BDEV_RESET) {
+		reset_module_done(c, io);
+	} else {
+		split_part_done(c, io);
+	}
 }
 
 /* A request or a part of one comes back from the module. */
@@ -86,12 +132,14 @@ finish(struct defer *d)
 	struct core_channel *c = core_channel(io->ch);
 
 	c->pub.outstanding--;
-	if (LIKELY((io->flags & IO_CORE) == 0)) {
-		finish_inline(c, io, io->status);
-	} else if (io->op == BDEV_RESET) {
-		reset_module_done(c, io);
+	if (LIKELY((io->flags & (IO_CORE | IO_TRACKED)) == 0 && io->status == 0 && !c->pub.careful)) {
+		count(c, &c->stats.op[io->op], io, reactor_now_ns() - io->submit_ns);
+		c->pub.inflight--;
+		io->done(io, 0);
+	} else if (LIKELY(bdev_io_is_passed(io))) {
+		finish_passed(c, io);
 	} else {
-		split_part_done(c, io);
+		finish_otherwise(c, io);
 	}
 }
 

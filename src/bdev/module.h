@@ -80,6 +80,8 @@ struct bdev {
 	bool native_fua; /* submit honours BDEV_IO_FUA; else the core adds a flush */
 	bool readonly;
 	bool tells_changes; /* block status has BDEV_EXTENT_CHANGED where it is due */
+	/* bdev_memory(). A read into just there is one that the module need not copy. NULL: it has none to show. */
+	const uint8_t *memory;
 	/* submit reads a write's data more than once (mirrors, parity, checksums): guests change
 	 * buffers that are in flight, so the core hands over copies. */
 	bool needs_stable_data;
@@ -127,12 +129,13 @@ struct bdev_channel {
 	uint64_t inflight;    /* requests started and not completed */
 	uint64_t outstanding; /* what the module has, parts of split requests included */
 	uint32_t direct_ops;  /* that need no closer look; 0 while requests must queue */
+	uint32_t pass_ops;    /* of these, which others may pass down to here */
 	uint32_t simple_blocks; /* from a multiple of boundary_mask + 1 on direct requests reach so far */
 	uint32_t boundary_mask;
 	uint32_t buffer_mask;   /* buffer_align - 1 */
 	uint8_t block_size_shift;
 	bool readonly;
-	bool attention; /* completions must look at the waiting queues */
+	bool careful; /* completions need a closer look */
 };
 
 /* App thread. Takes nothing: the module still owns bdev. 0; -EEXIST (name or UUID taken);
@@ -192,6 +195,71 @@ void bdev_io_complete_now(struct bdev_io *io, int status);
  */
 int bdev_for_each_channel(struct bdev *bdev, void (*fn)(void *ctx, struct bdev_channel *ch),
 			  void (*done)(void *ctx), void *ctx);
+
+/* ---- Passing requests down (the channel's thread) ---- */
+
+/*
+ * The way of a bdev's requests to one base on one thread, part of the module's channel context: a plain read or write that
+ * goes to one place of the base goes there itself, not a child of it. The base ends it, and the submitter gets it back as he
+ * gave it; statistics, limits, resets and removal know of it on both levels.
+ */
+struct bdev_pass {
+	struct bdev_channel *upper, *base;
+	void (*ended)(struct bdev_pass *pass, const struct bdev_io *io);
+	uint8_t shift;
+	struct bdev_op_stats op[BDEV_WRITE + 1]; /* the core's */
+	struct list upper_link, base_link;       /* the core's */
+};
+
+/*
+ * In channel_create, when the base's channel is there; one of the module's blocks is 2^shift of the base's. ended (may be
+ * NULL) is told on the way back, before the submitter, with `mark` still in io->flags.
+ */
+void bdev_pass_open(struct bdev_pass *pass, struct bdev_channel *upper, struct bdev_channel *base, unsigned shift,
+		    void (*ended)(struct bdev_pass *pass, const struct bdev_io *io));
+/* In channel_destroy, before the base's channel is put. What is all zero was never opened. */
+void bdev_pass_close(struct bdev_pass *pass);
+
+/* The core's bits of io->flags while it is passed down. */
+#define BDEV_IO_PASSED 0xa0
+
+static inline bool
+bdev_io_is_passed(const struct bdev_io *io)
+{
+	return (io->flags & BDEV_IO_PASSED) == BDEV_IO_PASSED;
+}
+
+/*
+ * From inside submit: whether io, a read or write, may go to block lba of the base just as it is. Else a child must go (flags,
+ * more than one entry in its list, a base that is busy or wants it otherwise). All of it lies inside the base.
+ */
+static inline bool
+bdev_may_pass(const struct bdev_pass *pass, const struct bdev_io *io, uint64_t lba)
+{
+	const struct bdev_channel *base = pass->base;
+
+	CHECK_HOT(io->op <= BDEV_WRITE && lba < base->num_blocks);
+	return io->flags == 0 && io->iovcnt == 1 && ((base->pass_ops >> (io->op & 31)) & 1) != 0 &&
+	       (io->num_blocks << pass->shift) - 1 < base->simple_blocks - (lba & base->boundary_mask) &&
+	       ((uintptr_t)io->iov->iov_base & base->buffer_mask) == 0;
+}
+
+/* From inside submit: io, which may pass, goes there; mark is 0 or BDEV_IO_SUBMITTER. */
+static inline void
+bdev_pass_down(struct bdev_pass *pass, struct bdev_io *io, uint64_t lba, uint8_t mark)
+{
+	struct bdev_channel *base = pass->base;
+
+	io->pass = pass;
+	io->upper_lba = io->lba;
+	io->flags = BDEV_IO_PASSED | mark;
+	io->lba = lba;
+	io->num_blocks <<= pass->shift;
+	io->ch = base;
+	base->inflight++;
+	base->outstanding++;
+	base->submit(base, io);
+}
 
 /* ---- Keeping others out of a range (any thread of the bdev's channels, or the app thread) ---- */
 

@@ -237,7 +237,7 @@ overlapping_locks_take_turns(void **state)
 	let_go(&l[2]);
 	/* All is as before: requests go the direct way. */
 	env_linger(&env, 2);
-	assert_true(env.workers[0].ch->direct_ops != 0 && !env.workers[0].ch->attention);
+	assert_true(env.workers[0].ch->direct_ops != 0 && !env.workers[0].ch->careful);
 	end();
 }
 

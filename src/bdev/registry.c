@@ -475,6 +475,12 @@ bdev_tells_changes(const struct bdev *bdev)
 	return bdev->tells_changes;
 }
 
+const uint8_t *
+bdev_memory(const struct bdev *bdev)
+{
+	return bdev->memory;
+}
+
 bool
 bdev_readonly(const struct bdev *bdev)
 {

@@ -476,7 +476,11 @@ stack_channel_create(struct bdev *bdev, struct bdev_channel *ch)
 	int rc = 0;
 
 	sc->base = stack_base_channel(s, &rc);
-	return sc->base != NULL ? 0 : rc;
+	if (sc->base == NULL) {
+		return rc;
+	}
+	bdev_pass_open(&sc->pass, ch, sc->base, 0, NULL);
+	return 0;
 }
 
 void
@@ -484,6 +488,7 @@ stack_channel_destroy(struct bdev *bdev, struct bdev_channel *ch)
 {
 	struct stack_channel *sc = ch->module_ctx;
 
+	bdev_pass_close(&sc->pass);
 	bdev_channel_put(sc->base);
 }
 
@@ -543,9 +548,13 @@ stack_forward(struct bdev_channel *ch, struct bdev_io *io, uint64_t offset)
 	struct stack_channel *sc = ch->module_ctx;
 	struct bdev_io *child = stack_child(io, 0);
 
+	if (io->op <= BDEV_WRITE && LIKELY(bdev_may_pass(&sc->pass, io, io->lba + offset))) {
+		bdev_pass_down(&sc->pass, io, io->lba + offset, 0);
+		return;
+	}
 	child_init(child, io, offset, forwarded);
 	if (UNLIKELY(io->op == BDEV_ABORT)) {
-		child->target = stack_child(io->target, 0);
+		child->target = bdev_io_is_passed(io->target) ? io->target : stack_child(io->target, 0);
 	}
 	bdev_submit(sc->base, child);
 }

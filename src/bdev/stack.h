@@ -102,6 +102,7 @@ int stack_be_part(struct stack *s, uint64_t offset, uint64_t num_blocks, struct 
  * bdev_ops.channel_create and _destroy, or called by the module's own. */
 struct stack_channel {
 	struct bdev_channel *base;
+	struct bdev_pass pass;
 };
 int stack_channel_create(struct bdev *bdev, struct bdev_channel *ch);
 void stack_channel_destroy(struct bdev *bdev, struct bdev_channel *ch);

@@ -111,25 +111,33 @@ stats_init(struct bdev_stats *stats)
 	}
 }
 
+void
+stats_add_ops(struct bdev_stats *to, const struct bdev_op_stats *op, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++) {
+		to->op[i].ops += op[i].ops;
+		to->op[i].bytes += op[i].bytes;
+		to->op[i].latency_ns += op[i].latency_ns;
+		to->op[i].max_ns = MAX(to->op[i].max_ns, op[i].max_ns);
+		to->op[i].min_ns = MIN(to->op[i].min_ns, op[i].min_ns);
+	}
+}
+
 /* All but by_kind. */
 static void
 add_counters(struct bdev_stats *to, const struct bdev_stats *from)
 {
-	for (int i = 0; i < BDEV_OP_COUNT; i++) {
-		to->op[i].ops += from->op[i].ops;
-		to->op[i].bytes += from->op[i].bytes;
-		to->op[i].latency_ns += from->op[i].latency_ns;
-		to->op[i].max_ns = MAX(to->op[i].max_ns, from->op[i].max_ns);
-		to->op[i].min_ns = MIN(to->op[i].min_ns, from->op[i].min_ns);
-	}
+	stats_add_ops(to, from->op, BDEV_OP_COUNT);
 	to->errors += from->errors;
 }
 
 void
 stats_close_channel(struct core_channel *c, struct bdev_core *core)
 {
-	struct bdev_errors *errors = c->stats.by_kind;
+	struct bdev_errors *errors;
 
+	pass_settle(c);
+	errors = c->stats.by_kind;
 	pthread_mutex_lock(&core->closed_lock);
 	add_counters(&core->closed, &c->stats);
 	if (errors != NULL && core->closed.by_kind == NULL) {
@@ -168,6 +176,7 @@ sum_channel(struct bdev_core *core, struct bdev_channel *ch, void *ctx)
 {
 	struct sum *sum = ctx;
 
+	pass_settle(core_channel(ch));
 	sum_add(sum, &core_channel(ch)->stats);
 }
 
@@ -247,6 +256,7 @@ show_channel(struct bdev_core *core, struct bdev_channel *ch, void *ctx)
 {
 	struct walk *walk = ctx;
 
+	pass_settle(core_channel(ch));
 	walk->each(walk->ctx, core_channel(ch)->desc->user, &core_channel(ch)->stats);
 }
 
@@ -272,6 +282,7 @@ reset_stats(struct bdev_stats *stats, bool extremes_only)
 static void
 reset_channel(struct bdev_core *core, struct bdev_channel *ch, void *ctx)
 {
+	pass_settle(core_channel(ch));
 	reset_stats(&core_channel(ch)->stats, ((struct walk *)ctx)->extremes_only);
 }
 

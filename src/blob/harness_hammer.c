@@ -99,11 +99,12 @@ submit_direct(struct hammer_slot *s, uint64_t unit, bool write)
 	struct blob_channel *ch = &s->h->c->ch;
 	struct blob_dev *dev = blob_store_dev(blob_store_of(ch->blob));
 	uint32_t blocks = s->h->c->unit_bytes / dev->block_size;
-	uint64_t at = blob_begin(ch, unit, HAMMER_UNITS, write, &s->parity);
+	uint64_t at = blob_where(ch, unit, HAMMER_UNITS, write);
 
 	if (at == BLOB_SLOW) {
 		return false;
 	}
+	s->parity = blob_begin(ch);
 	s->io->dev.done = direct_done;
 	s->io->dev.iov = s->iov;
 	s->io->dev.iovcnt = 2;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The short way of a read or write: where on the device the units are, when all of them are in one run of clusters that the
- * blob has itself and nothing holds the blob. Then the user gives the request to the device and says blob_end() when it has come
- * back; else blob_submit() does it. On the channel's thread, no locks, no messages.
+ * blob has itself and nothing holds the blob. Then the user says blob_begin(), gives the request to the device, and says
+ * blob_end() when it has come back; else blob_submit() does it. On the channel's thread, no locks, no messages.
  *
  * What makes it safe is in blob/internal.h: an entry of the map changes in place only from 0 to a cluster; whatever else happens
  * to it waits until the requests that were on their way (begun under the same parity) have ended.
@@ -69,37 +69,67 @@ blob_map_entry(const struct blob_head *head, uint64_t cluster)
 	return e == NULL ? 0 : atomic_load_explicit(&e->cluster[cluster % BLOB_EXTENT_CLUSTERS], memory_order_acquire);
 }
 
-/*
- * The first I/O unit on the device, and *ret_parity for blob_end(); or BLOB_SLOW, and nothing has begun. count > 0, in the blob.
- */
-static inline uint64_t
-blob_begin(struct blob_channel *ch, uint64_t unit, uint64_t count, bool write, uint8_t *ret_parity)
+/* Whether a read or write may take the short way at all, and the entry it begins with, else 0. */
+static inline uint32_t
+blob_short_entry(const struct blob_channel *ch, uint64_t unit, bool write)
 {
 	const struct blob_head *head = ch->head;
-	struct blob_counts *t = ch->counts;
-	unsigned shift = ch->unit_shift;
-	uint64_t cluster, last;
 	uint32_t entry;
 
-	if (UNLIKELY(shift == BLOB_SHIFT_NONE || atomic_load_explicit(&head->gate, memory_order_acquire) != BLOB_GATE_OPEN ||
-		     (write && ch->readonly))) {
-		return BLOB_SLOW;
+	if (UNLIKELY(ch->unit_shift == BLOB_SHIFT_NONE ||
+		     atomic_load_explicit(&head->gate, memory_order_acquire) != BLOB_GATE_OPEN || (write && ch->readonly))) {
+		return 0;
 	}
-	cluster = unit >> shift;
-	last = (unit + count - 1) >> shift;
-	entry = blob_map_entry(head, cluster);
-	if (UNLIKELY(entry == 0 || entry == BLOB_CLUSTER_BUSY)) {
+	entry = blob_map_entry(head, unit >> ch->unit_shift);
+	return entry == BLOB_CLUSTER_BUSY ? 0 : entry;
+}
+
+/* The unit's place on the device when its cluster is this one. */
+static inline uint64_t
+blob_device_unit(const struct blob_channel *ch, uint32_t entry, uint64_t unit)
+{
+	return ((uint64_t)entry << ch->unit_shift) + (unit & ((UINT64_C(1) << ch->unit_shift) - 1));
+}
+
+/* One more is on its way: the parity for blob_end(). Whoever has looked at the map says so before he lets go of the thread. */
+static inline uint8_t
+blob_begin(struct blob_channel *ch)
+{
+	struct blob_counts *t = ch->counts;
+
+	ch->inflight++;
+	t->inflight[t->parity]++;
+	return t->parity;
+}
+
+/* The first I/O unit on the device; BLOB_SLOW: there is no short way. count > 0, in the blob. blob_begin() follows. */
+static inline uint64_t
+blob_where(const struct blob_channel *ch, uint64_t unit, uint64_t count, bool write)
+{
+	uint32_t entry = blob_short_entry(ch, unit, write);
+	uint64_t cluster = unit >> ch->unit_shift, last = (unit + count - 1) >> ch->unit_shift;
+
+	if (UNLIKELY(entry == 0)) {
 		return BLOB_SLOW;
 	}
 	for (uint64_t i = cluster + 1; UNLIKELY(i <= last); i++) {
-		if (blob_map_entry(head, i) != entry + (i - cluster)) {
+		if (blob_map_entry(ch->head, i) != entry + (i - cluster)) {
 			return BLOB_SLOW;
 		}
 	}
-	ch->inflight++;
-	*ret_parity = t->parity;
-	t->inflight[t->parity]++;
-	return ((uint64_t)entry << shift) + (unit & ((UINT64_C(1) << shift) - 1));
+	return blob_device_unit(ch, entry, unit);
+}
+
+/* The same for what lies in one cluster; BLOB_SLOW also when it does not. */
+static inline uint64_t
+blob_where_in_one(const struct blob_channel *ch, uint64_t unit, uint64_t count, bool write)
+{
+	uint32_t entry = blob_short_entry(ch, unit, write);
+
+	if (UNLIKELY(entry == 0 || (unit ^ (unit + count - 1)) >> ch->unit_shift != 0)) {
+		return BLOB_SLOW;
+	}
+	return blob_device_unit(ch, entry, unit);
 }
 
 static inline void

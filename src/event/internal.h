@@ -117,7 +117,8 @@ struct reactor {
 	struct list threads;
 };
 
-extern __thread struct thread *current_thread;
+/* Reached without a call: berth is an executable. */
+extern __thread struct thread *current_thread __attribute__((tls_model("initial-exec")));
 _Static_assert(offsetof(struct reactor, now_ns) == 0, "reactor_now_ns() reads it there");
 
 void reactor_wake(struct reactor *r);

@@ -15,10 +15,10 @@
  * Going to sleep is race-free: `sleeping` is set, then what others may have left is looked at again
  * (reactor_wait); they leave it first, then look at `sleeping` (thread_send). All four are sequentially consistent.
  *
- * The price of a sleep is learnt, from wake-ups by messages (which carry the time) and from the CPU time of sleeps now
- * and then: latency + CPU time + REACTOR_KICK_NS for who wakes it. While other pollers are active the reactor does not
- * sleep: an armed source is noticed at the next look at epoll instead, and polling a source costs only its share of each
- * round. reactor_sleep_price_ns() has both.
+ * The price of a sleep is learnt, from a few at the start, from wake-ups by messages (which carry the time) and from the CPU
+ * time of sleeps now and then: latency + CPU time + what it costs who wakes it (half the latency, REACTOR_KICK_NS at least).
+ * While other pollers are active the reactor does not sleep: an armed source is noticed at the next look at epoll instead,
+ * and polling a source costs only its share of each round. reactor_sleep_price_ns() has both.
  */
 #ifndef EVENT_REACTOR_H
 #define EVENT_REACTOR_H
@@ -116,7 +116,7 @@ enum reactor_mode reactor_get_mode(const struct reactor *r);
 void reactor_set_mode(struct reactor *r, enum reactor_mode mode);
 
 /* The one that this system thread runs; private, but read by the function below. */
-extern __thread struct reactor *current_reactor;
+extern __thread struct reactor *current_reactor __attribute__((tls_model("initial-exec")));
 
 /* The reactor's clock: time of the current round, good to a few microseconds while busy. On a thread of r. */
 static inline uint64_t

@@ -2,9 +2,10 @@
 /*
  * The bdev of a volume.
  *
- * Reads and writes of clusters that the volume has itself go to the base at once, in the room of the request, and come back
- * the same way: blob_begin() says where, blob_end() that they have ended; the parity in between stands in the child's flags.
- * Everything else is a struct blob_io in the same room. The core cuts requests where a run of clusters ends (reach).
+ * Reads and writes of clusters that the volume has itself are passed down to the base (bdev_pass_down()), or go there as a
+ * child in the room of the request, and come back the same way: blob_where() says where, blob_begin() and blob_end() count
+ * them; the parity in between stands in the flags. Everything else is a struct blob_io in the same room. The core cuts
+ * requests where a run of clusters ends (reach).
  *
  * A flush goes to the base: what a write has changed in the metadata was written before the write was answered, so
  * that the base's flush covers both. For the same reason "force unit access" is a flush, the core's: the base's own
@@ -27,6 +28,7 @@ _Static_assert(BDEV_IO_SUBMITTER == 1 << PARITY_SHIFT, "the parity is the submit
 
 struct lvol_channel {
 	struct bdev_channel *base;
+	struct bdev_pass pass;
 	unsigned base_shift; /* log2 of the base's blocks in one of the volume's */
 	struct blob_channel blob;
 };
@@ -47,6 +49,12 @@ rw_done(struct bdev_io *child, int status)
 
 	blob_end(&lc->blob, (child->flags & BDEV_IO_SUBMITTER) >> PARITY_SHIFT);
 	bdev_io_complete_now(io, status);
+}
+
+static void
+passed(struct bdev_pass *pass, const struct bdev_io *io)
+{
+	blob_end(&CONTAINER_OF(pass, struct lvol_channel, pass)->blob, (io->flags & BDEV_IO_SUBMITTER) >> PARITY_SHIFT);
 }
 
 /* A store that cannot change its metadata any more makes no volume read-only: that the write failed is an error of I/O. */
@@ -75,24 +83,39 @@ submit_slow(struct lvol_channel *lc, struct bdev_io *io, enum blob_op op)
 	blob_submit(&lc->blob, x);
 }
 
-static inline void
+/* As a child, or not to the base at once. */
+static void __attribute__((noinline))
 submit_rw(struct lvol_channel *lc, struct bdev_io *io)
 {
 	struct bdev_io *child = stack_child(io, 0);
 	bool write = io->op == BDEV_WRITE;
-	uint8_t parity = 0;
-	uint64_t unit = blob_begin(&lc->blob, io->lba, io->num_blocks, write, &parity);
+	uint64_t unit = blob_where(&lc->blob, io->lba, io->num_blocks, write);
+	uint8_t parity;
 
-	if (UNLIKELY(unit == BLOB_SLOW)) {
+	if (unit == BLOB_SLOW) {
 		submit_slow(lc, io, write ? BLOB_WRITE : BLOB_READ);
 		return;
 	}
+	parity = blob_begin(&lc->blob);
 	child->done = rw_done;
 	child->iov = io->iov;
 	child->lba = unit << lc->base_shift;
 	child->num_blocks = io->num_blocks << lc->base_shift;
 	bdev_io_set_kind(child, (enum bdev_op)io->op, (uint8_t)(parity << PARITY_SHIFT), io->iovcnt);
 	bdev_submit(lc->base, child);
+}
+
+/* The way of nearly all; what else there may be to do is left to functions that end this one, so that it saves no register. */
+static inline __attribute__((always_inline)) void
+submit_short(struct lvol_channel *lc, struct bdev_io *io)
+{
+	uint64_t unit = blob_where_in_one(&lc->blob, io->lba, io->num_blocks, io->op == BDEV_WRITE);
+
+	if (LIKELY(unit != BLOB_SLOW && bdev_may_pass(&lc->pass, io, unit << lc->base_shift))) {
+		bdev_pass_down(&lc->pass, io, unit << lc->base_shift, (uint8_t)(blob_begin(&lc->blob) << PARITY_SHIFT));
+	} else {
+		submit_rw(lc, io);
+	}
 }
 
 /* ---- The rest ---- */
@@ -136,15 +159,11 @@ block_status(struct bdev_channel *ch, struct bdev_io *io)
 	bdev_io_complete(io, 0);
 }
 
-static void
-submit(struct bdev_channel *ch, struct bdev_io *io)
+static __attribute__((noinline)) void
+submit_other(struct bdev_channel *ch, struct bdev_io *io)
 {
 	struct lvol_channel *lc = ch->module_ctx;
 
-	if (LIKELY(io->op <= BDEV_WRITE)) {
-		submit_rw(lc, io);
-		return;
-	}
 	switch (io->op) {
 	case BDEV_FLUSH:
 		submit_flush(lc, io);
@@ -157,6 +176,16 @@ submit(struct bdev_channel *ch, struct bdev_io *io)
 		break;
 	default:
 		block_status(ch, io);
+	}
+}
+
+static void
+submit(struct bdev_channel *ch, struct bdev_io *io)
+{
+	if (LIKELY(io->op <= BDEV_WRITE)) {
+		submit_short(ch->module_ctx, io);
+	} else {
+		submit_other(ch, io);
 	}
 }
 
@@ -190,6 +219,7 @@ channel_create(struct bdev *bdev, struct bdev_channel *ch)
 	}
 	lc->base = (struct bdev_channel *)(void *)blob_channel_dev(&lc->blob);
 	lc->base_shift = (unsigned)__builtin_ctz(bdev->block_size / bdev_block_size(lc->base->bdev));
+	bdev_pass_open(&lc->pass, ch, lc->base, lc->base_shift, passed);
 	if (!ch->readonly) {
 		atomic_store_explicit(&lvol->store->written, true, memory_order_relaxed);
 	}
@@ -201,6 +231,7 @@ channel_destroy(struct bdev *bdev, struct bdev_channel *ch)
 {
 	struct lvol_channel *lc = ch->module_ctx;
 
+	bdev_pass_close(&lc->pass);
 	blob_channel_put(&lc->blob);
 }
 

@@ -116,11 +116,12 @@ submit_direct(struct blob_env_io *e)
 {
 	struct blob_store *store = blob_store_of(e->c->ch.blob);
 	struct blob_dev *dev = blob_store_dev(store);
-	uint64_t unit = blob_begin(&e->c->ch, e->unit, e->count, e->op == BLOB_WRITE, &e->parity);
+	uint64_t unit = blob_where(&e->c->ch, e->unit, e->count, e->op == BLOB_WRITE);
 
 	if (unit == BLOB_SLOW) {
 		return false;
 	}
+	e->parity = blob_begin(&e->c->ch);
 	e->io->dev.done = direct_done;
 	e->io->dev.iov = &e->iov;
 	e->io->dev.iovcnt = 1;
