@@ -118,10 +118,13 @@ check_groups(struct check *c)
 	}
 
 	for (uint32_t i = 0; i < s->num_blobs; i++) {
-		const struct blob_survey_xattr *intent = blob_survey_xattr(&s->blobs[i], INTENT, true);
+		const struct blob_survey_xattr *found = blob_survey_xattr(&s->blobs[i], INTENT, true);
 
-		if (intent != NULL) {
-			roll_forward(c, &s->blobs[i], intent);
+		if (found != NULL) {
+			/* It may name the blob that it is in: the array of its xattrs changes meanwhile. */
+			struct blob_survey_xattr intent = *found;
+
+			roll_forward(c, &s->blobs[i], &intent);
 		}
 	}
 }

@@ -115,6 +115,38 @@ test_group_contents(void **state)
 	blob_survey_free(s);
 }
 
+/* An intent that is not with the first snapshot, but with an original: what it says is done all the same. */
+static void
+test_group_of_itself(void **state)
+{
+	const uint64_t pair[2] = {BLOB_ID_BASE + 2, BLOB_ID_BASE + 5};
+	struct blob_check_report report;
+	struct blob_survey *s;
+	struct spec half;
+
+	make_store();
+	super.clean = false;
+	put_super();
+	half = specs[THICK];
+	half.page = 5;
+	half.name = "half";
+	half.uuid = "u-half";
+	half.read_only = true;
+	half.making = BLOB_ID_BASE + 2;
+	put_blob(&half);
+	/* With a fourth xattr the array has to move for the fifth, the parent. */
+	specs[THICK].twice = specs[THICK].has_intent = true;
+	memcpy(specs[THICK].intent, pair, sizeof(pair));
+	again(THICK);
+	report = look(true);
+	assert_int_equal(report.count[BLOB_FINDING_GROUP], 1);
+	blob_check_release(&report);
+	forget_changes();
+	s = survey();
+	assert_int_equal(blob_survey_find(s, BLOB_ID_BASE + 2)->parent, BLOB_ID_BASE + 5);
+	blob_survey_free(s);
+}
+
 /* What was being made is gone, and has taken nothing with it. */
 static void
 test_vanished(void **state)
@@ -157,6 +189,7 @@ main(void)
 		cmocka_unit_test(test_unreadable),
 		cmocka_unit_test(test_shared_contents),
 		cmocka_unit_test(test_group_contents),
+		cmocka_unit_test(test_group_of_itself),
 		cmocka_unit_test(test_vanished),
 		cmocka_unit_test(test_read_only),
 	};
