@@ -233,9 +233,9 @@ bool bdev_readonly(const struct bdev *bdev);
 /* Block status tells what differs from a parent (BDEV_EXTENT_CHANGED): a volume, or one that shows a volume's. */
 bool bdev_tells_changes(const struct bdev *bdev);
 /*
- * Where its blocks lie in memory, one after another: of a bdev that is nothing but memory; else NULL. Constant, readable as
- * long as a descriptor is open, also what bdev_resize() adds. A read of blocks into just where they lie copies nothing; the data
- * may be looked at once it has completed, then shows what is written meanwhile, and is nobody's to write to.
+ * Where its blocks lie in memory, one after another: of a bdev that is nothing but memory; else NULL. Constant, and readable as
+ * long as a descriptor is open. A read of blocks into just where they lie copies nothing; what is there may be looked at once
+ * it has completed, shows what others write meanwhile, and is written to by nobody but the bdev.
  */
 const uint8_t *bdev_memory(const struct bdev *bdev);
 /* Offered, be it by the module or emulated by the core; false for what modifies a read-only

@@ -34,6 +34,8 @@ struct nbd_io *nbd_request_get(struct nbd_session *s, const struct nbd_header *h
 void nbd_request_put(struct nbd_io *r);
 /* Its data are where they were received: bytes in s->in. */
 void nbd_request_use(struct nbd_io *r, uint8_t *data, uint32_t bytes);
+/* Its data are where the bdev has them. */
+void nbd_request_read_in_place(struct nbd_io *r);
 /* An error of what the header asks for; 0: it may be done. */
 int nbd_request_check(const struct nbd_session *s, const struct nbd_header *h);
 /* Does it; a write's payload is there. */

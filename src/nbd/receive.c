@@ -226,10 +226,14 @@ static bool
 start_other(struct nbd_session *s, const struct nbd_header *h, uint64_t payload, int rc)
 {
 	uint64_t bytes = rc == 0 && h->type == NBD_CMD_READ ? h->length : 0;
-	struct nbd_io *r = nbd_request_get(s, h, bytes);
+	bool in_place = bytes > 0 && s->memory != NULL;
+	struct nbd_io *r = nbd_request_get(s, h, in_place ? 0 : bytes);
 
 	if (r == NULL) {
 		return false;
+	}
+	if (in_place) {
+		nbd_request_read_in_place(r);
 	}
 	consume(s, s->header_bytes);
 	s->skip = payload;

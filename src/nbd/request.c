@@ -10,7 +10,8 @@
  *
  * Invariants
  *  1. A request is answered exactly once, also with an error of what it asks for.
- *  2. Its buffers stay until the reply has left, its payload's until it is written.
+ *  2. Its buffers stay until the reply has left, its payload's until it is written. Reads of a bdev that is memory
+ *     (bdev_memory()) have none: they are sent from there, as they are by then. Who writes at the same time may be seen.
  *  3. A hole is said to be one only when it reads as zeroes: what has no storage of its own may show a parent's data.
  */
 #include <errno.h>
@@ -184,6 +185,15 @@ nbd_request_use(struct nbd_io *r, uint8_t *data, uint32_t bytes)
 	r->buffer->refs++;
 	r->in_place = true;
 	r->own[1] = (struct iovec){.iov_base = data, .iov_len = bytes};
+	r->data_count = 1;
+}
+
+void
+nbd_request_read_in_place(struct nbd_io *r)
+{
+	/* No place of ours: it is not written to, and the bdev copies nothing. */
+	r->own[1] = (struct iovec){.iov_base = (void *)(uintptr_t)(r->session->memory + r->header.offset),
+				   .iov_len = r->header.length};
 	r->data_count = 1;
 }
 

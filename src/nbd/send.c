@@ -33,8 +33,11 @@ gather(const struct nbd_session *s, struct iovec iov[OUT_IOV], size_t *ret_bytes
 				return n;
 			}
 			iov[n].iov_base = (uint8_t *)r->iov[i].iov_base + skip;
-			iov[n].iov_len = r->iov[i].iov_len - skip;
+			iov[n].iov_len = MIN(r->iov[i].iov_len - skip, OUT_BYTES - bytes);
 			bytes += iov[n++].iov_len;
+			if (bytes == OUT_BYTES) {
+				break;
+			}
 			skip = 0;
 		}
 	}

@@ -290,6 +290,8 @@ start(struct nbd_session *s)
 	s->header_bytes = (uint8_t)nbd_request_bytes(s->setup.style == NBD_EXTENDED);
 	s->block_shift = (uint8_t)__builtin_ctz(bdev_block_size(bdev));
 	s->copies = bdev_buffer_align(bdev) > 1;
+	/* TLS may read twice what it sends; then what others write meanwhile would break the connection. */
+	s->memory = s->setup.stream.tls == NULL ? bdev_memory(bdev) : NULL;
 	s->asks_holes = s->setup.style != NBD_SIMPLE && bdev_supports_natively(bdev, BDEV_BLOCK_STATUS);
 	list_append(&s->t->sessions, &s->link);
 	return poller_start(&s->poller, &session_poller, s->setup.stream.fd);

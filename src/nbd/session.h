@@ -76,6 +76,7 @@ struct nbd_session {
 	bool inside;           /* poll is running */
 	bool copies;           /* the bdev wants aligned buffers: payloads are not used where they were received */
 	bool asks_holes;       /* the bdev knows its holes */
+	const uint8_t *memory; /* the bdev's: reads are sent from there; NULL: from buffers of ours */
 	uint8_t header_bytes;
 	uint8_t block_shift;
 	uint32_t needs;        /* large buffers, while it waits */

@@ -36,6 +36,24 @@ teardown(void **state)
 	return 0;
 }
 
+/* A bdev that is memory, which reads are sent from. */
+static int
+setup_in_place(void **state)
+{
+	setup(state);
+	st.disk.bdev.memory = st.disk.data;
+	return 0;
+}
+
+static int
+teardown_in_place(void **state)
+{
+	unsigned copied = atomic_load(&st.copied);
+
+	teardown(state);
+	return copied == 0 ? 0 : -1;
+}
+
 static void
 fill(uint8_t *p, size_t len, unsigned seed)
 {
@@ -519,6 +537,36 @@ test_memory_is_shared(void **state)
 	}
 }
 
+/* What was read in place is sent as it is by then: old or new, and new as soon as the write was answered before. */
+static void
+test_in_place_while_others_write(void **state)
+{
+	enum { COUNT = 8, BYTES = 1 << 20 };
+	struct nbd_client c, other;
+	struct nbd_client_reply r;
+
+	nbd_client_open(&c, &st, "disk", NBD_SIMPLE);
+	nbd_client_open(&other, &st, "disk", NBD_STRUCTURED);
+	memset(st.disk.data, 1, BYTES);
+	for (unsigned i = 0; i < COUNT; i++) {
+		nbd_client_request(&c, NBD_CMD_READ, 0, i, 0, BYTES);
+	}
+	nbd_stage_run(&st);
+	memset(big, 2, BYTES);
+	assert_int_equal(nbd_client_write(&other, 0, 0, big, BYTES), 0);
+	for (unsigned i = 0; i < COUNT; i++) {
+		assert_true(nbd_client_reply(&c, &r, copy, 0, BYTES));
+		assert_int_equal(r.error, 0);
+		for (unsigned k = 0; k < BYTES; k++) {
+			assert_true(copy[k] == 1 || copy[k] == 2);
+		}
+	}
+	assert_int_equal(nbd_client_read(&c, 0, copy, BYTES), 0);
+	assert_memory_equal(copy, big, BYTES);
+	nbd_client_close(&c);
+	nbd_client_close(&other);
+}
+
 static void
 test_bdev_is_removed(void **state)
 {
@@ -733,6 +781,16 @@ main(void)
 		HAND_IN_MODES(test_bdev_grows, setup, teardown),
 		HAND_IN_MODES(test_hostile_requests, setup, teardown),
 		HAND_IN_MODES(test_idle_is_idle, setup, teardown),
+		HAND_IN_MODES(test_data, setup_in_place, teardown_in_place),
+		HAND_IN_MODES(test_pipelined, setup_in_place, teardown_in_place),
+		HAND_IN_MODES(test_holes, setup_in_place, teardown_in_place),
+		HAND_IN_MODES(test_many_holes, setup_in_place, teardown_in_place),
+		HAND_IN_MODES(test_client_goes, setup_in_place, teardown_in_place),
+		HAND_IN_MODES(test_backpressure, setup_in_place, teardown_in_place),
+		HAND_IN_MODES(test_bdev_is_removed, setup_in_place, teardown_in_place),
+		HAND_IN_MODES(test_export_is_deleted, setup_in_place, teardown_in_place),
+		HAND_IN_MODES(test_bdev_grows, setup_in_place, teardown_in_place),
+		HAND_IN_MODES(test_in_place_while_others_write, setup_in_place, teardown_in_place),
 		HAND_IN_MODES(test_real_threads, NULL, NULL),
 	};
 

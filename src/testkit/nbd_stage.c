@@ -51,6 +51,11 @@ static const struct bdev_ops *scripted;
 static void
 submit(struct bdev_channel *ch, struct bdev_io *io)
 {
+	struct nbd_stage *st = CONTAINER_OF(ch->bdev, struct nbd_stage, disk.bdev);
+
+	if (io->op == BDEV_READ && io->iov->iov_base != st->disk.data + io->lba * 512) {
+		atomic_fetch_add(&st->copied, 1);
+	}
 	if (io->op == BDEV_BLOCK_STATUS) {
 		status(CONTAINER_OF(ch->bdev, struct scripted_bdev, bdev), io);
 	} else {

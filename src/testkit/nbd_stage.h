@@ -31,6 +31,7 @@ struct nbd_stage {
 	char path[96];
 	bool removed; /* the bdev */
 	uint64_t changed_bytes; /* from the disk's start on, so much has changed: a multiple of a piece */
+	atomic_uint copied; /* reads that went to buffers, not in place */
 	_Atomic(struct bdev_channel *) channels[NBD_STAGE_CHANNELS];
 };
 

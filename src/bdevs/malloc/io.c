@@ -244,7 +244,10 @@ read_blocks(struct bdev_channel *ch, struct malloc_disk *disk, struct bdev_io *i
 	const uint8_t *p = data_at(ch, disk, io->lba);
 
 	if (LIKELY(io->iovcnt == 1)) {
-		memcpy(io->iov->iov_base, p, io->num_blocks << ch->block_size_shift);
+		/* It may be read in place (bdev_memory()). */
+		if (io->iov->iov_base != p) {
+			memcpy(io->iov->iov_base, p, io->num_blocks << ch->block_size_shift);
+		}
 	} else {
 		iov_from_buf(io->iov, io->iovcnt, 0, p, io->num_blocks << ch->block_size_shift);
 	}

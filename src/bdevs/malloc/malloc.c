@@ -123,6 +123,8 @@ map(struct malloc_disk *disk)
 		rc = region_map(&disk->written, malloc_map_bytes(disk, bdev->num_blocks),
 				disk->numa_id);
 	}
+	/* With metadata the core looks at what was read. */
+	disk->bdev.memory = rc == 0 && bdev->md_bytes == 0 ? disk->data.base : NULL;
 	return rc;
 }
 

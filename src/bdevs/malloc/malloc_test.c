@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <cmocka.h>
 
@@ -406,6 +407,56 @@ is_sparse(void **state)
 	env_stop(&env);
 }
 
+static void
+protect_memory(void *arg)
+{
+	const int *prot = arg;
+
+	EXPECT(mprotect((void *)(uintptr_t)bdev_memory(bdev_find("Malloc1")), 65536, *prot) == 0);
+}
+
+static void
+find_memory(void *arg)
+{
+	const uint8_t **memory = arg;
+
+	*memory = bdev_memory(bdev_find("Malloc1"));
+}
+
+static void
+has_no_memory(void *arg)
+{
+	EXPECT(bdev_memory(bdev_find("Malloc2")) == NULL);
+}
+
+/* A read into just where the blocks lie copies nothing: what is written to by it would end the test. */
+static void
+is_read_in_place(void **state)
+{
+	int read_only = PROT_READ, both = PROT_READ | PROT_WRITE;
+	const uint8_t *memory = NULL;
+	uint8_t block[1024];
+	struct env env;
+
+	env_start(&env, REACTOR_INTERRUPT, false);
+	env_call(&env, env.app, create_sparse, NULL);
+	EXPECT(env_open(&env, "Malloc1", true) == 0);
+	env_call(&env, env.app, find_memory, &memory);
+	EXPECT(memory != NULL);
+	memset(block, 0x77, sizeof(block));
+	EXPECT(env_rw(&env.workers[0], BDEV_WRITE, 5, 2, block) == 0);
+	env_call(&env, env.app, protect_memory, &read_only);
+	EXPECT(env_rw(&env.workers[1], BDEV_READ, 5, 2, (void *)(uintptr_t)(memory + (size_t)5 * 512)) == 0);
+	EXPECT(memcmp(memory + (size_t)5 * 512, block, sizeof(block)) == 0);
+	env_call(&env, env.app, protect_memory, &both);
+	env_close(&env);
+	env_call(&env, env.app, delete_sparse, NULL);
+	env_call(&env, env.app, create_md, NULL);
+	env_call(&env, env.app, has_no_memory, NULL);
+	env_call(&env, env.app, delete_md, NULL);
+	env_stop(&env);
+}
+
 int
 main(void)
 {
@@ -417,6 +468,7 @@ main(void)
 		cmocka_unit_test(knows_its_holes),
 		cmocka_unit_test(refuses_wrong_options),
 		cmocka_unit_test(is_sparse),
+		cmocka_unit_test(is_read_in_place),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
