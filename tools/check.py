@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 FUZZ_SECONDS = 8
 FUZZ_SECONDS_LONG = 600
+FUZZ_SEED = 1
 SANITIZER_ENV = {
     "ASAN_OPTIONS": "detect_stack_use_after_return=1:strict_string_checks=1:abort_on_error=0",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
@@ -168,14 +169,17 @@ def run_tests(folder, names, multiplier, tally):
         tally.add_failure(f"{folder}: {len(names) - len(done)} of {len(names)} tests did not run")
 
 
-def fuzz_one(target, seconds):
+def fuzz_one(target, seconds, seed):
+    """seed None: another one each time. With the same seed and the committed corpus a run is the beginning of what it was before:
+    how far it gets depends on the machine, what it tries does not."""
     name = os.path.basename(target)
     seeds = [d for d in (os.path.join(ROOT, "fuzz", "corpus", name),) if os.path.isdir(d)]
     with tempfile.TemporaryDirectory(prefix="berth-fuzz-") as tmp:
         corpus = os.path.join(tmp, "corpus")
         os.mkdir(corpus)
-        argv = [target, f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1",
-                f"-artifact_prefix={tmp}/", corpus] + seeds
+        # One input takes milliseconds: what is still at it after so long hangs, also where the machine itself stops for a while.
+        argv = [target, f"-max_total_time={seconds}", "-timeout=25", "-rss_limit_mb=2048", "-print_final_stats=1",
+                f"-artifact_prefix={tmp}/"] + ([f"-seed={seed}"] if seed is not None else []) + [corpus] + seeds
         code, output = run_logged(argv, SANITIZER_ENV)
         crashes = []
         for found in sorted(os.listdir(tmp)):
@@ -186,15 +190,17 @@ def fuzz_one(target, seconds):
     return name, code, output + "\n".join(crashes), int(runs.group(1)) if runs else 0
 
 
-def run_fuzz(seconds, tally):
+def run_fuzz(seconds, seed, tally):
     targets = [t["filename"][0] for t in introspect(FUZZ_BUILD[0], "--targets")
                if t["type"] == "executable" and t["defined_in"].endswith("fuzz/meson.build")]
     built = {os.path.basename(t) for t in targets}
     for source in sorted(os.listdir(os.path.join(ROOT, "fuzz"))):
         if source.endswith("_fuzz.c") and source[:-2] not in built:
             tally.add_failure(f"fuzz: {source[:-2]} was not built")
+        if source.endswith("_fuzz.c") and not os.path.isdir(os.path.join(ROOT, "fuzz", "corpus", source[:-2])):
+            tally.add_failure(f"fuzz: {source[:-2]} has no seeds (fuzz/seeds.py)")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for name, code, output, runs in pool.map(lambda t: fuzz_one(t, seconds), targets):
+        for name, code, output, runs in pool.map(lambda t: fuzz_one(t, seconds, seed), targets):
             say(f"    fuzz {name}: {'no fault' if code == 0 else 'FAULT'} in {runs} runs")
             if code != 0 or runs == 0:
                 say(tail(output))
@@ -246,9 +252,9 @@ def main():
             run_tests(folder, names, multiplier, tally)
     if build(FUZZ_BUILD, tally):
         run_tests(FUZZ_BUILD[0], ["headers"], 1, tally)
-        seconds = FUZZ_SECONDS_LONG if args.all else FUZZ_SECONDS
+        seconds, seed = (FUZZ_SECONDS_LONG, None) if args.all else (FUZZ_SECONDS, FUZZ_SEED)
         say(f"==> fuzzing, {seconds} s each")
-        run_fuzz(seconds, tally)
+        run_fuzz(seconds, seed, tally)
     finish(tally, start)
 
 
