@@ -2,7 +2,8 @@
 /*
  * Writes to clusters that the blob has not itself. Whoever changes the entry from 0 to BUSY allocates: takes a cluster,
  * fills it with what was there before and the write's data, and sends it to the owner to be committed; all others wait
- * until it is BUSY no more. A write of the whole cluster goes to its place directly; what has nothing below it is zeroed.
+ * until it is BUSY no more. A write of the whole cluster goes to its place directly; what has nothing below it is zeroed; a
+ * device that copies by itself is told to, and gets the data afterwards.
  *
  * Invariants
  *  1. An allocation has all it needs (slot, buffer, cluster) before the entry becomes BUSY. From then on it goes through to the
@@ -495,9 +496,9 @@ chunk_next(struct slot *s)
 	dev_submit(s, BLOB_DEV_READ, cluster_lba(s, s->entry, s->at), s->chunk, chunk_read);
 }
 
-/* A large cluster with nothing below has been zeroed: the write's data, straight from its user. */
+/* What was there before is: the write's data, straight from its user. */
 static void
-zeroed(struct blob_dev_io *dev, int status)
+base_there(struct blob_dev_io *dev, int status)
 {
 	struct slot *s = slot_of(dev);
 
@@ -508,9 +509,36 @@ zeroed(struct blob_dev_io *dev, int status)
 	dev_submit(s, BLOB_DEV_WRITE, cluster_lba(s, s->alloc.cluster, s->from), s->bytes, data_written);
 }
 
+static void copy_next(struct slot *s);
+
+static void
+piece_copied(struct blob_dev_io *dev, int status)
+{
+	struct slot *s = slot_of(dev);
+
+	s->at += s->chunk;
+	if (status != 0 || s->at == s->io->ch->blob->store->super.cluster_bytes) {
+		base_there(dev, status);
+	} else {
+		copy_next(s);
+	}
+}
+
+/* In pieces: the device may do it at once, and others want the thread, too. */
+static void
+copy_next(struct slot *s)
+{
+	struct blob_store *store = s->io->ch->blob->store;
+
+	s->chunk = MIN(cow_buffer_bytes(store), store->super.cluster_bytes - s->at);
+	s->io->dev.src_lba = cluster_lba(s, s->entry, s->at);
+	dev_submit(s, BLOB_DEV_COPY, cluster_lba(s, s->alloc.cluster, s->at), s->chunk, piece_copied);
+}
+
 enum way {
 	WAY_DIRECT, /* the write is the whole cluster */
 	WAY_ZEROES, /* nothing was there before: zeroes by the device, then perhaps data */
+	WAY_COPY,   /* by the device, then perhaps data */
 	WAY_BUFFER,
 };
 
@@ -540,6 +568,11 @@ choose(struct blob_io *io, enum blob_owner owner)
 	bool data = !io->touch && io->op == BLOB_WRITE;
 	bool whole = !io->touch && io->piece_units == store->cluster_units;
 
+	bool copies = owner == BLOB_OWNER_PARENT && store->dev->copies;
+
+	if (io->touch && copies) {
+		return WAY_COPY;
+	}
 	if (!data) {
 		return whole || owner == BLOB_OWNER_NONE ? WAY_ZEROES : WAY_BUFFER;
 	}
@@ -549,7 +582,7 @@ choose(struct blob_io *io, enum blob_owner owner)
 	if (owner == BLOB_OWNER_NONE && store->super.cluster_bytes > cow_buffer_bytes(store) && data_fits(io)) {
 		return WAY_ZEROES;
 	}
-	return WAY_BUFFER;
+	return copies && data_fits(io) ? WAY_COPY : WAY_BUFFER;
 }
 
 static void
@@ -569,7 +602,10 @@ fill(struct slot *s, enum way way)
 		if (io->op != BLOB_WRITE) {
 			s->bytes = 0;
 		}
-		dev_submit(s, BLOB_DEV_WRITE_ZEROES, cluster_lba(s, s->alloc.cluster, 0), cluster_bytes, zeroed);
+		dev_submit(s, BLOB_DEV_WRITE_ZEROES, cluster_lba(s, s->alloc.cluster, 0), cluster_bytes, base_there);
+		break;
+	case WAY_COPY:
+		copy_next(s);
 		break;
 	case WAY_BUFFER:
 		chunk_next(s);

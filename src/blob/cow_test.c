@@ -18,6 +18,7 @@ struct stage {
 	struct blob_env env;
 	struct blob_mem *mem;
 	uint64_t units; /* of a cluster */
+	bool copies;    /* the device does */
 };
 
 static void
@@ -28,6 +29,7 @@ stage_open(struct stage *s, enum reactor_mode mode, bool real, const struct blob
 	s->mem = blob_mem_create(options);
 	s->env.options.cluster_bytes = cluster_bytes;
 	s->units = cluster_bytes / 512;
+	s->copies = options->copies;
 	EXPECT_SAY(blob_env_create(&s->env, blob_mem_dev(s->mem)) == 0, "%s", s->env.err.text);
 }
 
@@ -40,6 +42,7 @@ stage_close(struct stage *s)
 }
 
 static const struct blob_mem_options plain = {.bytes = 64 << 20, .write_cache = true, .unmap_fills = true};
+static const struct blob_mem_options copying = {.bytes = 64 << 20, .write_cache = true, .unmap_fills = true, .copies = true};
 
 static void
 in_all_modes(void (*fn)(struct stage *s), const struct blob_mem_options *options, uint32_t cluster_bytes)
@@ -96,8 +99,12 @@ copies(struct stage *s)
 	EXPECT(blob_env_holds(c, 10, u - 10, 0));
 	EXPECT(blob_env_fill(c, 0, 6 * u, 1) == 0);
 	EXPECT(blob_env_snapshot(&s->env, b[0], &b[1]) == 0);
+	before = blob_mem_get_stats(s->mem);
 	EXPECT(blob_env_fill(c, u - 2, 5, 2) == 0);
 	EXPECT(blob_env_fill(c, 3 * u - 1, 1, 3) == 0);
+	/* By the device, where it can: three clusters, and nothing is read. */
+	EXPECT(!s->copies || (blob_mem_get_stats(s->mem).copies >= before.copies + 3 &&
+						blob_mem_get_stats(s->mem).reads == before.reads));
 	EXPECT(blob_env_holds(c, 0, u - 2, 1));
 	EXPECT(blob_env_holds(c, u - 2, 5, 2));
 	EXPECT(blob_env_holds(c, u + 3, 2 * u - 4, 1));
@@ -121,6 +128,8 @@ copies_what_was_there(void **state)
 	(void)state;
 	in_all_modes(copies, &plain, 65536);
 	in_all_modes(copies, &plain, 1 << 20);
+	in_all_modes(copies, &copying, 65536);
+	in_all_modes(copies, &copying, 1 << 20);
 }
 
 /* ---- One cluster, many writers ---- */
@@ -288,6 +297,7 @@ a_touch_gives_clusters(void **state)
 	(void)state;
 	in_all_modes(touches, &plain, 65536);
 	in_all_modes(touches, &plain, 1 << 20);
+	in_all_modes(touches, &copying, 65536);
 }
 
 /* ---- What is answered is there ---- */

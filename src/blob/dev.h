@@ -23,6 +23,7 @@ enum blob_dev_op {
 	BLOB_DEV_FLUSH,        /* everything that completed before it was submitted; lba and num_blocks are ignored */
 	BLOB_DEV_UNMAP,        /* contents undefined afterwards */
 	BLOB_DEV_WRITE_ZEROES, /* may deallocate */
+	BLOB_DEV_COPY,         /* from src_lba; the two do not overlap. Where dev->copies says so */
 };
 
 struct blob_dev_io {
@@ -30,6 +31,7 @@ struct blob_dev_io {
 	const struct iovec *iov; /* borrowed until done */
 	uint64_t lba;            /* in blocks of the device */
 	uint64_t num_blocks;
+	uint64_t src_lba; /* of a copy */
 	int iovcnt;
 	enum blob_dev_op op;
 	struct blob_dev_channel *ch; /* set by blob_dev_submit() */
@@ -54,6 +56,7 @@ struct blob_dev {
 	uint32_t buffer_align; /* best alignment of buffers, power of two */
 	bool write_cache;      /* power loss may lose what was not flushed, in any order */
 	bool unmap;            /* BLOB_DEV_UNMAP does something */
+	bool copies;      /* BLOB_DEV_COPY costs less than a read and a write */
 	bool readonly;
 	size_t io_bytes; /* of a request: sizeof(struct blob_dev_io) and the room */
 };

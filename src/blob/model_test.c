@@ -484,6 +484,7 @@ episode(uint64_t seed, unsigned steps, bool real_threads)
 						 .block_size = rnd(&e, 2) == 0 ? 512 : 4096,
 						 .write_cache = rnd(&e, 4) > 0,
 						 .shuffle = rnd(&e, 2) == 0,
+						 .copies = rnd(&e, 2) == 0,
 						 .seed = seed};
 
 	e.trace = getenv("BERTH_TEST_TRACE") != NULL;

@@ -54,7 +54,7 @@ submit(struct blob_dev *dev, struct blob_dev_io *io)
 	static const uint8_t ops[] = {
 		[BLOB_DEV_READ] = BDEV_READ,   [BLOB_DEV_WRITE] = BDEV_WRITE,
 		[BLOB_DEV_FLUSH] = BDEV_FLUSH, [BLOB_DEV_UNMAP] = BDEV_UNMAP,
-		[BLOB_DEV_WRITE_ZEROES] = BDEV_WRITE_ZEROES,
+		[BLOB_DEV_WRITE_ZEROES] = BDEV_WRITE_ZEROES, [BLOB_DEV_COPY] = BDEV_COPY,
 	};
 	struct bdev_io *child = (struct bdev_io *)(void *)io->room;
 	uint8_t flags = io->op == BLOB_DEV_WRITE_ZEROES ? BDEV_IO_MAY_UNMAP : 0;
@@ -66,6 +66,7 @@ submit(struct blob_dev *dev, struct blob_dev_io *io)
 	}
 	bdev_io_init(child, op, io->lba, io->num_blocks, io->iov, (unsigned)io->iovcnt, io_done);
 	child->flags = flags;
+	child->src_lba = io->src_lba;
 	if (io->op == BLOB_DEV_FLUSH) {
 		child->lba = child->num_blocks = 0;
 	} else if (io->op == BLOB_DEV_UNMAP && !dev->unmap) {
@@ -124,6 +125,7 @@ fill(struct lvol_dev *d)
 		.buffer_align = bdev_buffer_align(bdev),
 		.write_cache = bdev_write_cache(bdev),
 		.unmap = bdev_supports(bdev, BDEV_UNMAP),
+		.copies = bdev_supports_natively(bdev, BDEV_COPY),
 		.readonly = bdev_readonly(bdev),
 		.io_bytes = sizeof(struct blob_dev_io) + bdev_io_bytes(bdev),
 	};

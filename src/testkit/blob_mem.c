@@ -67,7 +67,21 @@ static const char *const op_names[] = {
 	[BLOB_DEV_FLUSH] = "flush",
 	[BLOB_DEV_UNMAP] = "unmap",
 	[BLOB_DEV_WRITE_ZEROES] = "zeroes",
+	[BLOB_DEV_COPY] = "copy",
 };
+
+static void
+copy(struct blob_mem *mem, const struct blob_dev_io *io)
+{
+	size_t bytes = (size_t)io->num_blocks * mem->options.block_size;
+	struct iovec iov = {malloc(bytes), bytes};
+
+	EXPECT(iov.iov_base != NULL && mem->options.copies);
+	EXPECT(io->src_lba + io->num_blocks <= io->lba || io->lba + io->num_blocks <= io->src_lba);
+	mem_read(mem, io->src_lba, io->num_blocks, &iov, 1);
+	mem_write(mem, io->lba, io->num_blocks, &iov, 1);
+	free(iov.iov_base);
+}
 
 static void
 change(struct blob_mem *mem, struct blob_dev_io *io)
@@ -83,6 +97,9 @@ change(struct blob_mem *mem, struct blob_dev_io *io)
 		if (!mem->options.no_unmap) {
 			mem_fill(mem, io->lba, io->num_blocks, mem->options.unmap_fills ? MEM_UNMAPPED_BYTE : 0);
 		}
+		break;
+	case BLOB_DEV_COPY:
+		copy(mem, io);
 		break;
 	case BLOB_DEV_FLUSH:
 		mem_settle(mem, request_of(io)->flush_seq);
@@ -114,6 +131,9 @@ count(struct blob_mem *mem, const struct blob_dev_io *io)
 		break;
 	case BLOB_DEV_UNMAP:
 		s->unmaps++;
+		break;
+	case BLOB_DEV_COPY:
+		s->copies++;
 		break;
 	case BLOB_DEV_FLUSH:
 		s->flushes++;
@@ -401,6 +421,7 @@ blob_mem_dev(struct blob_mem *mem)
 				      .buffer_align = mem->options.block_size,
 				      .write_cache = mem->options.write_cache,
 				      .unmap = !mem->options.no_unmap,
+				      .copies = mem->options.copies,
 				      .readonly = mem->options.readonly,
 				      .io_bytes = sizeof(struct blob_dev_io) + sizeof(struct request)};
 	pthread_mutex_lock(&mem->lock);

@@ -24,6 +24,7 @@ struct blob_mem_options {
 	bool readonly;
 	bool no_unmap;          /* what says so of itself; unmap does nothing then */
 	bool unmap_fills;       /* what was unmapped reads as 0xdb */
+	bool copies;
 	bool shuffle;           /* carried out in any order, some of them later */
 	uint64_t seed;          /* of the order */
 	unsigned delay_us;
@@ -45,8 +46,8 @@ void blob_mem_set_shuffle(struct blob_mem *mem, bool shuffle, uint64_t seed);
 struct blob_mem_stats {
 	uint64_t reads, read_bytes, largest_read;
 	uint64_t writes, write_bytes; /* of data */
-	uint64_t zeroes, unmaps, flushes;
-	uint64_t changes; /* writes, zeroes, unmaps and flushes: what cuts are counted by */
+	uint64_t zeroes, unmaps, copies, flushes;
+	uint64_t changes; /* writes, zeroes, unmaps, copies and flushes: what cuts are counted by */
 };
 struct blob_mem_stats blob_mem_get_stats(struct blob_mem *mem);
 uint64_t blob_mem_memory(struct blob_mem *mem); /* bytes that it takes for its contents */
@@ -74,7 +75,8 @@ uint64_t blob_mem_differ(struct blob_mem *a, struct blob_mem *b);
 /* ---- Errors ---- */
 
 #define BLOB_MEM_OP(op) (1u << (op))
-#define BLOB_MEM_MODIFIES (BLOB_MEM_OP(BLOB_DEV_WRITE) | BLOB_MEM_OP(BLOB_DEV_UNMAP) | BLOB_MEM_OP(BLOB_DEV_WRITE_ZEROES))
+#define BLOB_MEM_MODIFIES \
+	(BLOB_MEM_OP(BLOB_DEV_WRITE) | BLOB_MEM_OP(BLOB_DEV_UNMAP) | BLOB_MEM_OP(BLOB_DEV_WRITE_ZEROES) | BLOB_MEM_OP(BLOB_DEV_COPY))
 
 struct blob_mem_fault {
 	unsigned ops;     /* BLOB_MEM_OP()s */

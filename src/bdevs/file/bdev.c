@@ -27,6 +27,9 @@ fill(struct file_bdev *fb, const struct bdev_ops *ops, const char *product_name,
 	if (!d->block_device) {
 		b->ops_mask |= 1u << BDEV_BLOCK_STATUS;
 	}
+	if (d->access == FILE_MEMORY) {
+		b->ops_mask |= 1u << BDEV_COPY; /* on a disk requests of their own do better: they do not block */
+	}
 	b->buffer_align = d->buffer_align;
 	b->unmap_granularity_blocks = d->unmap_granularity / d->block_size;
 	b->write_cache = true;

@@ -86,7 +86,7 @@ void file_request_work(struct file_request *req);
 void file_request_answer(struct file_request *req, int64_t res);
 
 /*
- * Does io where no kernel queue is needed: completes it, or gives it to a worker, and returns true: everything
+ * Does io where no kernel queue is needed: completes it, or gives it to a worker, and returns true: everything, copies too,
  * on FILE_MEMORY, unmap and write zeroes on all. False: it is for the module's queue.
  * cached: reads and writes on FILE_BUFFERED, too, are done here, from the page cache where they do not block.
  */
