@@ -170,8 +170,8 @@ def run_tests(folder, names, multiplier, tally):
 
 
 def fuzz_one(target, seconds, seed):
-    """seed None: another one each time. With the same seed and the committed corpus a run is the beginning of what it was before:
-    how far it gets depends on the machine, what it tries does not."""
+    """seed None: another one each time. With the same seed and the committed corpus a run tries the same in the same order, but for
+    targets with threads, which vary a little; how far it gets depends on the machine."""
     name = os.path.basename(target)
     seeds = [d for d in (os.path.join(ROOT, "fuzz", "corpus", name),) if os.path.isdir(d)]
     with tempfile.TemporaryDirectory(prefix="berth-fuzz-") as tmp:
