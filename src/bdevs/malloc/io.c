@@ -2,7 +2,8 @@
 /*
  * The I/O of malloc bdevs: copying, on the submitting thread, soon after submit. Requests of one
  * channel wait in a queue until the submitting poller has returned; while one is copied the first
- * lines of the next are on their way from memory, which is half of the time of 4 KiB.
+ * lines of the next are on their way from memory, which is half of the time of 4 KiB. Writes to a
+ * large disk do not fetch what they overwrite (base/copy.h).
  *
  * Invariants
  *  1. The queue is linked through io->defer.next. `drain` is deferred, or waits for the end of the
@@ -19,10 +20,13 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/copy.h"
 #include "base/iov.h"
 #include "bdevs/malloc/internal.h"
 
 #define LINES_AHEAD 8
+#define STREAM_DISK_BYTES ((size_t)32 << 20) /* the last level of most processors' caches, or a virtual machine's share of it */
+#define STREAM_MIN_BYTES 2048u
 /* A copy goes on so far at a time, so that others get their turn. */
 #define COPY_STEP_BYTES ((uint64_t)256 * 1024)
 /* A block status looks at so many words of bits at a time. */
@@ -256,13 +260,24 @@ read_blocks(struct bdev_channel *ch, struct malloc_disk *disk, struct bdev_io *i
 	}
 }
 
+/* A disk that the cache does not hold anyway: writes go past it. */
+static bool
+streams(const struct malloc_disk *disk, uint64_t bytes)
+{
+	return disk->data.bytes > STREAM_DISK_BYTES && bytes >= STREAM_MIN_BYTES;
+}
+
 static void
 write_blocks(struct bdev_channel *ch, struct malloc_disk *disk, struct bdev_io *io)
 {
 	uint8_t *p = data_at(ch, disk, io->lba);
 
 	if (LIKELY(io->iovcnt == 1)) {
-		memcpy(p, io->iov->iov_base, io->num_blocks << ch->block_size_shift);
+		if (streams(disk, io->num_blocks << ch->block_size_shift)) {
+			copy_past_cache(p, io->iov->iov_base, io->num_blocks << ch->block_size_shift);
+		} else {
+			memcpy(p, io->iov->iov_base, io->num_blocks << ch->block_size_shift);
+		}
 	} else {
 		iov_to_buf(io->iov, io->iovcnt, 0, p, io->num_blocks << ch->block_size_shift);
 	}
@@ -389,7 +404,7 @@ fetch_ahead(const struct bdev_channel *ch, const struct malloc_disk *disk, const
 		for (unsigned i = 0; i < LINES_AHEAD; i++) {
 			__builtin_prefetch(p + i * CACHE_LINE_BYTES, 0);
 		}
-	} else {
+	} else if (!streams(disk, io->num_blocks << ch->block_size_shift)) {
 		for (unsigned i = 0; i < LINES_AHEAD; i++) {
 			__builtin_prefetch(p + i * CACHE_LINE_BYTES, 1);
 		}

@@ -457,6 +457,39 @@ is_read_in_place(void **state)
 	env_stop(&env);
 }
 
+/* A disk that the cache does not hold gets its data another way: all lengths, from any address, and nothing beside them. */
+static void
+large_disk_keeps_what_is_written(void **state)
+{
+	enum { MOST = 12, GAP = 3 };
+	uint8_t *data = malloc((MOST + 1) * 512), *back = malloc((MOST + 2) * 512);
+	struct env env;
+
+	EXPECT(data != NULL && back != NULL);
+	env_start(&env, REACTOR_INTERRUPT, false);
+	env_call(&env, env.app, create_sparse, NULL);
+	EXPECT(env_open(&env, "Malloc1", true) == 0);
+	EXPECT((bdev_num_blocks(env.bdev) << 9) > (64 << 20));
+	for (unsigned n = 1, lba = 1; n <= MOST; lba += n + GAP, n++) {
+		uint8_t *from = data + n % 16;
+
+		for (unsigned i = 0; i < n * 512; i++) {
+			from[i] = (uint8_t)(i * 7 + i / 512 + n);
+		}
+		EXPECT(env_rw(&env.workers[0], BDEV_WRITE, lba, n, from) == 0);
+		EXPECT(env_rw(&env.workers[1], BDEV_READ, lba - 1, n + 2, back) == 0);
+		EXPECT(memcmp(back + 512, from, n * 512) == 0);
+		for (unsigned i = 0; i < 512; i++) {
+			EXPECT(back[i] == 0 && back[(n + 1) * 512 + i] == 0);
+		}
+	}
+	env_close(&env);
+	env_call(&env, env.app, delete_sparse, NULL);
+	env_stop(&env);
+	free(data);
+	free(back);
+}
+
 int
 main(void)
 {
@@ -469,6 +502,7 @@ main(void)
 		cmocka_unit_test(refuses_wrong_options),
 		cmocka_unit_test(is_sparse),
 		cmocka_unit_test(is_read_in_place),
+		cmocka_unit_test(large_disk_keeps_what_is_written),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
