@@ -17,6 +17,9 @@
  * Errors that any change may bring: -ENOMEM; -EIO and others of the device; -EROFS (the store or its device is read-only,
  * or a write of metadata failed before: nothing is changed any more until the store is loaded again); -ENOSPC (clusters or
  * metadata pages); -EBUSY (another long operation on the blob); -ENODEV (the store is being unloaded).
+ *
+ * done comes once, never from inside the call; a store has some answers in reserve for those who find no memory. Who makes so
+ * many requests in one turn that these, too, are gone (STORE_ANSWERS) gets -ENOMEM from inside.
  */
 #ifndef BLOB_BLOB_H
 #define BLOB_BLOB_H
@@ -83,8 +86,9 @@ struct blob_store_options {
 
 /* Takes dev; it is closed (dev->ops->close) when creation or loading has failed, or the store is unloaded. Loading: -EINVAL
  * (no blobstore, or of another type), -EILSEQ (damaged), -ENOTSUP (version), -ENOSPC (larger than its device). */
-void blob_store_create(struct blob_dev *dev, const struct blob_store_options *options, blob_store_done_fn done, void *ctx);
-void blob_store_load(struct blob_dev *dev, const struct blob_store_options *options, blob_store_done_fn done, void *ctx);
+/* -ENOMEM: there is no memory to answer with; dev is closed, and done does not come. */
+int blob_store_create(struct blob_dev *dev, const struct blob_store_options *options, blob_store_done_fn done, void *ctx);
+int blob_store_load(struct blob_dev *dev, const struct blob_store_options *options, blob_store_done_fn done, void *ctx);
 /* All channels are put, all blobs closed (-EBUSY otherwise). Waits for what is under way, stops background work where it can
  * go on after the next load, writes the masks and marks the store clean. The store is gone, whatever status says. */
 void blob_store_unload(struct blob_store *store, blob_done_fn done, void *ctx);

@@ -233,12 +233,15 @@ created(struct steps *s, int status)
 	thread_defer(&c->defer, answer); /* not from inside the call, nor from a request's end: the device may be closed */
 }
 
-void
+int
 blob_store_create(struct blob_dev *dev, const struct blob_store_options *options, blob_store_done_fn done, void *ctx)
 {
 	struct create *c = calloc(1, sizeof(*c));
 
-	CHECK(c != NULL);
+	if (c == NULL) {
+		dev->ops->close(dev);
+		return -ENOMEM;
+	}
 	c->done = done;
 	c->ctx = ctx;
 	c->store = store_alloc(dev, options, &c->status);
@@ -246,7 +249,8 @@ blob_store_create(struct blob_dev *dev, const struct blob_store_options *options
 		err_set(&c->err, c->status, "%s cannot be opened", dev->name);
 		dev->ops->close(dev);
 		thread_defer(&c->defer, answer);
-		return;
+		return 0;
 	}
 	steps_run(&c->steps, steps, ARRAY_SIZE(steps), created);
+	return 0;
 }

@@ -139,6 +139,25 @@ struct blob_extent *blob_map_make_extent(struct blob_map *map, uint64_t index);
 
 /* ---- The store ---- */
 
+/* Who waits for the store to be idle, in the caller's memory. */
+struct idle_waiter {
+	struct list link;
+	void (*fn)(void *ctx);
+	void *ctx;
+};
+
+/* What is answered that has no request of its own. */
+struct store_answer {
+	struct defer defer;
+	struct blob_store *store;
+	blob_done_fn done;
+	blob_made_fn made; /* NULL: done */
+	void *ctx;
+	bool reserved, used; /* of store->answers */
+	struct err err;
+};
+#define STORE_ANSWERS 16u
+
 /* A change of metadata, or a commit: run, one at a time, when those before it have called md_op_end(). */
 struct md_op {
 	struct list link;
@@ -213,6 +232,8 @@ struct blob_store {
 	struct err breakage; /* why it is broken */
 	unsigned background;    /* pieces of background work under way */
 	struct list idle_waiters;
+	struct store_answer answers[STORE_ANSWERS]; /* for those who find no memory */
+	struct unload *unload; /* unload.c: there beforehand, so that leaving needs no memory to begin */
 
 	struct blob_commit *commit;   /* commit.c */
 	struct blob_merges *merges;   /* merge.c */
@@ -247,10 +268,11 @@ struct blob_store *store_alloc(struct blob_dev *dev, const struct blob_store_opt
 int store_set_geometry(struct blob_store *store, struct err *err);
 /* Nothing is under way, nobody has a channel; its blobs go too, and the device is closed. NULL is accepted. */
 void store_free(struct blob_store *store);
-/* Owner. fn(ctx) when no operation waits or runs and no background work is under way; -ENOMEM. */
-int store_when_idle(struct blob_store *store, void (*fn)(void *ctx), void *ctx);
+/* Owner. fn(ctx) when no operation waits or runs and no background work is under way. */
+void store_when_idle(struct blob_store *store, struct idle_waiter *waiter, void (*fn)(void *ctx), void *ctx);
 /* Calls an owner-side done later, with a copy of err; for functions that fail early. */
 void store_answer(struct blob_store *store, blob_done_fn done, void *ctx, int status, const struct err *err);
+void store_answer_made(struct blob_store *store, blob_made_fn made, void *ctx, int status, const struct err *err);
 
 /* ---- md.c: pages ---- */
 
@@ -531,6 +553,11 @@ struct blob *recover_dropped(const struct blob_store *store, unsigned i);
 void recover_write(struct blob_store *store, void (*done)(void *ctx), void *ctx);
 void recover_release(struct blob_store *store); /* it was written, or never will be */
 
+/* ---- unload.c ---- */
+
+struct unload *unload_create(void); /* NULL: memory */
+void unload_free(struct unload *u); /* accepts NULL */
+
 /* ---- masks.c ---- */
 
 /* Into the store's bits, which had none set. -EILSEQ: a mask's header is not what it must be. */
@@ -608,7 +635,16 @@ void external_read(struct blob_thread *t, struct blob_external *external, struct
 int volume_error(const struct blob *blob, int code, struct err *err);
 /* Inside an md_op: ends a blob without clones for good: its first page is zeroed, then it is found no more, its parent is
  * considered, and what it had comes back in the background (blob is not to be used any more). On failure it stays. */
-void volume_erase(struct blob *blob, void (*done)(void *ctx, int status), void *ctx);
+struct volume_erase {
+	struct md_tx tx;
+	struct blob *blob;
+	struct reap *reap;
+	void (*done)(void *ctx, int status);
+	void *ctx;
+	struct defer defer;
+	int status;
+};
+void volume_erase(struct volume_erase *e, struct blob *blob, void (*done)(void *ctx, int status), void *ctx);
 
 /* Whether something below the blob has, or may have, something at a cluster; whatever the size of the blob. */
 bool volume_is_below(const struct blob *blob, uint64_t cluster);

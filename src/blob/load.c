@@ -488,12 +488,15 @@ loaded(struct steps *s, int status)
 	thread_defer(&l->defer, answer); /* not from inside the call, nor from a request's end: the device may be closed */
 }
 
-void
+int
 blob_store_load(struct blob_dev *dev, const struct blob_store_options *options, blob_store_done_fn done, void *ctx)
 {
 	struct load *l = calloc(1, sizeof(*l));
 
-	CHECK(l != NULL);
+	if (l == NULL) {
+		dev->ops->close(dev);
+		return -ENOMEM;
+	}
 	l->done = done;
 	l->ctx = ctx;
 	l->store = store_alloc(dev, options, &l->status);
@@ -501,7 +504,8 @@ blob_store_load(struct blob_dev *dev, const struct blob_store_options *options, 
 		err_set(&l->err, l->status, "%s cannot be opened", dev->name);
 		dev->ops->close(dev);
 		thread_defer(&l->defer, answer);
-		return;
+		return 0;
 	}
 	steps_run(&l->steps, steps, ARRAY_SIZE(steps), loaded);
+	return 0;
 }

@@ -12,10 +12,10 @@
  *	        snapshot's first page zeroed, flush
  *	after   a grace period; the snapshot's clusters that the clone had itself, and its pages, are given back
  *
- * What cannot go on rests until merge_kick(). One that waits for others (a clone that is busy, an external snapshot that is missing)
- * rests till then; one that lacks clusters goes on with merge_space(), too; and what failed, for whatever reason, is tried again
- * by itself, after a second, then twice as long each time, at most a minute. What was taken up is not written anywhere: a
- * deleted snapshot with one clone is taken up again when the store is loaded.
+ * What cannot go on rests until merge_kick(). One that waits for others (a clone that is busy, an external snapshot that is
+ * missing) does no more than that; one that lacks clusters goes on with merge_space(), too; and what failed, for whatever reason,
+ * is tried again by itself, after a second, then twice as long each time, at most a minute. What was taken up is not written
+ * anywhere: a deleted snapshot with one clone is taken up again when the store is loaded.
  *
  * Invariants
  *  1. What a reader of the clone finds is the same at every moment: an extent is replaced by one that has the same entries and,
@@ -71,6 +71,7 @@ struct merge {
 	struct md_persist mark;
 	struct md_image image;
 	struct md_tx body, commit, end;
+	struct volume_erase erase;
 	struct blob_map *map; /* the clone's as it will be, for the image */
 	struct blob_extent **old; /* the clone's that were replaced */
 	uint64_t num_old;
@@ -960,7 +961,7 @@ run(struct md_op *op)
 	}
 	if (list_empty(&m->snapshot->clones)) {
 		drop_prepared(m);
-		volume_erase(m->snapshot, erased, m);
+		volume_erase(&m->erase, m->snapshot, erased, m);
 		return;
 	}
 	clone = LIST_FIRST(&m->snapshot->clones, struct blob, clone_link);

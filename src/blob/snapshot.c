@@ -41,6 +41,7 @@ struct member {
 	struct md_image of_snapshot, of_original;
 	struct blob_map *empty; /* the original's, afterwards */
 	uint8_t first[BLOB_PAGE_BYTES]; /* of the snapshot, as it was written */
+	uint8_t *clean; /* of group->clean: zeroes until it is known what it will be */
 };
 
 struct group {
@@ -167,12 +168,6 @@ fail(struct group *g, int status)
 		failed_for_good(g);
 		return;
 	}
-	for (unsigned i = 0; i < g->count; i++) {
-		if (g->members[i].snapshot != NULL && md_tx_page(&g->clean, g->members[i].snapshot->pages[0]) == NULL) {
-			wiped(&g->clean, -ENOMEM);
-			return;
-		}
-	}
 	md_tx_write(&g->clean, true, wiped);
 }
 
@@ -180,7 +175,7 @@ fail(struct group *g, int status)
 
 /* A snapshot's first page without its marks. */
 static void
-put_clean_page(const struct member *m, uint8_t *buf)
+put_clean_page(const struct member *m)
 {
 	struct blob_page_writer w;
 	struct blob_cursor cursor;
@@ -190,7 +185,7 @@ put_clean_page(const struct member *m, uint8_t *buf)
 
 	CHECK(blob_page_decode(m->first, &page) == 0);
 	cursor = (struct blob_cursor){.descriptors = page.descriptors};
-	blob_page_begin(&w, buf);
+	blob_page_begin(&w, m->clean);
 	while (blob_descriptor_next(&cursor, &d) == 1) {
 		switch (d.type) {
 		case BLOB_DESCRIPTOR_FLAGS:
@@ -238,7 +233,6 @@ remove_marks(struct group *g)
 {
 	for (unsigned i = 0; i < g->count; i++) {
 		struct blob *s = g->members[i].snapshot;
-		uint8_t *buf = md_tx_page(&g->clean, s->pages[0]);
 		struct blob_own_xattr *x;
 
 		own_xattr_free(own_xattr_find(&s->xattrs, true, BLOB_XATTR_SNAPSHOT_PENDING));
@@ -247,11 +241,7 @@ remove_marks(struct group *g)
 		LIST_FOREACH(x, &s->xattrs, link) {
 			s->flags.invalid |= x->internal ? BLOB_INVALID_INTERNAL_XATTR : 0;
 		}
-		if (buf == NULL) {
-			cleaned(&g->clean, -ENOMEM);
-			return;
-		}
-		put_clean_page(&g->members[i], buf);
+		put_clean_page(&g->members[i]);
 	}
 	md_tx_write(&g->clean, true, cleaned);
 }
@@ -444,6 +434,10 @@ put_member(struct group *g, unsigned i)
 	}
 	if (rc == 0) {
 		rc = md_image_put(&m->of_original, &g->body, &g->commit);
+	}
+	if (rc == 0) {
+		m->clean = md_tx_page(&g->clean, m->snapshot->pages[0]);
+		rc = m->clean == NULL ? -ENOMEM : 0;
 	}
 	return rc;
 }

@@ -24,12 +24,6 @@
 
 /* ---- Changes, one after another ---- */
 
-struct idle_waiter {
-	struct list link;
-	void (*fn)(void *ctx);
-	void *ctx;
-};
-
 static bool
 is_idle(const struct blob_store *store)
 {
@@ -61,7 +55,6 @@ answer_idle(struct blob_store *store)
 
 		list_remove(&w->link);
 		w->fn(w->ctx);
-		free(w);
 		if (last) {
 			return;
 		}
@@ -185,22 +178,17 @@ store_background_end(struct blob_store *store)
 	}
 }
 
-int
-store_when_idle(struct blob_store *store, void (*fn)(void *ctx), void *ctx)
+void
+store_when_idle(struct blob_store *store, struct idle_waiter *waiter, void (*fn)(void *ctx), void *ctx)
 {
-	struct idle_waiter *w = calloc(1, sizeof(*w));
-
-	if (w == NULL) {
-		return -ENOMEM;
-	}
-	w->fn = fn;
-	w->ctx = ctx;
-	list_append(&store->idle_waiters, &w->link);
+	waiter->fn = fn;
+	waiter->ctx = ctx;
+	list_append(&store->idle_waiters, &waiter->link);
 	kick(store);
-	return 0;
 }
 
 struct idle_answer {
+	struct idle_waiter waiter;
 	blob_done_fn done;
 	void *ctx;
 };
@@ -219,47 +207,91 @@ blob_store_wait_idle(struct blob_store *store, blob_done_fn done, void *ctx)
 {
 	struct idle_answer *a = malloc(sizeof(*a));
 
-	if (a == NULL || store_when_idle(store, idle_now, a) != 0) {
-		free(a);
+	if (a == NULL) {
 		store_answer(store, done, ctx, -ENOMEM, NULL);
 		return;
 	}
-	*a = (struct idle_answer){done, ctx};
+	*a = (struct idle_answer){.done = done, .ctx = ctx};
+	store_when_idle(store, &a->waiter, idle_now, a);
 }
 
 /* ---- Answers ---- */
 
-struct answer {
-	struct defer defer;
-	struct blob_store *store;
-	blob_done_fn done;
-	void *ctx;
-	int status;
-	struct err err;
-};
+static struct store_answer *
+take_answer(struct blob_store *store)
+{
+	struct store_answer *a = calloc(1, sizeof(*a));
+
+	for (unsigned i = 0; a == NULL && i < STORE_ANSWERS; i++) {
+		if (!store->answers[i].used) {
+			a = &store->answers[i];
+			*a = (struct store_answer){.reserved = true, .used = true};
+		}
+	}
+	return a;
+}
+
+static void
+say(const struct store_answer *a)
+{
+	const struct err *err = a->err.code == 0 ? NULL : &a->err;
+
+	if (a->made != NULL) {
+		a->made(a->ctx, NULL, a->err.code, err);
+	} else {
+		a->done(a->ctx, a->err.code, err);
+	}
+}
 
 static void
 answer_run(struct defer *d)
 {
-	struct answer *a = CONTAINER_OF(d, struct answer, defer);
+	struct store_answer *slot = CONTAINER_OF(d, struct store_answer, defer), a = *slot;
 
-	store_background_end(a->store);
-	a->done(a->ctx, a->status, a->err.code == 0 ? NULL : &a->err);
-	free(a);
+	if (a.reserved) {
+		slot->used = false;
+	} else {
+		free(slot);
+	}
+	store_background_end(a.store);
+	say(&a);
+}
+
+static void
+answer(struct blob_store *store, blob_done_fn done, blob_made_fn made, void *ctx, int status, const struct err *err)
+{
+	struct store_answer *a = take_answer(store), now = {0};
+
+	if (a == NULL) { /* blob.h */
+		a = &now;
+	}
+	a->store = store;
+	a->done = done;
+	a->made = made;
+	a->ctx = ctx;
+	if (err != NULL && err->code == status) {
+		a->err = *err;
+	} else if (status != 0) {
+		err_set(&a->err, status, "%s: %s", store->dev->name, strerror(-status));
+	}
+	if (a == &now) {
+		say(a);
+		return;
+	}
+	store_background_begin(store);
+	thread_defer(&a->defer, answer_run);
 }
 
 void
 store_answer(struct blob_store *store, blob_done_fn done, void *ctx, int status, const struct err *err)
 {
-	struct answer *a = calloc(1, sizeof(*a));
+	answer(store, done, NULL, ctx, status, err);
+}
 
-	CHECK(a != NULL); /* without it the promise of an answer cannot be kept */
-	*a = (struct answer){.store = store, .done = done, .ctx = ctx, .status = status};
-	if (err != NULL) {
-		a->err = *err;
-	}
-	store_background_begin(store);
-	thread_defer(&a->defer, answer_run);
+void
+store_answer_made(struct blob_store *store, blob_made_fn made, void *ctx, int status, const struct err *err)
+{
+	answer(store, NULL, made, ctx, status, err);
 }
 
 /* ---- Limits, the super blob ---- */
@@ -295,6 +327,7 @@ set_super_written(void *ctx, int status)
 {
 	struct set_super *s = ctx;
 	struct blob_store *store = s->op.store;
+	struct err err = ERR_NONE;
 
 	if (status == 0) {
 		store->clean_on_disk = false;
@@ -303,8 +336,9 @@ set_super_written(void *ctx, int status)
 		if (status != -ENOMEM) {
 			store_break(store, status, "the super block");
 		}
+		err_set(&err, status, "%s: the super block could not be written: %s", store->dev->name, strerror(-status));
 	}
-	set_super_end(s, status, NULL);
+	set_super_end(s, status, &err);
 }
 
 static void
@@ -482,6 +516,7 @@ store_alloc(struct blob_dev *dev, const struct blob_store_options *options, int 
 	if (store == NULL) {
 		return NULL;
 	}
+	store->unload = unload_create();
 	store->dev = dev;
 	store->owner = thread_self();
 	store->options = *options;
@@ -493,8 +528,9 @@ store_alloc(struct blob_dev *dev, const struct blob_store_options *options, int 
 	list_init(&store->md_waiters);
 	list_init(&store->idle_waiters);
 	list_init(&store->externals);
-	store->dev_ch = dev->ops->channel_get(dev, ret_rc);
+	store->dev_ch = store->unload == NULL ? NULL : dev->ops->channel_get(dev, ret_rc);
 	if (store->dev_ch == NULL) {
+		unload_free(store->unload);
 		free(store);
 		return NULL;
 	}
@@ -581,6 +617,7 @@ store_free(struct blob_store *store)
 	bits_release(&store->pages);
 	bits_release(&store->blobids);
 	free(store->by_page);
+	unload_free(store->unload);
 	dev->ops->channel_put(dev, store->dev_ch);
 	free(store);
 	dev->ops->close(dev);

@@ -20,6 +20,7 @@
 struct unload {
 	struct steps steps;
 	struct defer defer;
+	struct idle_waiter idle;
 	struct blob_store *store;
 	struct md_op op;
 	bool destroy;
@@ -192,15 +193,20 @@ static void
 answer(struct defer *d)
 {
 	struct unload *u = CONTAINER_OF(d, struct unload, defer);
+	blob_done_fn done = u->done;
+	void *ctx = u->ctx;
+	int status = u->status;
+	struct err err = u->err;
 
 	if (u->stays) {
+		u->store->unload = u; /* for the next time */
 		u->store->unloading = false;
 		merge_kick(u->store);
 	} else {
 		store_free(u->store);
+		free(u);
 	}
-	u->done(u->ctx, u->status, u->status == 0 ? NULL : &u->err);
-	free(u);
+	done(ctx, status, status == 0 ? NULL : &err);
 }
 
 static void
@@ -233,25 +239,36 @@ stop_background(struct md_op *op)
 	u->store->unloading = true;
 	merge_stop(u->store);
 	md_op_end(op);
-	CHECK(store_when_idle(u->store, idle, u) == 0);
+	store_when_idle(u->store, &u->idle, idle, u);
+}
+
+struct unload *
+unload_create(void)
+{
+	return calloc(1, sizeof(struct unload));
+}
+
+void
+unload_free(struct unload *u)
+{
+	free(u);
 }
 
 static struct unload *
-unload_create(struct blob_store *store, blob_done_fn done, void *ctx)
+begin(struct blob_store *store, blob_done_fn done, void *ctx)
 {
-	struct unload *u = calloc(1, sizeof(*u));
+	struct unload *u = store->unload;
 
-	CHECK(u != NULL);
-	u->store = store;
-	u->done = done;
-	u->ctx = ctx;
+	CHECK(u != NULL); /* it is left once */
+	store->unload = NULL;
+	*u = (struct unload){.store = store, .done = done, .ctx = ctx};
 	return u;
 }
 
 void
 blob_store_unload(struct blob_store *store, blob_done_fn done, void *ctx)
 {
-	struct unload *u = unload_create(store, done, ctx);
+	struct unload *u = begin(store, done, ctx);
 
 	md_op_start(store, &u->op, "unload", stop_background);
 }
@@ -259,7 +276,7 @@ blob_store_unload(struct blob_store *store, blob_done_fn done, void *ctx)
 void
 blob_store_destroy(struct blob_store *store, blob_done_fn done, void *ctx)
 {
-	struct unload *u = unload_create(store, done, ctx);
+	struct unload *u = begin(store, done, ctx);
 
 	u->destroy = true;
 	md_op_start(store, &u->op, "destroy", stop_background);
@@ -268,7 +285,7 @@ blob_store_destroy(struct blob_store *store, blob_done_fn done, void *ctx)
 void
 blob_store_abandon(struct blob_store *store, blob_done_fn done, void *ctx)
 {
-	struct unload *u = unload_create(store, done, ctx);
+	struct unload *u = begin(store, done, ctx);
 
 	store->abandoned = true;
 	md_op_start(store, &u->op, "abandon", stop_background);

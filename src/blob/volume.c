@@ -336,12 +336,16 @@ create_run(struct md_op *op)
 	create_fill(op);
 }
 
+/* NULL: it is answered already. */
 static struct create *
 create_alloc(struct blob_store *store, const struct blob_xattr *xattrs, unsigned num_xattrs, blob_made_fn done, void *ctx)
 {
 	struct create *c = calloc(1, sizeof(*c));
 
-	CHECK(c != NULL); /* there is nothing to answer later with */
+	if (c == NULL) {
+		store_answer_made(store, done, ctx, -ENOMEM, NULL);
+		return NULL;
+	}
 	c->store = store;
 	c->done = done;
 	c->ctx = ctx;
@@ -355,6 +359,9 @@ blob_create(struct blob_store *store, const struct blob_options *options, blob_m
 {
 	struct create *c = create_alloc(store, options->xattrs, options->num_xattrs, done, ctx);
 
+	if (c == NULL) {
+		return;
+	}
 	c->num_clusters = options->num_clusters;
 	c->flags.md_ro = (uint64_t)options->clear & BLOB_MD_RO_CLEAR_METHOD;
 	c->flags.invalid = (options->thin ? BLOB_INVALID_THIN : 0) | (options->extent_rle ? 0 : BLOB_INVALID_EXTENT_TABLE);
@@ -382,6 +389,9 @@ blob_clone(struct blob *snapshot, const struct blob_xattr *xattrs, unsigned num_
 {
 	struct create *c = create_alloc(snapshot->store, xattrs, num_xattrs, done, ctx);
 
+	if (c == NULL) {
+		return;
+	}
 	c->parent = snapshot;
 	snapshot->opens++;
 	c->flags.invalid = BLOB_INVALID_THIN | (snapshot->flags.invalid & BLOB_INVALID_EXTENT_TABLE);
@@ -528,13 +538,19 @@ blob_set_xattrs(struct blob *blob, const struct blob_xattr *xattrs, unsigned num
 void
 blob_remove_xattr(struct blob *blob, const char *name, blob_done_fn done, void *ctx)
 {
-	struct change *c = change_alloc(blob, done, ctx);
+	char *copy = strdup(name);
+	struct change *c;
 
-	if (c == NULL) {
+	if (copy == NULL) {
+		store_answer(blob->store, done, ctx, -ENOMEM, NULL);
 		return;
 	}
-	c->remove = strdup(name);
-	CHECK(c->remove != NULL);
+	c = change_alloc(blob, done, ctx);
+	if (c == NULL) {
+		free(copy);
+		return;
+	}
+	c->remove = copy;
 	md_op_start(blob->store, &c->op, "remove xattr", change_run);
 }
 
@@ -560,29 +576,18 @@ blob_set_read_only(struct blob *blob, blob_done_fn done, void *ctx)
 
 /* ---- Delete ---- */
 
-struct erase {
-	struct md_tx tx;
-	struct blob *blob;
-	struct reap *reap;
-	void (*done)(void *ctx, int status);
-	void *ctx;
-	struct defer defer;
-	int status;
-};
-
 static void
-erase_answer(struct erase *e, int status)
+erase_answer(struct volume_erase *e, int status)
 {
 	md_tx_release(&e->tx);
 	reap_free(e->reap);
 	e->done(e->ctx, status);
-	free(e);
 }
 
 static void
 erase_deferred(struct defer *d)
 {
-	struct erase *e = CONTAINER_OF(d, struct erase, defer);
+	struct volume_erase *e = CONTAINER_OF(d, struct volume_erase, defer);
 
 	erase_answer(e, e->status);
 }
@@ -590,7 +595,7 @@ erase_deferred(struct defer *d)
 static void
 erased(struct md_tx *tx, int status)
 {
-	struct erase *e = CONTAINER_OF(tx, struct erase, tx);
+	struct volume_erase *e = CONTAINER_OF(tx, struct volume_erase, tx);
 	struct blob *blob = e->blob, *parent = below_parent(blob_below(blob));
 	struct blob_external *external = below_external(blob_below(blob));
 	struct blob_store *store = blob->store;
@@ -619,14 +624,9 @@ erased(struct md_tx *tx, int status)
 }
 
 void
-volume_erase(struct blob *blob, void (*done)(void *ctx, int status), void *ctx)
+volume_erase(struct volume_erase *e, struct blob *blob, void (*done)(void *ctx, int status), void *ctx)
 {
-	struct erase *e = calloc(1, sizeof(*e));
-
-	CHECK(e != NULL);
-	e->blob = blob;
-	e->done = done;
-	e->ctx = ctx;
+	*e = (struct volume_erase){.blob = blob, .done = done, .ctx = ctx};
 	md_tx_init(&e->tx, blob->store);
 	e->reap = reap_create(blob->store, blob_clear_method(blob));
 	if (e->reap == NULL || md_tx_page(&e->tx, blob->pages[0]) == NULL) {
@@ -642,6 +642,7 @@ volume_erase(struct blob *blob, void (*done)(void *ctx, int status), void *ctx)
 struct delete {
 	struct md_op op;
 	struct md_persist persist;
+	struct volume_erase erase;
 	struct blob *blob;
 	uint64_t id;
 	struct list hidden;
@@ -728,7 +729,7 @@ delete_run(struct md_op *op)
 		return;
 	}
 	if (list_empty(&blob->clones)) {
-		volume_erase(blob, delete_erased, d);
+		volume_erase(&d->erase, blob, delete_erased, d);
 		return;
 	}
 	rc = md_persist_init(&d->persist, blob);

@@ -266,7 +266,10 @@ start_create(const struct lvol_store_options *o, struct lvol_op *op)
 		options.md_pages = (uint32_t)MIN(MAX(pages, UINT64_C(1)), (uint64_t)UINT32_MAX - 1);
 	}
 	op->made_store = store;
-	blob_store_create(&dev->dev, &options, created, op);
+	rc = blob_store_create(&dev->dev, &options, created, op);
+	if (rc != 0) {
+		created(op, NULL, rc, NULL);
+	}
 	return 0;
 }
 
@@ -386,6 +389,7 @@ lvol_store_open(struct lvol_dev *dev, bool found, struct lvol_op *op)
 {
 	struct lvol_store *store = new_store(dev);
 	struct blob_store_options options;
+	int rc;
 
 	if (store == NULL) {
 		lvol_dev_close(dev);
@@ -395,7 +399,10 @@ lvol_store_open(struct lvol_dev *dev, bool found, struct lvol_op *op)
 	store->found = found;
 	op->made_store = store;
 	options = options_for(store);
-	blob_store_load(&dev->dev, &options, loaded, op);
+	rc = blob_store_load(&dev->dev, &options, loaded, op);
+	if (rc != 0) {
+		loaded(op, NULL, rc, NULL);
+	}
 }
 
 void

@@ -44,6 +44,17 @@ blob_env_store_done(void *ctx, struct blob_store *store, int status, const struc
 	answer(ctx, status, err);
 }
 
+/* rc of a call that does not answer when it fails. */
+static void
+answer_now(struct blob_env_op *op, int rc)
+{
+	if (rc != 0) {
+		EXPECT(rc == -ENOMEM);
+		op->refused = true;
+		op->status = rc;
+	}
+}
+
 struct begin {
 	struct blob_env_op *op;
 	void (*fn)(struct blob_env_op *op, void *arg);
@@ -57,6 +68,7 @@ begin_on_app(void *arg)
 
 	b->fn(b->op, b->arg);
 	EXPECT_SAY(!atomic_load(&b->op->done), "answered from inside the call");
+	atomic_store(&b->op->done, b->op->refused);
 }
 
 void
@@ -121,7 +133,7 @@ create_fn(struct blob_env_op *op, void *arg)
 	struct store_args *a = arg;
 	struct blob_store_options options = options_of(a->env);
 
-	blob_store_create(a->dev, &options, blob_env_store_done, op);
+	answer_now(op, blob_store_create(a->dev, &options, blob_env_store_done, op));
 }
 
 static void
@@ -130,7 +142,7 @@ load_fn(struct blob_env_op *op, void *arg)
 	struct store_args *a = arg;
 	struct blob_store_options options = options_of(a->env);
 
-	blob_store_load(a->dev, &options, blob_env_store_done, op);
+	answer_now(op, blob_store_load(a->dev, &options, blob_env_store_done, op));
 }
 
 int

@@ -97,6 +97,7 @@ struct blob_env_op {
 	struct blob_store *store;
 	struct blob_work work; /* for inflate and the like */
 	int status;
+	bool refused; /* by the call itself */
 	struct err err;
 	atomic_bool done;
 	unsigned order; /* counted over all: which was answered first */
