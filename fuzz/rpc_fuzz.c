@@ -43,7 +43,8 @@ exchange_done(struct rpc_exchange *x, char *text, size_t len)
 	done_calls++;
 	broken = x->broken;
 	if (text != NULL) {
-		json_t *answer = json_loadb(text, len, 0, NULL);
+		/* An id with a zero character is said again. */
+		json_t *answer = json_loadb(text, len, JSON_ALLOW_NUL, NULL);
 
 		CHECK(answer != NULL && memchr(text, '\n', len) == text + len - 1);
 		json_decref(answer);

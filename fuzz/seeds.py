@@ -291,6 +291,7 @@ def rpc():
         "batch": b"\0" + f"[{version},{make},1,[],{odd}]".encode(),
         "notification": b"\0" + b'{"jsonrpc":"2.0","method":"spdk_get_version"}' + b'{"method":1}{"id":{}}',
         "broken": b"\3" + b'{"jsonrpc":"2.0","id":1,"method":"a}]\\"',
+        "zero-in-id": b"\0" + b'{"jsonrpc":"2.0","id":"m\\u0000","method":"a"}',
     }
 
 
