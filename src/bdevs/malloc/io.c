@@ -262,9 +262,24 @@ read_blocks(struct bdev_channel *ch, struct malloc_disk *disk, struct bdev_io *i
 
 /* A disk that the cache does not hold anyway: writes go past it. */
 static bool
-streams(const struct malloc_disk *disk, uint64_t bytes)
+streams(const struct bdev_channel *ch, uint64_t bytes)
 {
-	return disk->data.bytes > STREAM_DISK_BYTES && bytes >= STREAM_MIN_BYTES;
+	return ch->num_blocks << ch->block_size_shift > STREAM_DISK_BYTES && bytes >= STREAM_MIN_BYTES;
+}
+
+static void
+write_list(const struct bdev_channel *ch, const struct bdev_io *io, uint8_t *p)
+{
+	for (unsigned i = 0; i < io->iovcnt; p += io->iov[i++].iov_len) {
+		const struct iovec *v = &io->iov[i];
+
+		/* It may be cut anywhere. */
+		if (streams(ch, v->iov_len) && ((uintptr_t)p | v->iov_len) % COPY_LINE_BYTES == 0) {
+			copy_past_cache(p, v->iov_base, v->iov_len);
+		} else if (v->iov_len > 0) {
+			memcpy(p, v->iov_base, v->iov_len);
+		}
+	}
 }
 
 static void
@@ -273,13 +288,13 @@ write_blocks(struct bdev_channel *ch, struct malloc_disk *disk, struct bdev_io *
 	uint8_t *p = data_at(ch, disk, io->lba);
 
 	if (LIKELY(io->iovcnt == 1)) {
-		if (streams(disk, io->num_blocks << ch->block_size_shift)) {
+		if (streams(ch, io->num_blocks << ch->block_size_shift)) {
 			copy_past_cache(p, io->iov->iov_base, io->num_blocks << ch->block_size_shift);
 		} else {
 			memcpy(p, io->iov->iov_base, io->num_blocks << ch->block_size_shift);
 		}
 	} else {
-		iov_to_buf(io->iov, io->iovcnt, 0, p, io->num_blocks << ch->block_size_shift);
+		write_list(ch, io, p);
 	}
 	if (disk->md.base != NULL) {
 		store_md(disk, io->lba, io->num_blocks, io->md);
@@ -404,7 +419,7 @@ fetch_ahead(const struct bdev_channel *ch, const struct malloc_disk *disk, const
 		for (unsigned i = 0; i < LINES_AHEAD; i++) {
 			__builtin_prefetch(p + i * CACHE_LINE_BYTES, 0);
 		}
-	} else if (!streams(disk, io->num_blocks << ch->block_size_shift)) {
+	} else if (!streams(ch, io->num_blocks << ch->block_size_shift)) {
 		for (unsigned i = 0; i < LINES_AHEAD; i++) {
 			__builtin_prefetch(p + i * CACHE_LINE_BYTES, 1);
 		}

@@ -490,6 +490,42 @@ large_disk_keeps_what_is_written(void **state)
 	free(back);
 }
 
+/* Long writes to large disks, from lists that are cut anywhere. */
+static void
+takes_long_writes(void **state)
+{
+	enum { BYTES = 192 * 1024 };
+	static const size_t cuts[] = {0, 1, 64, 4096, 70000, 70001, 131072, BYTES - 4096, BYTES - 17, BYTES};
+	struct iovec iov[ARRAY_SIZE(cuts) - 1];
+	struct env_io io = {
+		.op = BDEV_WRITE, .lba = 7, .num_blocks = BYTES / 512, .iov = iov, .iovcnt = ARRAY_SIZE(iov)};
+	uint8_t *data = malloc(BYTES);
+	const uint8_t *memory = NULL;
+	struct env env;
+
+	env_start(&env, REACTOR_INTERRUPT, false);
+	env_call(&env, env.app, create_sparse, NULL);
+	EXPECT(env_open(&env, "Malloc1", true) == 0);
+	env_call(&env, env.app, find_memory, &memory);
+	for (size_t i = 0; i < BYTES; i++) {
+		data[i] = (uint8_t)(i * 31 + (i >> 8)) | 1;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(iov); i++) {
+		iov[i] = (struct iovec){.iov_base = data + cuts[i], .iov_len = cuts[i + 1] - cuts[i]};
+	}
+	env_submit(&env.workers[0], &io);
+	EXPECT(env_finish(&io) == 0);
+	EXPECT(memcmp(memory + (size_t)7 * 512, data, BYTES) == 0);
+	EXPECT(memory[7 * 512 - 1] == 0 && memory[7 * 512 + BYTES] == 0);
+	EXPECT(env_rw(&env.workers[1], BDEV_WRITE, 1000, BYTES / 512, data) == 0);
+	EXPECT(memcmp(memory + (size_t)1000 * 512, data, BYTES) == 0);
+	EXPECT(memory[1000 * 512 - 1] == 0 && memory[1000 * 512 + BYTES] == 0);
+	env_close(&env);
+	env_call(&env, env.app, delete_sparse, NULL);
+	env_stop(&env);
+	free(data);
+}
+
 int
 main(void)
 {
@@ -502,6 +538,7 @@ main(void)
 		cmocka_unit_test(refuses_wrong_options),
 		cmocka_unit_test(is_sparse),
 		cmocka_unit_test(is_read_in_place),
+		cmocka_unit_test(takes_long_writes),
 		cmocka_unit_test(large_disk_keeps_what_is_written),
 	};
 
