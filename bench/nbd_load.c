@@ -6,7 +6,7 @@
  *
  *   nbd_load SOCKET EXPORT read|write BYTES DEPTH CONNECTIONS SECONDS DISK_BYTES
  *
- * Prints {"requests": N, "seconds": S}.
+ * Prints {"requests": N, "seconds": S, "cpu_seconds": C}: the last is its own.
  */
 #include <errno.h>
 #include <poll.h>
@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/un.h>
@@ -283,6 +284,17 @@ run(struct connection *c, unsigned count, uint64_t end_ns)
 	}
 }
 
+static double
+cpu_seconds(void)
+{
+	struct rusage u;
+
+	if (getrusage(RUSAGE_SELF, &u) != 0) {
+		fail("getrusage");
+	}
+	return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
+}
+
 static void
 say_goodbye(int fd)
 {
@@ -298,7 +310,7 @@ main(int argc, char **argv)
 {
 	static struct connection c[CONNECTIONS_MAX];
 	uint64_t start, seconds, requests;
-	double elapsed;
+	double elapsed, cpu;
 	unsigned count;
 
 	if (argc != 9) {
@@ -326,16 +338,18 @@ main(int argc, char **argv)
 	start = clock_now_ns();
 	run(c, count, start + seconds * NS_PER_S / 5); /* warm */
 	g.requests = 0;
+	cpu = cpu_seconds();
 	start = clock_now_ns();
 	run(c, count, start + seconds * NS_PER_S);
 	requests = g.requests;
 	elapsed = (double)(clock_now_ns() - start) / (double)NS_PER_S;
+	cpu = cpu_seconds() - cpu;
 	/* Not all servers survive clients that leave in the middle of something. */
 	g.draining = true;
 	run(c, count, 0);
 	for (unsigned i = 0; i < count; i++) {
 		say_goodbye(c[i].fd);
 	}
-	printf("{\"requests\": %llu, \"seconds\": %.6f}\n", (unsigned long long)requests, elapsed);
+	printf("{\"requests\": %llu, \"seconds\": %.6f, \"cpu_seconds\": %.6f}\n", (unsigned long long)requests, elapsed, cpu);
 	return 0;
 }
