@@ -78,6 +78,20 @@ grow_thick(struct play *p)
 }
 
 static void
+prepare_empty(struct play *p)
+{
+	prepare(p);
+	play_volume(p, "empty", 0, false);
+}
+
+/* What no extent is there for yet is allocated beforehand. */
+static void
+grow_empty(struct play *p)
+{
+	play_resize(p, "empty", 9);
+}
+
+static void
 grow_clone(struct play *p)
 {
 	play_resize(p, "c", 20);
@@ -180,6 +194,7 @@ static const struct without cases[] = {
 	{"snapshot", prepare, snapshot},
 	{"snapshot of a group", prepare, group},
 	{"grow a thick one", prepare, grow_thick},
+	{"grow an empty thick one", prepare_empty, grow_empty},
 	{"grow a clone", prepare, grow_clone},
 	{"shrink", prepare, shrink},
 	{"set an xattr", prepare, xattr},

@@ -57,6 +57,19 @@ a_thick_volume(struct play *p)
 
 static const struct scene resize_thick = {.name = "resize, thick", .prepare = a_thick_volume, .act = resize_act};
 
+/* Pages that are written before the gate closes. */
+static void
+grow_act(struct play *p)
+{
+	for (unsigned i = 0; i < 4; i++) {
+		play_resize(p, "vol", 0);
+		play_resize(p, "vol", 5 + i);
+		play_write(p, "vol", 3, 9);
+	}
+}
+
+static const struct scene grow_thick = {.name = "grow, thick", .prepare = a_thick_volume, .act = grow_act};
+
 /* Across the border of extent pages. */
 static void
 long_act(struct play *p)
@@ -176,6 +189,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		SCENE_TEST(&create),      SCENE_TEST(&resize_thin), SCENE_TEST(&resize_thick), SCENE_TEST(&resize_long),
+		SCENE_TEST(&grow_thick),
 		SCENE_TEST(&xattr),       SCENE_TEST(&read_only),   SCENE_TEST(&delete),       SCENE_TEST(&delete_shuffled),
 		SCENE_TEST(&write_thin),  SCENE_TEST(&write_cow),   SCENE_TEST(&write_cow_shuffled),
 		SCENE_TEST(&parallel),    SCENE_TEST(&parallel_shuffled),

@@ -245,6 +245,107 @@ cut_and_grown(void **state)
 	close_play(&p);
 }
 
+/* ---- A thick one grows ---- */
+
+static struct blob *growing;
+
+static void
+begin_growth(struct blob_env_op *op, void *arg)
+{
+	blob_resize(growing, *(uint64_t *)arg, blob_env_done, op);
+}
+
+static void
+begin_snapshot(struct blob_env_op *op, void *arg)
+{
+	blob_snapshot(arg, 1, blob_env_done, op);
+}
+
+/* Its I/O goes on while the clusters that come are allocated; another change that comes in between is no harm. */
+static void
+grows_in_use(void **state)
+{
+	uint64_t clusters = 900;
+	uint8_t buf[HARNESS_UNIT_BYTES];
+	struct blob_env_channel *c;
+	struct blob_snapshot s = {0};
+	struct blob_env_op op, other;
+	struct blob_env_io io;
+	struct play p;
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		open_play(&p);
+		growing = blob_env_volume(&p.env, 10, false);
+		EXPECT(blob_env_fill_blob(&p.env, growing, 0, 10 * HARNESS_UNITS, 7) == 0);
+		c = blob_env_open(&p.env, 0, growing);
+		blob_mem_hold(p.mem, BLOB_MEM_OP(BLOB_DEV_WRITE));
+		blob_env_begin(&p.env, &op, begin_growth, &clusters);
+		blob_env_linger(&p.env, 100);
+		assert_int_equal(blob_mem_held(p.mem), 1);
+		blob_env_submit(c, &io, BLOB_READ, 3, 1, buf);
+		assert_int_equal(blob_env_finish(&io), 0);
+		if (i == 1) {
+			s.blob = growing;
+			blob_env_begin(&p.env, &other, begin_snapshot, &s);
+			blob_env_linger(&p.env, 100);
+		}
+		blob_mem_hold(p.mem, 0);
+		assert_int_equal(blob_env_end(&p.env, &op), 0);
+		assert_int_equal(i == 1 ? blob_env_end(&p.env, &other) : 0, 0);
+		assert_true(blob_env_holds(c, 0, 10 * HARNESS_UNITS, 7));
+		blob_env_close(c);
+		assert_int_equal(blob_num_clusters(growing), clusters);
+		assert_int_equal(blob_allocated_clusters(growing), i == 1 ? 0 : clusters);
+		if (i == 1) {
+			assert_int_equal(blob_allocated_clusters(s.snapshot), 10);
+			assert_true(blob_env_blob_holds(&p.env, growing, 10 * HARNESS_UNITS, 800 * HARNESS_UNITS, 0));
+		}
+		play_idle(&p);
+		play_check_space(&p);
+		assert_true(play_unload(&p));
+		play_check_disk(&p);
+		play_close(&p);
+	}
+}
+
+/* All or nothing. */
+static void
+grows_too_much(void **state)
+{
+	uint64_t clusters = 900;
+	struct blob_store_info before, after;
+	struct blob_env_op op;
+	struct play p;
+	char name[16];
+
+	(void)state;
+	open_play(&p);
+	growing = blob_env_volume(&p.env, 10, false);
+	before = blob_env_info(&p.env);
+	assert_int_equal(blob_env_resize(&p.env, growing, 2000), -ENOSPC);
+	for (unsigned i = 0; blob_env_info(&p.env).free_md_pages > 1; i++) {
+		snprintf(name, sizeof(name), "f%u", i);
+		play_volume(&p, name, 1, true);
+	}
+	assert_int_equal(blob_env_resize(&p.env, growing, 900), -ENOSPC);
+	after = blob_env_info(&p.env);
+	assert_int_equal(before.free_clusters, after.free_clusters);
+	assert_int_equal(after.free_md_pages, 1);
+	/* The store is left in the middle of it. */
+	play_delete(&p, "f0");
+	play_delete(&p, "f1");
+	play_idle(&p);
+	blob_mem_hold(p.mem, BLOB_MEM_OP(BLOB_DEV_WRITE));
+	blob_env_begin(&p.env, &op, begin_growth, &clusters);
+	blob_env_linger(&p.env, 100);
+	assert_false(atomic_load(&op.done));
+	blob_mem_hold(p.mem, 0);
+	assert_int_equal(blob_env_abandon(&p.env), 0);
+	assert_true(atomic_load(&op.done) && (op.status == -ENODEV || op.status == 0));
+	play_close(&p);
+}
+
 /* Each change of the device fails once, in turn: either all is as before, or the store says that it is broken, and is as it says
  * after it was loaded. */
 static void
@@ -349,6 +450,8 @@ main(void)
 		cmocka_unit_test(life),
 		cmocka_unit_test(families),
 		cmocka_unit_test(cut_and_grown),
+		cmocka_unit_test(grows_in_use),
+		cmocka_unit_test(grows_too_much),
 		cmocka_unit_test(device_fails),
 		cmocka_unit_test(run_length),
 	};
