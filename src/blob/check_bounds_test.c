@@ -128,7 +128,7 @@ put_claim(uint8_t *first, uint32_t page, const struct claim *claim)
 		if (sequence == 0 && claim->removal != 0) {
 			blob_put_xattr(&w, true, BLOB_XATTR_REMOVAL_PENDING, 6, &claim->removal, 8);
 		}
-		at += blob_put_extent_rle(&w, claim->runs + at, claim->num_runs - at);
+		at += blob_put_extent_rle(&w, at == 0 ? claim->runs : claim->runs + at, claim->num_runs - at);
 		sequence++;
 		blob_page_end(&w, BLOB_ID_BASE + page, sequence - 1, at < claim->num_runs ? page + sequence : BLOB_PAGE_NONE);
 	}
