@@ -78,7 +78,8 @@ finish_counted_in(struct core_channel *c, struct bdev_op_stats *s, struct bdev_i
 void
 finish_request(struct core_channel *c, struct bdev_io *io, int status)
 {
-	finish_counted_in(c, &c->stats.op[io->op], io, status);
+	/* Of an operation that does not exist only the error is counted. */
+	finish_counted_in(c, io->op < BDEV_OP_COUNT ? &c->stats.op[io->op] : NULL, io, status);
 }
 
 /* The channel c is below the one that it was submitted on, which it goes back to. */

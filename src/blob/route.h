@@ -107,11 +107,13 @@ static inline uint64_t
 blob_where(const struct blob_channel *ch, uint64_t unit, uint64_t count, bool write)
 {
 	uint32_t entry = blob_short_entry(ch, unit, write);
-	uint64_t cluster = unit >> ch->unit_shift, last = (unit + count - 1) >> ch->unit_shift;
+	uint64_t cluster, last;
 
 	if (UNLIKELY(entry == 0)) {
 		return BLOB_SLOW;
 	}
+	cluster = unit >> ch->unit_shift;
+	last = (unit + count - 1) >> ch->unit_shift;
 	for (uint64_t i = cluster + 1; UNLIKELY(i <= last); i++) {
 		if (blob_map_entry(ch->head, i) != entry + (i - cluster)) {
 			return BLOB_SLOW;

@@ -294,6 +294,8 @@ keys_are_in_secret_memory(void **state)
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define LOOKS_AT_MEMORY 0
+#elif defined(__has_feature)
+#define LOOKS_AT_MEMORY (!__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer))
 #else
 #define LOOKS_AT_MEMORY 1
 #endif
