@@ -151,6 +151,27 @@ result(void)
 	return root;
 }
 
+/* On a busy machine one request may take longer than the time given: then once more, with plenty of it. */
+static json_t *
+some_ios(const char *bdev, const char *workload, const char *mode)
+{
+	static const char *const seconds[] = {"0.2", "5"};
+	json_t *root = NULL;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(seconds); i++) {
+		char line[256];
+
+		snprintf(line, sizeof(line), "--bdev %s -w %s --mode %s -q 4 -t %s --json", bdev, workload, mode, seconds[i]);
+		json_decref(root);
+		assert_ok(perf(line));
+		root = result();
+		if (json_integer_value(json_object_get(json_object_get(root, "all"), "ios")) > 0) {
+			break;
+		}
+	}
+	return root;
+}
+
 static void
 every_workload_in_every_mode(void **state)
 {
@@ -161,18 +182,12 @@ every_workload_in_every_mode(void **state)
 
 	make_file("disk", 4 << 20);
 	for (unsigned i = 0; i < ARRAY_SIZE(workloads) * ARRAY_SIZE(modes); i++) {
-		char line[256];
+		const char *workload = workloads[i / ARRAY_SIZE(modes)];
 		json_t *root, *all, *latency;
 
-		const char *workload = workloads[i / ARRAY_SIZE(modes)];
-
 		/* A flush of a file may take longer than all of this. */
-		snprintf(line, sizeof(line), "--bdev %s -w %s --mode %s -q 4 -t 0.2 --json",
-			 i % 2 == 0 || strcmp(workload, "flush") == 0 ? "malloc:4M:512"
-								      : "aio:%/disk:512",
-			 workload, modes[i % ARRAY_SIZE(modes)]);
-		assert_ok(perf(line));
-		root = result();
+		root = some_ios(i % 2 == 0 || strcmp(workload, "flush") == 0 ? "malloc:4M:512" : "aio:%/disk:512",
+				workload, modes[i % ARRAY_SIZE(modes)]);
 		assert_true(json_is_null(json_object_get(root, "error")));
 		all = json_object_get(root, "all");
 		latency = json_object_get(all, "latency_us");
