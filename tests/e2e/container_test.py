@@ -5,7 +5,6 @@ berthd as it runs in a container: no capability, an ordinary user, a root that c
 lockable memory, a CPU quota. box.py makes the container out of what the kernel has; clients are outside of it, as a VMM is.
 """
 import contextlib
-import glob
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import time
 
 import box
 import harness
-from harness import Failure, Skip, check, contains, equal, until
+from harness import Failure, Skip, check, contains, equal, stays_asleep, until
 
 MIB = 1 << 20
 # What profiles older than these calls answer to them, be it that they are missing or that they are forbidden. A forbidden clone3
@@ -83,37 +82,6 @@ def verify(t, d, name="disk0", *args):
     before = done()
     perf(t, d.path(name), "verify", "-q", "16", "-o", "4k", "-t", "0.5", *args)
     check(all(now > then for now, then in zip(done(), before)), f"reads and writes went up from {before}")
-
-
-def counters(pid):
-    """Of each thread: its name, how often it went to sleep by itself, its CPU time. By number as it is known outside."""
-    seen = {}
-    for folder in glob.glob(f"/proc/{pid}/task/*"):
-        with open(f"{folder}/status") as f:
-            status = dict(line.split(":", 1) for line in f if ":" in line)
-        with open(f"{folder}/stat") as f:
-            fields = f.read().rsplit(")", 1)[1].split()
-        seen[folder] = (status["Name"].strip(), int(status["voluntary_ctxt_switches"]), int(fields[11]) + int(fields[12]))
-    return seen
-
-
-def stays_asleep(d, what, seconds=3, settle=10):
-    """
-    For some seconds on end no thread wakes up, and that before long: after work reactors poll for a moment, the log is synced, its
-    worker ends, and the scheduler looks a few times more.
-    """
-    deadline = time.monotonic() + settle
-    while True:
-        before = counters(d.pid)
-        time.sleep(seconds)
-        after = counters(d.pid)
-        check(before, f"{what}: no threads seen")
-        if before == after:
-            return
-        woken = [f"{now[0]}: {now[1] - then[1]} wake-ups, {now[2] - then[2]} ticks"
-                 for k in before.keys() | after.keys()
-                 for then, now in [(before.get(k, ("new", 0, 0)), after.get(k, ("gone", 0, 0)))] if now != then]
-        check(time.monotonic() < deadline, f"{what}: not asleep in {seconds} s: {'; '.join(woken)}")
 
 
 def test_confined(t):

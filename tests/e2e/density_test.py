@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Thousands of controllers and of connected VMs: nothing is lost, nothing wakes up, memory stays small, and the limit of
 descriptors is an error like others. How fast it is, bench/density says."""
-import glob
 import json
 import os
 import re
@@ -14,7 +13,7 @@ import shutil
 import time
 
 import harness
-from harness import check, contains, equal, until
+from harness import check, contains, equal, stays_asleep, until
 
 MIB = 1 << 20
 LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -29,32 +28,6 @@ def memory(d):
     with open(f"/proc/{d.pid}/status") as f:
         status = dict(line.split(":", 1) for line in f)
     return tuple(int(status[k].split()[0]) / 1024 for k in ("RssAnon", "VmRSS"))
-
-
-def wake_ups(d):
-    seen = {}
-    for folder in glob.glob(f"/proc/{d.pid}/task/*"):
-        with open(f"{folder}/status") as f:
-            status = dict(line.split(":", 1) for line in f if ":" in line)
-        with open(f"{folder}/stat") as f:
-            fields = f.read().rsplit(")", 1)[1].split()
-        # The kernel's own, which looks every 5 s whether there is more.
-        if not status["Name"].strip().startswith("iou-wrk-"):
-            seen[status["Name"].strip() + folder] = (int(status["voluntary_ctxt_switches"]), int(fields[11]) + int(fields[12]))
-    return seen
-
-
-def stays_asleep(d, what, seconds=1.5):
-    """For so long nothing happens, and that soon: before that reactors poll a little, the scheduler looks once more, and the log
-    is synced. A sanitizer's own thread wakes now and then."""
-    if harness.SANITIZED:
-        return
-
-    def asleep():
-        before = wake_ups(d)
-        time.sleep(seconds)
-        return wake_ups(d) == before
-    until(asleep, f"{what}: no wake-up and no CPU time in {seconds} s", 15)
 
 
 def call(method, number=1, **params):

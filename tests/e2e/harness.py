@@ -9,6 +9,7 @@ a Test: a folder of its own, daemons and guests in it that end with the test how
     x_test.py [NAME ...]   runs those only whose name contains one of the words
 """
 import contextlib
+import glob
 import inspect
 import json
 import os
@@ -76,6 +77,45 @@ def until(condition, what, seconds=10.0):
         if time.monotonic() > deadline:
             raise Failure(f"not within {seconds * PATIENCE:g} s: {what}")
         time.sleep(0.02)
+
+
+def activity(pid):
+    """Of each thread of a process: its name, how often it went to sleep by itself, its CPU time in ticks. Without the kernel's own
+    workers for io_uring (iou-wrk-...), the last of which looks every 5 s whether there is something to do."""
+    seen = {}
+    for folder in glob.glob(f"/proc/{pid}/task/*"):
+        try:
+            with open(f"{folder}/status") as f:
+                status = dict(line.split(":", 1) for line in f if ":" in line)
+            with open(f"{folder}/stat") as f:
+                fields = f.read().rsplit(")", 1)[1].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ends just now
+        name = status["Name"].strip()
+        if not name.startswith("iou-wrk-"):
+            seen[folder] = (name, int(status["voluntary_ctxt_switches"]), int(fields[11]) + int(fields[12]))
+    return seen
+
+
+def stays_asleep(d, what, seconds=3.0):
+    """
+    For so many seconds on end no thread of a daemon wakes up, comes or goes, and that before long: after work reactors poll for a
+    moment, the log is synced, its worker ends, and the scheduler looks a few times more. Whatever else the machine is doing: what
+    sleeps is left asleep.
+    """
+    if SANITIZED:
+        return  # its own thread wakes now and then
+    seen, since = activity(d.pid), time.monotonic()
+    check(seen, f"{what}: no threads seen")
+    deadline = since + 15 + seconds
+    while time.monotonic() < since + seconds:
+        time.sleep(0.2)
+        now = activity(d.pid)
+        if now != seen:
+            woken = [f"{new[0]}: {new[1] - old[1]} wake-ups, {new[2] - old[2]} ticks" for k in sorted(now.keys() | seen.keys())
+                     for old, new in [(seen.get(k, ("new", 0, 0)), now.get(k, ("gone", 0, 0)))] if new != old]
+            check(time.monotonic() < deadline, f"{what}: not asleep for {seconds} s: {'; '.join(woken)}")
+            seen, since = now, time.monotonic()
 
 
 class Rpc:

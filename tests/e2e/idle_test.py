@@ -1,42 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
 """Whoever has nothing to do sleeps: no wake-up of any thread of the daemon, alone or with an idle VM on every kind of bdev."""
-import glob
-import time
-
 import harness
-from harness import Failure, check
+from harness import stays_asleep
 
 MIB = 1 << 20
-SECONDS = 3
-
-
-def counters(pid):
-    """Of each thread: name, voluntary and forced context switches, ticks of CPU time. Without the kernel's own workers for io_uring
-    (iou-wrk-...), the last of which looks every 5 s whether there is something to do."""
-    seen = {}
-    for folder in glob.glob(f"/proc/{pid}/task/*"):
-        with open(f"{folder}/status") as f:
-            status = dict(line.split(":", 1) for line in f if ":" in line)
-        with open(f"{folder}/stat") as f:
-            fields = f.read().rsplit(")", 1)[1].split()
-        if status["Name"].strip().startswith("iou-wrk-"):
-            continue
-        seen[folder] = (status["Name"].strip(), int(status["voluntary_ctxt_switches"]), int(fields[11]) + int(fields[12]))
-    return seen
-
-
-def stays_asleep(d, what):
-    # A moment to settle: the scheduler looks once more, a period after the last work, and finds none.
-    time.sleep(2.5)
-    before = counters(d.pid)
-    time.sleep(SECONDS)
-    after = counters(d.pid)
-    woken = [f"{after[k][0]}: {after[k][1] - before[k][1]} wake-ups, {after[k][2] - before[k][2]} ticks"
-             for k in after if k in before and after[k][1:] != before[k][1:]]
-    check(set(before) == set(after), f"{what}: threads came or went")
-    if woken:
-        raise Failure(f"{what}: not asleep in {SECONDS} s: " + "; ".join(woken))
 
 
 @harness.each(mode=["adaptive", "interrupt"])

@@ -10,7 +10,7 @@ import subprocess
 import time
 
 import harness
-from harness import check, contains, equal, until
+from harness import check, contains, equal, stays_asleep, until
 
 MIB = 1 << 20
 KINDS = ["null", "malloc", "aio", "uring"]
@@ -250,22 +250,7 @@ def test_rests_after_load(t):
     d = t.daemon()
     socket = make(t, d, "null")
     finish(t, load(t, socket, "null", "-q", "4", seconds=1))
-
-    def activity():
-        """CPU time and sleeps of all its system threads."""
-        with open(f"/proc/{d.pid}/stat") as f:
-            cpu = f.read().split()[13:15]
-        switches = []
-        for task in sorted(os.listdir(f"/proc/{d.pid}/task")):
-            with open(f"/proc/{d.pid}/task/{task}/status") as f:
-                switches.append(f.read().split("voluntary_ctxt_switches:")[1].split()[0])
-        return cpu, switches
-
-    def quiet():
-        before = activity()
-        time.sleep(1.5)
-        return before == activity()
-    until(quiet, "no wake-ups within 1.5 s", 12)
+    stays_asleep(d, "after load", 1.5)
 
 
 if __name__ == "__main__":

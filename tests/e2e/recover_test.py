@@ -19,7 +19,7 @@ mkfs.ext4 -q -F /dev/vda
 mount -t ext4 /dev/vda /mnt
 echo "@@ ready"
 fio --name=v --filename=/dev/vdb --size=16m --rw=randwrite --bs=4k --ioengine=libaio --iodepth={depth} --direct=1 --verify=crc32c \
-	--time_based --runtime={4 * kills} --thread --minimal >/tmp/fio || {{ cat /tmp/fio; exit 1; }}
+	--time_based --runtime={3 * kills} --thread --minimal >/tmp/fio || {{ cat /tmp/fio; exit 1; }}
 for i in $(seq 4); do dd if=/dev/urandom of=/mnt/$i bs=64k count=32 2>/dev/null; sync; done
 (cd /mnt && sha256sum 1 2 3 4 >sums)
 sync
@@ -84,7 +84,7 @@ def test_vmm_killed_under_io(t):
     d.call("bdev_malloc_create", name="m", num_blocks=65536, block_size=512)
     sockets = [d.controller("vm0", "b"), d.controller("vm1", "m")]
     base = d.fd_count()
-    for _ in range(3):
+    for _ in range(2):
         g = t.guest("echo '@@ ready'\nwhile :; do dd if=/dev/zero of=/dev/vda bs=64k count=200 oflag=direct; "
                     "dd if=/dev/zero of=/dev/vdb bs=64k count=200 oflag=direct; done", sockets)
         g.wait("ready")
