@@ -5,8 +5,8 @@
  * there are clusters in its range, and because nothing beyond the end may come back when the blob grows again.
  *
  * What a thick blob gets that no extent of the old map reaches is allocated before the gate closes, some extents an operation, so
- * that neither its I/O nor others' commits wait for it. When the blob is another by then (a snapshot was taken, another change of its
- * size came first), that is given back, and everything happens under the gate.
+ * that neither its I/O nor others' commits wait for it. When the blob is another by then (a snapshot was taken, another change of
+ * its size came first), that is given back, and everything happens under the gate.
  *
  * What is below a blob that grows may reach beyond its old end: the blob has not read that, and shall not. New clusters for which
  * somebody below has data are allocated and zeroed.
