@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 FUZZ_SECONDS = 8
@@ -26,29 +27,29 @@ SANITIZER_ENV = {
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1:die_after_fork=0",
 }
-# Folder, what it is, options of meson, environment of meson, suites, names left out but for --all, multiplier of time-outs.
-NOT_SANITIZED = ("e2e-quickstart", "e2e-idle", "e2e-container", "e2e-image")
-# What these do besides is done under the sanitizers by unit tests, and by the end-to-end tests that stay.
-NOT_WITH_ADDRESSES = ("e2e-recover", "e2e-placement", "e2e-top", "e2e-guest", "e2e-density", "e2e-volumes_interop", "e2e-volumes_kill")
-NOT_WITH_THREADS = ("e2e-recover", "e2e-placement", "e2e-top", "e2e-guest", "e2e-cli", "e2e-density", "e2e-iscsi_initiator",
-                    "e2e-initiator", "e2e-crypto", "e2e-partition", "e2e-metadata", "e2e-qcow2", "e2e-qos", "e2e-state",
-                    "e2e-access", "e2e-nbd", "e2e-raid", "e2e-volumes_interop", "e2e-volumes_kill", "e2e-volume", "e2e-store_check",
-                    "bdev_limits", "bdev_null", "bdev_malloc", "raid_degrade",
-                    "raid_raid", "stack", "bdev_powercut", "bdev_delay", "bdev_error", "bdevs_split", "bdev_qcow2",
-                    "blob_check", "blob_format", "blob_load", "blob_recover", "blob_store", "blob_volume", "blob_snapshot", "blob_scale",
-                    "blob_family_crash", "blob_snapshot_crash", "blob_store_crash", "blob_volume_crash", "lvol_find", "lvol_lvol",
-                    "ctl_stream")
+
+
+class Build(NamedTuple):
+    folder: str
+    title: str
+    options: list  # of meson
+    env: dict  # of meson
+    suites: list  # of tests
+    left_out: str  # a suite, but for --all
+    patience: int  # multiplies time-outs
+
+
+# gcc first. Then clang: what gcc lets through is a warning, and so an error, there; and it has the fuzzer.
 BUILDS = [
-    ("build", "release", ["--buildtype=release", "-Dtests=true"], {}, ["static", "unit", "e2e"], (), 1),
-    ("build-asan", "ASan + UBSan", ["--buildtype=debugoptimized", "-Db_sanitize=address,undefined", "-Dtests=true"], {},
-     ["unit", "e2e"], NOT_SANITIZED + NOT_WITH_ADDRESSES, 4),
-    ("build-tsan", "TSan", ["--buildtype=debugoptimized", "-Db_sanitize=thread", "-Dtests=true", "-Dc_args=-Wno-tsan"], {},
-     ["unit", "e2e"], NOT_SANITIZED + NOT_WITH_THREADS, 4),
+    Build("build", "release", ["--buildtype=release", "-Dtests=true"], {}, ["static", "unit", "e2e"], "", 1),
+    Build("build-clang", "clang, ASan + UBSan, fuzz targets",
+          ["--buildtype=debugoptimized", "-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dtests=true", "-Dfuzz=true",
+           "-Dwerror=true"], {"CC": "clang"}, ["compiler", "unit", "e2e"], "no-asan", 4),
+    Build("build-tsan", "TSan", ["--buildtype=debugoptimized", "-Db_sanitize=thread", "-Dtests=true", "-Dc_args=-Wno-tsan"], {},
+          ["unit", "e2e"], "no-tsan", 4),
 ]
-# All of it with clang: what gcc lets through is a warning, and so an error, here.
-FUZZ_BUILD = ("build-fuzz", "fuzz targets, clang", ["--buildtype=debugoptimized", "-Dfuzz=true", "-Dtests=true", "-Dwerror=true",
-                                                    "-Db_lundef=false"],
-              {"CC": "clang"}, [], (), 1)
+# Tests wait more than they compute.
+TESTS_AT_ONCE = 2 * os.cpu_count()
 OK = re.compile(r"^\[ +OK \] (.+)$", re.M)
 # cmocka names what failed or was skipped once when it happens and once in a list at the end, below "N test(s), listed below:".
 FAILED = re.compile(r"^\[ +FAILED +\] (?!\d+ test)(.+?)(?: \(\d+\.\d s\))?$", re.M)
@@ -87,14 +88,15 @@ def run_logged(argv, env=None):
 
 
 def build(spec, tally):
-    folder, title, options, env = spec[:4]
+    folder = spec.folder
     start = time.monotonic()
-    say(f"==> building {folder}/ ({title})")
+    say(f"==> building {folder}/ ({spec.title})")
     fresh = not os.path.exists(os.path.join(ROOT, folder, "build.ninja"))
     setup = ["meson", "setup", folder] if fresh else ["meson", "configure", folder]
-    code, output = run_logged(setup + options, env)
+    code, output = run_logged(setup + spec.options, spec.env)
     if code == 0:
-        code, output = run_logged(["ninja", "-C", folder])
+        # Tests of another build go first.
+        code, output = run_logged(["nice", "ninja", "-C", folder])
     if code != 0:
         say(tail(output))
         tally.add_failure(f"{folder}: build")
@@ -103,7 +105,7 @@ def build(spec, tally):
     if warnings:
         say(tail("\n".join(line for line in output.split("\n") if "warning:" in line), 20))
         tally.add_failure(f"{folder}: {warnings} warnings")
-    say(f"    built in {time.monotonic() - start:.0f} s")
+    say(f"    {folder}/ is built, in {time.monotonic() - start:.0f} s")
     return True
 
 
@@ -118,7 +120,7 @@ def wanted_tests(folder, suites, left_out, words):
     for test in introspect(folder, "--tests"):
         # meson says "project:suite"
         suite = {s.split(":")[-1] for s in test["suite"]}
-        if suite & set(suites) and test["name"] not in left_out and (not words or any(w in test["name"] for w in words)):
+        if suite & set(suites) and left_out not in suite and (not words or any(w in test["name"] for w in words)):
             names.append(test["name"])
     return names
 
@@ -144,12 +146,13 @@ def count(test, folder, tally):
         tally.add_failure(f"{name} {case}")
 
 
-def run_tests(folder, names, multiplier, tally):
+def run_tests(folder, names, patience, tally):
     if not names:
         return
     # TSan of gcc 12 does not start where addresses are randomised by more bits than it knows.
     calm = ["setarch", "-R"] if folder == "build-tsan" and run_logged(["setarch", "-R", "true"])[0] == 0 else []
-    argv = calm + ["meson", "test", "-C", folder, "--no-rebuild", f"--timeout-multiplier={multiplier}"] + names
+    argv = calm + ["meson", "test", "-C", folder, "--no-rebuild", f"--timeout-multiplier={patience}",
+                   f"--num-processes={TESTS_AT_ONCE}"] + names
     log = os.path.join(ROOT, folder, "meson-logs", "testlog.json")
     if os.path.exists(log):
         os.unlink(log)
@@ -190,8 +193,8 @@ def fuzz_one(target, seconds, seed):
     return name, code, output + "\n".join(crashes), int(runs.group(1)) if runs else 0
 
 
-def run_fuzz(seconds, seed, tally):
-    targets = [t["filename"][0] for t in introspect(FUZZ_BUILD[0], "--targets")
+def run_fuzz(folder, seconds, seed, tally):
+    targets = [t["filename"][0] for t in introspect(folder, "--targets")
                if t["type"] == "executable" and t["defined_in"].endswith("fuzz/meson.build")]
     built = {os.path.basename(t) for t in targets}
     for source in sorted(os.listdir(os.path.join(ROOT, "fuzz"))):
@@ -207,6 +210,20 @@ def run_fuzz(seconds, seed, tally):
                 tally.add_failure(f"fuzz: {name}")
             else:
                 tally.passed += 1
+
+
+def test_build(spec, everything, tally):
+    """All that is to be run of one build; everything: the long tests too, and what others have shown already."""
+    suites, left_out = (spec.suites + ["long"] * (spec is BUILDS[0]), "") if everything else (spec.suites, spec.left_out)
+    names = wanted_tests(spec.folder, suites, left_out, [])
+    if not names:
+        tally.add_failure(f"{spec.folder}: no tests")
+    say(f"==> testing {spec.folder}/ ({spec.title}): {len(names)} test programs")
+    run_tests(spec.folder, names, spec.patience, tally)
+    if "-Dfuzz=true" in spec.options:
+        seconds, seed = (FUZZ_SECONDS_LONG, None) if everything else (FUZZ_SECONDS, FUZZ_SEED)
+        say(f"==> fuzzing, {seconds} s each")
+        run_fuzz(spec.folder, seconds, seed, tally)
 
 
 def finish(tally, start):
@@ -230,31 +247,24 @@ def main():
     start = time.monotonic()
     tally = Tally()
     if args.list or args.name:
-        folder, _, _, _, suites, _, multiplier = BUILDS[0]
-        if build(BUILDS[0], tally):
-            names = wanted_tests(folder, suites + ["long"], (), args.name)
+        spec = BUILDS[0]
+        if build(spec, tally):
+            names = wanted_tests(spec.folder, spec.suites + ["long"], "", args.name)
             if args.list:
                 print("\n".join(names))
                 return
             if not names:
                 tally.add_failure(f"no test has {' or '.join(args.name)} in its name (./check --list)")
-            run_tests(folder, names, multiplier, tally)
+            run_tests(spec.folder, names, spec.patience, tally)
         finish(tally, start)
-    for spec in BUILDS:
-        folder, title, _, _, suites, left_out, multiplier = spec
-        if build(spec, tally):
-            if args.all:
-                suites, left_out = suites + (["long"] if folder == "build" else []), ()
-            names = wanted_tests(folder, suites, left_out, [])
-            if not names:
-                tally.add_failure(f"{folder}: no tests")
-            say(f"==> testing {folder}/ ({title}): {len(names)} test programs")
-            run_tests(folder, names, multiplier, tally)
-    if build(FUZZ_BUILD, tally):
-        run_tests(FUZZ_BUILD[0], ["headers"], 1, tally)
-        seconds, seed = (FUZZ_SECONDS_LONG, None) if args.all else (FUZZ_SECONDS, FUZZ_SEED)
-        say(f"==> fuzzing, {seconds} s each")
-        run_fuzz(seconds, seed, tally)
+    # One is built while the tests of the one before wait.
+    builder = ThreadPoolExecutor(1)
+    try:
+        for spec, built in [(spec, builder.submit(build, spec, tally)) for spec in BUILDS]:
+            if built.result():
+                test_build(spec, args.all, tally)
+    finally:
+        builder.shutdown(cancel_futures=True)
     finish(tally, start)
 
 
