@@ -4,6 +4,7 @@
 Builds and tests berth in every way that is promised to work; ./check calls it. Counted are cases: those that a test program
 names in its output (cmocka's and the end-to-end harness's `[       OK ] name` lines), or the program as one case when it names
 none. A build that fails, a program that crashes or hangs, and a run without any test count as failed. Skipped is not passed.
+Which tests run in which build is said by their suites: see tests/meson.build.
 """
 import argparse
 import ctypes
