@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "blob/harness.h"
+#include "blob/internal.h"
 
 #define OLD 1000
 
@@ -92,6 +93,7 @@ snapshot_goes(void **state)
 	EXPECT(blob_env_fill_blob(env, blob, 0, 4, OLD + 1) == 0);
 	EXPECT(blob_env_delete(env, snapshot) == 0);
 	blob_env_linger(env, 1000);
+	EXPECT(blob_env_info(env).blobs == 1 && env->store->reaped == 0); /* merged, and its map as it was */
 	fill_the_store();
 	end_read(c, &io);
 	play_idle(&p);
@@ -130,12 +132,36 @@ cluster_is_unmapped(void **state)
 	unmapped(true);
 }
 
+/* A deleted volume's map stays whole, be it that of another that is read: whoever began before may be looking at it. */
+static void
+map_stays(void **state)
+{
+	struct blob_env_channel *c;
+	struct blob_env_io io;
+	struct blob *blob, *other;
+
+	begin(false);
+	blob = blob_env_volume(env, 4, true);
+	other = blob_env_volume(env, 4, true);
+	EXPECT(blob_env_fill_blob(env, blob, 0, 4, OLD) == 0);
+	EXPECT(blob_env_fill_blob(env, other, 0, 4 * HARNESS_UNITS, OLD) == 0);
+	c = begin_read(blob, &io);
+	EXPECT(blob_env_delete(env, other) == 0);
+	blob_env_linger(env, 1000);
+	EXPECT(env->store->reaped == 4); /* none of it was looked at */
+	end_read(c, &io);
+	play_idle(&p);
+	EXPECT(env->store->reaped == 0);
+	end();
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(snapshot_goes),
 		cmocka_unit_test(cluster_is_unmapped),
+		cmocka_unit_test(map_stays),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
