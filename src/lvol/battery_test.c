@@ -248,24 +248,13 @@ battery(const char *const *steps, bool holes)
 }
 
 static void
-run(const struct battery *b, enum reactor_mode mode, bool real_threads)
-{
-#ifdef __SANITIZE_THREAD__ /* takes long: where there are races to be found */
-	if (!real_threads) {
-		return;
-	}
-#endif
-	bdev_battery_run(b, mode, real_threads);
-}
-
-static void
 thin_volumes(void **state)
 {
 	struct battery b = battery(thin, true);
 
-	run(&b, REACTOR_POLL, false);
-	run(&b, REACTOR_INTERRUPT, true);
-	run(&b, REACTOR_ADAPTIVE, true);
+	bdev_battery_run(&b, REACTOR_POLL, false);
+	bdev_battery_run(&b, REACTOR_INTERRUPT, true);
+	bdev_battery_run(&b, REACTOR_ADAPTIVE, true);
 }
 
 static void
@@ -274,9 +263,9 @@ thick_volumes(void **state)
 	struct battery b = battery(thick, false);
 
 	x.block_size = 4096;
-	run(&b, REACTOR_POLL, true);
+	bdev_battery_run(&b, REACTOR_POLL, true);
 	x.write_cache = true;
-	run(&b, REACTOR_INTERRUPT, false);
+	bdev_battery_run(&b, REACTOR_INTERRUPT, false);
 }
 
 static void
@@ -285,11 +274,11 @@ snapshots_below(void **state)
 	struct battery b = battery(below, false);
 
 	x.shuffle = true;
-	run(&b, REACTOR_POLL, false);
-	run(&b, REACTOR_INTERRUPT, true);
+	bdev_battery_run(&b, REACTOR_POLL, false);
+	bdev_battery_run(&b, REACTOR_INTERRUPT, true);
 	b = battery(chain, false);
 	x.write_cache = true;
-	run(&b, REACTOR_ADAPTIVE, true);
+	bdev_battery_run(&b, REACTOR_ADAPTIVE, true);
 }
 
 static void
@@ -298,10 +287,10 @@ clones(void **state)
 	struct battery b = battery(clone, false);
 
 	x.cluster_bytes = 262144;
-	run(&b, REACTOR_POLL, false);
+	bdev_battery_run(&b, REACTOR_POLL, false);
 	x.cluster_bytes = 196608; /* no power of two */
 	b.resize = NULL;
-	run(&b, REACTOR_ADAPTIVE, true);
+	bdev_battery_run(&b, REACTOR_ADAPTIVE, true);
 }
 
 static void
@@ -310,12 +299,12 @@ stacks(void **state)
 	struct battery b = battery(thin, true);
 
 	x.height = 3;
-	run(&b, REACTOR_POLL, true);
+	bdev_battery_run(&b, REACTOR_POLL, true);
 	b = battery(below, false);
 	x.height = 3;
 	x.shuffle = true;
 	x.write_cache = true;
-	run(&b, REACTOR_ADAPTIVE, false);
+	bdev_battery_run(&b, REACTOR_ADAPTIVE, false);
 }
 
 int

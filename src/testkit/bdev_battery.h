@@ -29,7 +29,7 @@ struct battery {
 };
 
 /* All of it, in one mode. real_threads: on three system threads, else all on the caller, polled
- * by hand. */
+ * by hand. Nothing in the latter case under TSan. */
 void bdev_battery_run(const struct battery *b, enum reactor_mode mode, bool real_threads);
 
 /* In all modes, by hand and with threads; aborts at the first thing that is wrong. */
