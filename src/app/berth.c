@@ -79,6 +79,7 @@ const struct ctl_command ctl_commands[] = {
 		 "                       either at a unix socket in the socket directory\n"
 		 "    --name NAME        what clients call it; the bdev's name unless given\n"
 		 "    --description TEXT   words that clients may show\n"
+		 "    --changed-since SNAPSHOT   what the context berth:changed compares a volume with (default: its parent)\n"
 		 "    --read-only        clients may only read\n"
 		 "    --tls-certs DIR    TLS with server-cert.pem and server-key.pem of the folder\n"
 		 "    --tls-psk FILE     TLS with the keys of the file\n"

@@ -197,7 +197,7 @@ static void
 export_words(struct ctl *ctl, int argc, char **argv)
 {
 	static const char *const files[] = {"--unix", "--tls-certs", "--tls-psk", NULL};
-	static const char *const values[] = {"--tcp", "--name", "--description", "--list", NULL};
+	static const char *const values[] = {"--tcp", "--name", "--description", "--changed-since", "--list", NULL};
 	const char *last = argc > 0 ? argv[argc - 1] : "";
 
 	if (strcmp(last, "--remove") == 0) {
@@ -209,7 +209,8 @@ export_words(struct ctl *ctl, int argc, char **argv)
 			puts("--list\n--remove");
 			named_words(ctl, "bdev_get_bdevs");
 		}
-		puts("--unix\n--tcp\n--name\n--description\n--read-only\n--tls-certs\n--tls-psk\n--tls-verify-peer");
+		puts("--unix\n--tcp\n--name\n--description\n--changed-since\n--read-only\n"
+		     "--tls-certs\n--tls-psk\n--tls-verify-peer");
 	}
 }
 

@@ -15,7 +15,7 @@
 #define COMMAND "export"
 
 struct request {
-	const char *unix_path, *tcp, *name, *description, *certs, *psk;
+	const char *unix_path, *tcp, *name, *description, *since, *certs, *psk;
 	bool verify_peer, readonly, list, remove;
 	char *path; /* unix_path, from the root */
 };
@@ -91,6 +91,7 @@ take_options(int *argc, char **argv, struct request *r)
 	} options[] = {
 		{"--unix", &r->unix_path, NULL},     {"--tcp", &r->tcp, NULL},
 		{"--name", &r->name, NULL},          {"--description", &r->description, NULL},
+		{"--changed-since", &r->since, NULL},
 		{"--tls-certs", &r->certs, NULL},    {"--tls-psk", &r->psk, NULL},
 		{"--tls-verify-peer", NULL, &r->verify_peer}, {"--read-only", NULL, &r->readonly},
 		{"--readonly", NULL, &r->readonly},  {"--list", NULL, &r->list},
@@ -223,7 +224,7 @@ export_params(const struct request *r, const char *bdev, const json_t *server, j
 	json_t *params = json_pack("{s:b}", "readonly", r->readonly);
 
 	if (!put_text(params, "bdev_name", bdev) || !put_text(params, "name", r->name) ||
-	    !put_text(params, "description", r->description) ||
+	    !put_text(params, "description", r->description) || !put_text(params, "changed_since", r->since) ||
 	    !put_text(params, "server", text_of(server, "name"))) {
 		json_decref(params);
 		return ctl_usage(COMMAND, "a name is no UTF-8");

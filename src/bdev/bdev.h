@@ -277,6 +277,12 @@ void bdev_close(struct bdev_desc *desc);
 struct bdev *bdev_desc_bdev(struct bdev_desc *desc);
 
 /*
+ * Before the first channel: BDEV_EXTENT_CHANGED on this descriptor's channels says what differs from `since`, a snapshot below
+ * a volume, instead of from its parent; everything, when that is not below it any more. The caller has `since` open as long.
+ */
+void bdev_desc_set_since(struct bdev_desc *desc, const struct bdev *since);
+
+/*
  * What modules that stand on a bdev rely on, from bdev_claim() until the descriptor is closed.
  * Others may always open it to read.
  */

@@ -123,6 +123,7 @@ create(struct device *dev, struct channel *channel)
 
 	c->desc = desc;
 	c->pub.bdev = bdev;
+	c->pub.since = desc->since;
 	c->submit = bdev->ops->submit;
 	qos_channel_init(c);
 	c->pub.readonly = __atomic_load_n(&bdev->readonly, __ATOMIC_ACQUIRE) || !desc->write;

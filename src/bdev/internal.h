@@ -113,6 +113,7 @@ struct bdev_desc {
 	void *ctx;
 	struct list link;
 
+	const struct bdev *since; /* see bdev_desc_set_since() */
 	char *user; /* never NULL */
 	char no_name[1];
 	struct fair_share shares[QOS_LANES]; /* any thread */

@@ -121,6 +121,7 @@ struct bdev {
 struct bdev_channel {
 	struct channel channel;
 	struct bdev *bdev;
+	const struct bdev *since; /* what BDEV_EXTENT_CHANGED compares with; NULL: the parent */
 
 	/* bdev->ops->submit */
 	_Alignas(CACHE_LINE_BYTES) void (*submit)(struct bdev_channel *ch, struct bdev_io *io);

@@ -141,6 +141,14 @@ bdev_needed(const struct bdev *bdev)
 	return false;
 }
 
+void
+bdev_desc_set_since(struct bdev_desc *desc, const struct bdev *since)
+{
+	app_thread_check();
+	CHECK(list_empty(&desc->device.channels));
+	desc->since = since;
+}
+
 struct bdev *
 bdev_desc_bdev(struct bdev_desc *desc)
 {

@@ -135,22 +135,43 @@ submit_flush(struct lvol_channel *lc, struct bdev_io *io)
 	bdev_submit(lc->base, child);
 }
 
+/* How many clusters from this one on are alike, and what they are (BDEV_EXTENT_...). */
+static uint64_t
+extent(const struct bdev_channel *ch, uint64_t cluster, uint32_t *ret_flags)
+{
+	const struct lvol *since = ch->since == NULL ? NULL : lvol_of_bdev(ch->since);
+	const struct blob *blob = lvol_of_ch(ch)->blob;
+	uint32_t flags = 0, diff = BLOB_EXTENT_CHANGED;
+	uint64_t n = blob_extent(blob, cluster, &flags);
+	bool own = (flags & BLOB_EXTENT_ALLOCATED) != 0;
+
+	if (since != NULL) {
+		uint64_t alike = blob_diff(blob, since->blob, cluster, &diff);
+
+		n = alike == 0 ? n : MIN(n, alike); /* 0: it is not below any more, and diff says that all has changed */
+	}
+	*ret_flags = 0;
+	if (own) {
+		*ret_flags = BDEV_EXTENT_ALLOCATED;
+	} else if ((flags & BLOB_EXTENT_ZERO) != 0) {
+		*ret_flags = BDEV_EXTENT_ZERO;
+	}
+	if (ch->since == NULL ? own : (diff & BLOB_EXTENT_CHANGED) != 0) {
+		*ret_flags |= BDEV_EXTENT_CHANGED;
+	}
+	return n;
+}
+
 static void
 block_status(struct bdev_channel *ch, struct bdev_io *io)
 {
-	const struct blob *blob = lvol_of_ch(ch)->blob;
 	uint64_t cluster_blocks = ch->bdev->optimal_boundary_blocks, lba = io->lba, end = io->lba + io->num_blocks;
 	uint32_t n = 0;
 
 	while (lba < end && n < io->max_results) {
-		uint32_t blob_flags = 0, flags = 0;
-		uint64_t next = (lba / cluster_blocks + blob_extent(blob, lba / cluster_blocks, &blob_flags)) * cluster_blocks;
+		uint32_t flags = 0;
+		uint64_t next = (lba / cluster_blocks + extent(ch, lba / cluster_blocks, &flags)) * cluster_blocks;
 
-		if ((blob_flags & BLOB_EXTENT_ALLOCATED) != 0) {
-			flags = BDEV_EXTENT_ALLOCATED | BDEV_EXTENT_CHANGED;
-		} else if ((blob_flags & BLOB_EXTENT_ZERO) != 0) {
-			flags = BDEV_EXTENT_ZERO;
-		}
 		next = MIN(next, end);
 		io->extents[n++] = (struct bdev_extent){.num_blocks = next - lba, .flags = flags};
 		lba = next;

@@ -190,10 +190,10 @@ export_json(const struct nbd_export *e)
 
 	nbd_export_get_info(e, &info);
 	nbd_export_for_each_client(e, add_client, clients);
-	return json_pack("{s:o, s:o, s:o, s:b, s:o, s:I, s:I, s:o}", "name", text_json(info.options->name), "bdev_name",
+	return json_pack("{s:o, s:o, s:o, s:b, s:o, s:o, s:I, s:I, s:o}", "name", text_json(info.options->name), "bdev_name",
 			 text_or_null(info.bdev_name), "description", text_or_null(info.options->description), "readonly",
-			 info.options->readonly, "server", text_or_null(info.options->server), "size",
-			 (json_int_t)info.size_bytes, "connections", (json_int_t)info.connections, "clients", clients);
+			 info.options->readonly, "server", text_or_null(info.options->server), "changed_since",
+			 text_or_null(info.options->changed_since), "size", (json_int_t)info.size_bytes, "connections", (json_int_t)info.connections, "clients", clients);
 }
 
 static json_t *
@@ -207,7 +207,36 @@ export_params(const struct nbd_export *e)
 			   text_json(info.options->bdev_name), "readonly", info.options->readonly);
 	set_text(params, "description", info.options->description);
 	set_text(params, "server", info.options->server);
+	set_text(params, "changed_since", info.options->changed_since);
 	return params;
+}
+
+/* NULL with an answer: `since` is no snapshot that the volume stands on. */
+static const char *
+since_name(struct rpc_request *req, const char *name, const struct bdev *bdev)
+{
+	struct lvol *lvol = bdev != NULL ? lvol_of_bdev(bdev) : NULL, *since = lvol_find(name);
+	struct bdev *snapshot = since != NULL ? bdev_find(name) : NULL;
+	struct err err = ERR_NONE;
+	struct bdev_extent first;
+	unsigned count;
+	int rc;
+
+	if (snapshot == NULL) {
+		rpc_error(req, -ENODEV, "changed_since: there is no volume '%.128s'", name);
+		return NULL;
+	}
+	if (lvol == NULL) {
+		rpc_error(req, -EINVAL, "changed_since: bdev '%.128s' is no volume",
+			  bdev != NULL ? bdev_name(bdev) : "");
+		return NULL;
+	}
+	rc = lvol_extents(lvol, since, 0, &first, 1, &count, &err);
+	if (rc != 0) {
+		rpc_error(req, -EINVAL, "changed_since: %s", err_text(&err));
+		return NULL;
+	}
+	return bdev_name(snapshot);
 }
 
 static void
@@ -231,6 +260,9 @@ export_create(struct rpc_request *req, const void *params)
 		o.name = bdev != NULL && lvol_of_bdev(bdev) == NULL ? bdev_name(bdev) : p->bdev_name;
 	}
 	if (!check_name(req, o.name)) {
+		return;
+	}
+	if (p->changed_since != NULL && (o.changed_since = since_name(req, p->changed_since, bdev)) == NULL) {
 		return;
 	}
 	rc = nbd_export_create(&o, &e, &err);

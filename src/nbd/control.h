@@ -86,7 +86,8 @@ struct nbd_export {
 	struct names_node node;
 	struct nbd_export_options options; /* strings are its own */
 	struct bdev_desc *desc; /* NULL: the bdev was removed */
-	bool gone;              /* it is being removed */
+	struct bdev_desc *since; /* of options.changed_since */
+	bool gone;              /* one of them is being removed */
 	struct list conns;
 	unsigned connections;
 	uint64_t accepted;

@@ -83,11 +83,22 @@ nbd_export_offer(const struct nbd_export *e, struct nbd_offer *ret)
 /* ---- Life ---- */
 
 static void
-release(struct nbd_export *e)
+close_bdevs(struct nbd_export *e)
 {
 	if (e->desc != NULL) {
 		bdev_close(e->desc);
 	}
+	if (e->since != NULL) {
+		bdev_close(e->since);
+	}
+	e->desc = e->since = NULL;
+}
+
+static void
+release(struct nbd_export *e)
+{
+	close_bdevs(e);
+	free((char *)e->options.changed_since);
 	free((char *)e->options.name);
 	free((char *)e->options.bdev_name);
 	free((char *)e->options.description);
@@ -122,9 +133,8 @@ settle(struct nbd_export *e)
 		release(e);
 		done(ctx, 0);
 		drop_one();
-	} else if (e->gone && e->desc != NULL) {
-		bdev_close(e->desc);
-		e->desc = NULL;
+	} else if (e->gone) {
+		close_bdevs(e);
 	}
 }
 
@@ -144,9 +154,12 @@ on_event(void *ctx, struct bdev *bdev, enum bdev_event ev)
 	struct nbd_export *e = ctx;
 
 	if (ev == BDEV_EVENT_RESIZE) {
-		if (e->on_resize != NULL) {
+		if (e->on_resize != NULL && bdev == bdev_of(e)) {
 			e->on_resize(e);
 		}
+		return;
+	}
+	if (e->gone) {
 		return;
 	}
 	e->gone = true;
@@ -165,12 +178,24 @@ copy(const char *text, const char **ret)
 	return text == NULL || *ret != NULL;
 }
 
+static int
+open_since(struct nbd_export *e, struct err *err)
+{
+	int rc = bdev_open(e->options.changed_since, false, on_event, e, &e->since, err);
+
+	if (rc == 0) {
+		bdev_desc_set_since(e->desc, bdev_desc_bdev(e->since));
+	}
+	return rc;
+}
+
 struct nbd_export *
 nbd_export_make(const struct nbd_export_options *options, struct err *err)
 {
 	struct nbd_export *e = calloc(1, sizeof(*e));
 	bool copied = e != NULL && copy(options->name, &e->options.name) && copy(options->bdev_name, &e->options.bdev_name) &&
-		      copy(options->description, &e->options.description) && copy(options->server, &e->options.server);
+		      copy(options->description, &e->options.description) && copy(options->server, &e->options.server) &&
+		      copy(options->changed_since, &e->options.changed_since);
 	int rc = 0;
 
 	if (e == NULL) {
@@ -184,6 +209,9 @@ nbd_export_make(const struct nbd_export_options *options, struct err *err)
 		rc = err_set(err, -ENOMEM, "out of memory");
 	} else {
 		rc = bdev_open_disk(options->bdev_name, !options->readonly, on_event, e, &e->desc, err);
+	}
+	if (rc == 0 && options->changed_since != NULL) {
+		rc = open_since(e, err);
 	}
 	if (rc != 0) {
 		alive--;

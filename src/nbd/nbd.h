@@ -81,6 +81,7 @@ struct nbd_export_options {
 	const char *bdev_name;   /* name, alias or UUID */
 	const char *description; /* NULL: none */
 	const char *server;      /* only clients of this one; NULL: of all */
+	const char *changed_since; /* a snapshot: what berth:changed compares with; NULL: the parent */
 	bool readonly;
 };
 

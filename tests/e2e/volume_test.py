@@ -580,8 +580,8 @@ def test_changes_over_nbd(t):
     def uri(name):
         return f"nbd+unix:///{name}?socket={t.path('n')}"
 
-    def changed(name):
-        d.call("berth_nbd_export_create", bdev_name=f"lvs0/{name}", name=name, readonly=True)
+    def changed(name, **options):
+        d.call("berth_nbd_export_create", bdev_name=f"lvs0/{name}", name=name, readonly=True, **options)
         extents = json.loads(t.run(["nbdinfo", "--map=berth:changed", "--json", uri(name)]))
         d.call("berth_nbd_export_delete", name=name)
         equal(sum(e["length"] for e in extents), 8 * MIB)
@@ -598,6 +598,22 @@ def test_changes_over_nbd(t):
     equal(changed("monday"), [(MIB, MIB)], "of what has no parent")
     equal(changed("tuesday"), [(MIB + 3 * CLUSTER, CLUSTER), (4 * MIB, 2 * CLUSTER)])
     equal(changed("v"), [(6 * MIB, CLUSTER)])
+    # Since a snapshot further below; and since one that is none of its own.
+    days = [(MIB + 3 * CLUSTER, CLUSTER), (4 * MIB, 2 * CLUSTER), (6 * MIB, CLUSTER)]
+    equal(changed("v", changed_since="lvs0/monday"), days)
+    equal(changed("v", changed_since="lvs0/tuesday"), [(6 * MIB, CLUSTER)])
+    contains(d.error("berth_nbd_export_create", params={"bdev_name": "lvs0/v", "name": "x",
+                                                        "changed_since": "lvs0/nobody"})["message"], "nobody")
+    contains(d.error("berth_nbd_export_create", params={"bdev_name": "lvs0/monday", "name": "x",
+                                                        "changed_since": "lvs0/tuesday"})["message"], "no snapshot below")
+    # It stays what it was; with the snapshot it ends, and the state says the same again.
+    d.call("berth_nbd_export_create", bdev_name="lvs0/v", name="kept", readonly=True, changed_since="lvs0/monday")
+    d.call("bdev_lvol_inflate", name="lvs0/tuesday")
+    extents = json.loads(t.run(["nbdinfo", "--map=berth:changed", "--json", uri("kept")]))
+    check(sum(e["length"] for e in extents if e["type"] == 1) == 8 * MIB, f"monday is not below it any more: {extents}")
+    d.call("bdev_lvol_delete", name="lvs0/monday")
+    equal(d.call("berth_nbd_get_exports", name="kept")[0]["bdev_name"], None)
+    d.call("berth_nbd_export_delete", name="kept")
     # Offered of volumes, encrypted or not; of other disks there is nothing to tell.
     key = t.path("key")
     with open(key, "w", opener=lambda p, flags: os.open(p, flags, 0o600)) as f:
