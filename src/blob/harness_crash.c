@@ -115,7 +115,10 @@ static void
 prepare(struct run *run)
 {
 	const struct blob_mem_options options = {
-		.bytes = 8 << 20, .block_size = run->write_cache ? 512 : 4096, .write_cache = run->write_cache, .unmap_fills = true,
+		.bytes = 8 << 20,
+		.block_size = run->write_cache ? 512 : 4096,
+		.write_cache = run->write_cache,
+		.unmap_fills = true,
 		.copies = (run->seed + run->write_cache) % 2 == 0};
 
 	play_where("scene %s, preparing", run->scene->name);

@@ -190,10 +190,11 @@ export_json(const struct nbd_export *e)
 
 	nbd_export_get_info(e, &info);
 	nbd_export_for_each_client(e, add_client, clients);
-	return json_pack("{s:o, s:o, s:o, s:b, s:o, s:o, s:I, s:I, s:o}", "name", text_json(info.options->name), "bdev_name",
-			 text_or_null(info.bdev_name), "description", text_or_null(info.options->description), "readonly",
-			 info.options->readonly, "server", text_or_null(info.options->server), "changed_since",
-			 text_or_null(info.options->changed_since), "size", (json_int_t)info.size_bytes, "connections", (json_int_t)info.connections, "clients", clients);
+	return json_pack("{s:o, s:o, s:o, s:b, s:o, s:o, s:I, s:I, s:o}", "name", text_json(info.options->name),
+			 "bdev_name", text_or_null(info.bdev_name), "description", text_or_null(info.options->description),
+			 "readonly", info.options->readonly, "server", text_or_null(info.options->server), "changed_since",
+			 text_or_null(info.options->changed_since), "size", (json_int_t)info.size_bytes, "connections",
+			 (json_int_t)info.connections, "clients", clients);
 }
 
 static json_t *

@@ -76,7 +76,8 @@ uint64_t blob_mem_differ(struct blob_mem *a, struct blob_mem *b);
 
 #define BLOB_MEM_OP(op) (1u << (op))
 #define BLOB_MEM_MODIFIES \
-	(BLOB_MEM_OP(BLOB_DEV_WRITE) | BLOB_MEM_OP(BLOB_DEV_UNMAP) | BLOB_MEM_OP(BLOB_DEV_WRITE_ZEROES) | BLOB_MEM_OP(BLOB_DEV_COPY))
+	(BLOB_MEM_OP(BLOB_DEV_WRITE) | BLOB_MEM_OP(BLOB_DEV_UNMAP) | BLOB_MEM_OP(BLOB_DEV_WRITE_ZEROES) | \
+	 BLOB_MEM_OP(BLOB_DEV_COPY))
 
 struct blob_mem_fault {
 	unsigned ops;     /* BLOB_MEM_OP()s */
