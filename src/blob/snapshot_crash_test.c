@@ -34,6 +34,27 @@ static const struct scene snapshot = {.name = "snapshot", .prepare = two_volumes
 static const struct scene snapshot_shuffled = {
 	.name = "snapshot, shuffled", .prepare = two_volumes, .act = snapshot_act, .shuffle = true};
 
+/* The metadata of what the snapshot is taken of has more pages than one. */
+static void
+long_chains(struct play *p)
+{
+	two_volumes(p);
+	play_long_chain(p, "a");
+	play_long_chain(p, "b");
+	play_flush(p);
+}
+
+static void
+long_chain_act(struct play *p)
+{
+	play_snapshot(p, "a", "a1");
+	play_snapshot(p, "a", "a2");
+	play_snapshot(p, "b", "b1");
+	play_snapshot(p, "a", "a3");
+}
+
+static const struct scene long_chain = {.name = "snapshot, long chains", .prepare = long_chains, .act = long_chain_act};
+
 /* Writes are under way on both. */
 static void
 busy_act(struct play *p)
@@ -97,7 +118,7 @@ a_snapshot(struct play *p)
 }
 
 static void
-clone_act(struct play *p)
+cllong_chain_act(struct play *p)
 {
 	play_clone(p, "s", "c1");
 	play_write(p, "c1", 0, 5);
@@ -106,7 +127,7 @@ clone_act(struct play *p)
 	play_clone(p, "c1", "c3");
 }
 
-static const struct scene clone = {.name = "clone", .prepare = a_snapshot, .act = clone_act};
+static const struct scene clone = {.name = "clone", .prepare = a_snapshot, .act = cllong_chain_act};
 
 int
 main(void)
@@ -114,6 +135,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		SCENE_TEST(&snapshot), SCENE_TEST(&snapshot_shuffled), SCENE_TEST(&busy),  SCENE_TEST(&group),
 		SCENE_TEST(&group_super), SCENE_TEST(&group_shuffled), SCENE_TEST(&clone),
+		SCENE_TEST(&long_chain),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -309,6 +309,41 @@ grows_in_use(void **state)
 	}
 }
 
+/* A write that is under way has its place in the old map: the new one is made when it has ended. */
+static void
+resize_waits_for_writes(void **state)
+{
+	uint64_t clusters = 20;
+	uint8_t buf[HARNESS_UNIT_BYTES];
+	struct blob_env_channel *c;
+	struct blob_env_op op;
+	struct blob_env_io io;
+	struct play p;
+
+	(void)state;
+	open_play(&p);
+	growing = blob_env_volume(&p.env, 10, true);
+	c = blob_env_open(&p.env, 0, growing);
+	blob_env_pattern(buf, sizeof(buf), 3, 1, 7);
+	blob_mem_hold(p.mem, BLOB_MEM_OP(BLOB_DEV_WRITE));
+	blob_env_submit(c, &io, BLOB_WRITE, 3, 1, buf);
+	blob_env_linger(&p.env, 100);
+	blob_env_begin(&p.env, &op, begin_growth, &clusters);
+	blob_env_linger(&p.env, 100);
+	assert_int_equal(blob_mem_held(p.mem), 1); /* the write's */
+	blob_mem_hold(p.mem, 0);
+	assert_int_equal(blob_env_finish(&io), 0);
+	assert_int_equal(blob_env_end(&p.env, &op), 0);
+	assert_true(blob_env_holds(c, 3, 1, 7));
+	blob_env_close(c);
+	assert_int_equal(blob_allocated_clusters(growing), 1);
+	play_idle(&p);
+	play_check_space(&p);
+	assert_true(play_unload(&p));
+	play_check_disk(&p);
+	play_close(&p);
+}
+
 /* All or nothing. */
 static void
 grows_too_much(void **state)
@@ -451,6 +486,7 @@ main(void)
 		cmocka_unit_test(families),
 		cmocka_unit_test(cut_and_grown),
 		cmocka_unit_test(grows_in_use),
+		cmocka_unit_test(resize_waits_for_writes),
 		cmocka_unit_test(grows_too_much),
 		cmocka_unit_test(device_fails),
 		cmocka_unit_test(run_length),
