@@ -73,6 +73,18 @@ bdev_created(struct rpc_request *req, const struct bdev *bdev)
 }
 
 void
+bdev_created_or_waits(struct rpc_request *req, int rc, const struct err *err, const struct bdev *bdev, const char *name)
+{
+	if (rc != 0) {
+		rpc_error_from(req, rc, err);
+	} else if (bdev != NULL) {
+		bdev_created(req, bdev);
+	} else {
+		rpc_result(req, text_json(name));
+	}
+}
+
+void
 bdev_changed(struct rpc_request *req, const struct bdev *bdev)
 {
 	record(req, bdev);

@@ -101,12 +101,8 @@ rescan(struct rpc_request *req, const void *params)
 static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_aio_delete_params *p = params;
-	struct err err = ERR_NONE;
-	int rc = bdev_aio_delete(p->name, delete_done, req, &err);
 
-	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_aio_", p->name);
-	}
+	delete_by_name(req, p->name, "bdev_aio_", bdev_aio_delete);
 }
 
 const struct rpc_method bdev_aio_methods[] = {

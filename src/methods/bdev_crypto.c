@@ -293,12 +293,8 @@ create(struct rpc_request *req, const void *params)
 static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_crypto_delete_params *p = params;
-	struct err err = ERR_NONE;
-	int rc = bdev_crypto_delete(p->name, delete_done, req, &err);
 
-	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_crypto_", p->name);
-	}
+	delete_by_name(req, p->name, "bdev_crypto_", bdev_crypto_delete);
 }
 
 const struct rpc_method bdev_crypto_methods[] = {

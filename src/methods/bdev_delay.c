@@ -28,9 +28,7 @@ options_json(const struct delay_bdev_options *o)
 		(json_int_t)o->latency_us[DELAY_AVG_WRITE], "p99_write_latency",
 		(json_int_t)o->latency_us[DELAY_P99_WRITE]);
 
-	if (!uuid_is_null(o->uuid)) {
-		json_object_set_new(params, "uuid", uuid_json(o->uuid));
-	}
+	set_uuid(params, o->uuid);
 	return params;
 }
 
@@ -90,13 +88,7 @@ create(struct rpc_request *req, const void *params)
 
 	uuid_copy(o.uuid, p->uuid);
 	rc = bdev_delay_create(&o, &bdev, &err);
-	if (rc != 0) {
-		rpc_error_from(req, rc, &err);
-	} else if (bdev != NULL) {
-		bdev_created(req, bdev);
-	} else {
-		rpc_result(req, text_json(p->name));
-	}
+	bdev_created_or_waits(req, rc, &err, bdev, p->name);
 }
 
 static void
@@ -131,12 +123,8 @@ update_latency(struct rpc_request *req, const void *params)
 static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_delay_delete_params *p = params;
-	struct err err = ERR_NONE;
-	int rc = bdev_delay_delete(p->name, delete_done, req, &err);
 
-	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_delay_", p->name);
-	}
+	delete_by_name(req, p->name, "bdev_delay_", bdev_delay_delete);
 }
 
 const struct rpc_method bdev_delay_methods[] = {

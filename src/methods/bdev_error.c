@@ -22,9 +22,7 @@ options_json(const struct error_bdev_options *o)
 {
 	json_t *params = json_pack("{s:o}", "base_name", text_json(o->base_name));
 
-	if (!uuid_is_null(o->uuid)) {
-		json_object_set_new(params, "uuid", uuid_json(o->uuid));
-	}
+	set_uuid(params, o->uuid);
 	return params;
 }
 
@@ -91,12 +89,8 @@ create(struct rpc_request *req, const void *params)
 static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_error_delete_params *p = params;
-	struct err err = ERR_NONE;
-	int rc = bdev_error_delete(p->name, delete_done, req, &err);
 
-	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_error_", p->name);
-	}
+	delete_by_name(req, p->name, "bdev_error_", bdev_error_delete);
 }
 
 /* ---- Injecting ---- */

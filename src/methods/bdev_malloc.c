@@ -111,12 +111,8 @@ create(struct rpc_request *req, const void *params)
 static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_malloc_delete_params *p = params;
-	struct err err = ERR_NONE;
-	int rc = bdev_malloc_delete(p->name, delete_done, req, &err);
 
-	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_malloc_", p->name);
-	}
+	delete_by_name(req, p->name, "bdev_malloc_", bdev_malloc_delete);
 }
 
 const struct rpc_method bdev_malloc_methods[] = {

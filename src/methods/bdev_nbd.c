@@ -18,14 +18,6 @@ is(const struct bdev *bdev)
 }
 
 static void
-set_text(json_t *object, const char *key, const char *text)
-{
-	if (text != NULL) {
-		json_object_set_new(object, key, text_json(text));
-	}
-}
-
-static void
 set_file(json_t *object, const char *key, const char *path)
 {
 	if (path != NULL) {
@@ -156,12 +148,8 @@ create(struct rpc_request *req, const void *params)
 static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_nbd_delete_params *p = params;
-	struct err err = ERR_NONE;
-	int rc = bdev_nbd_detach(p->name, delete_done, req, &err);
 
-	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_nbd_", p->name);
-	}
+	delete_by_name(req, p->name, "bdev_nbd_", bdev_nbd_detach);
 }
 
 const struct rpc_method bdev_nbd_methods[] = {

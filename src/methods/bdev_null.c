@@ -88,12 +88,8 @@ create(struct rpc_request *req, const void *params)
 static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_null_delete_params *p = params;
-	struct err err = ERR_NONE;
-	int rc = bdev_null_delete(p->name, delete_done, req, &err);
 
-	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_null_", p->name);
-	}
+	delete_by_name(req, p->name, "bdev_null_", bdev_null_delete);
 }
 
 static void

@@ -22,9 +22,7 @@ options_json(const struct passthru_bdev_options *o)
 	json_t *params = json_pack("{s:o, s:o}", "base_bdev_name", text_json(o->base_name), "name",
 				   text_json(o->name));
 
-	if (!uuid_is_null(o->uuid)) {
-		json_object_set_new(params, "uuid", uuid_json(o->uuid));
-	}
+	set_uuid(params, o->uuid);
 	return params;
 }
 
@@ -80,24 +78,14 @@ create(struct rpc_request *req, const void *params)
 
 	uuid_copy(o.uuid, p->uuid);
 	rc = bdev_passthru_create(&o, &bdev, &err);
-	if (rc != 0) {
-		rpc_error_from(req, rc, &err);
-	} else if (bdev != NULL) {
-		bdev_created(req, bdev);
-	} else {
-		rpc_result(req, text_json(p->name));
-	}
+	bdev_created_or_waits(req, rc, &err, bdev, p->name);
 }
 
 static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_passthru_delete_params *p = params;
-	struct err err = ERR_NONE;
-	int rc = bdev_passthru_delete(p->name, delete_done, req, &err);
 
-	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_passthru_", p->name);
-	}
+	delete_by_name(req, p->name, "bdev_passthru_", bdev_passthru_delete);
 }
 
 const struct rpc_method bdev_passthru_methods[] = {

@@ -26,9 +26,7 @@ options_json(const struct powercut_bdev_options *o)
 		(json_int_t)o->seed, "sector_size", (json_int_t)o->sector_bytes, "cut_after",
 		(json_int_t)o->cut_after, "cache_size_mb", (json_int_t)(o->cache_bytes >> 20));
 
-	if (!uuid_is_null(o->uuid)) {
-		json_object_set_new(params, "uuid", uuid_json(o->uuid));
-	}
+	set_uuid(params, o->uuid);
 	return params;
 }
 
@@ -110,13 +108,7 @@ create(struct rpc_request *req, const void *params)
 
 	uuid_copy(o.uuid, p->uuid);
 	rc = bdev_powercut_create(&o, &bdev, &err);
-	if (rc != 0) {
-		rpc_error_from(req, rc, &err);
-	} else if (bdev != NULL) {
-		bdev_created(req, bdev);
-	} else {
-		rpc_result(req, text_json(p->name));
-	}
+	bdev_created_or_waits(req, rc, &err, bdev, p->name);
 }
 
 static void
@@ -148,12 +140,8 @@ restore(struct rpc_request *req, const void *params)
 static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_powercut_delete_params *p = params;
-	struct err err = ERR_NONE;
-	int rc = bdev_powercut_delete(p->name, delete_done, req, &err);
 
-	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_powercut_", p->name);
-	}
+	delete_by_name(req, p->name, "bdev_powercut_", bdev_powercut_delete);
 }
 
 const struct rpc_method bdev_powercut_methods[] = {

@@ -24,9 +24,7 @@ options_json(const struct qcow2_bdev_options *o)
 	json_t *params = json_pack("{s:o, s:o}", "name", text_json(o->name), "base_bdev_name",
 				   text_json(o->base_name));
 
-	if (!uuid_is_null(o->uuid)) {
-		json_object_set_new(params, "uuid", uuid_json(o->uuid));
-	}
+	set_uuid(params, o->uuid);
 	return params;
 }
 
@@ -120,12 +118,8 @@ create(struct rpc_request *req, const void *params)
 static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_qcow2_delete_params *p = params;
-	struct err err = ERR_NONE;
-	int rc = bdev_qcow2_delete(p->name, delete_done, req, &err);
 
-	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_qcow2_", p->name);
-	}
+	delete_by_name(req, p->name, "bdev_qcow2_", bdev_qcow2_delete);
 }
 
 const struct rpc_method bdev_qcow2_methods[] = {

@@ -16,14 +16,6 @@
 /* ---- Settings ---- */
 
 static void
-set_text(json_t *object, const char *key, const char *text)
-{
-	if (text != NULL) {
-		json_object_set_new(object, key, text_json(text));
-	}
-}
-
-static void
 set_settings(json_t *object, const char *key, const struct rbd_settings *settings)
 {
 	json_t *json;
@@ -245,9 +237,7 @@ options_json(const struct rbd_bdev_options *o)
 	set_text(params, "user_id", o->user_id);
 	set_text(params, "cluster_name", o->cluster);
 	set_settings(params, "config", o->settings);
-	if (!uuid_is_null(o->uuid)) {
-		json_object_set_new(params, "uuid", uuid_json(o->uuid));
-	}
+	set_uuid(params, o->uuid);
 	return params;
 }
 
@@ -372,12 +362,8 @@ resize(struct rpc_request *req, const void *params)
 static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_rbd_delete_params *p = params;
-	struct err err = ERR_NONE;
-	int rc = bdev_rbd_delete(p->name, delete_done, req, &err);
 
-	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_rbd_create", p->name);
-	}
+	delete_by_name(req, p->name, "bdev_rbd_create", bdev_rbd_delete);
 }
 
 const struct rpc_method bdev_rbd_methods[] = {

@@ -90,12 +90,8 @@ rescan(struct rpc_request *req, const void *params)
 static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_uring_delete_params *p = params;
-	struct err err = ERR_NONE;
-	int rc = bdev_uring_delete(p->name, delete_done, req, &err);
 
-	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_uring_", p->name);
-	}
+	delete_by_name(req, p->name, "bdev_uring_", bdev_uring_delete);
 }
 
 const struct rpc_method bdev_uring_methods[] = {

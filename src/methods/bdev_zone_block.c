@@ -90,24 +90,14 @@ create(struct rpc_request *req, const void *params)
 	struct bdev *bdev;
 	int rc = bdev_zone_block_create(&o, &bdev, &err);
 
-	if (rc != 0) {
-		rpc_error_from(req, rc, &err);
-	} else if (bdev != NULL) {
-		bdev_created(req, bdev);
-	} else {
-		rpc_result(req, text_json(p->name));
-	}
+	bdev_created_or_waits(req, rc, &err, bdev, p->name);
 }
 
 static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_zone_block_delete_params *p = params;
-	struct err err = ERR_NONE;
-	int rc = bdev_zone_block_delete(p->name, delete_done, req, &err);
 
-	if (rc != 0) {
-		delete_refused(req, rc, &err, "bdev_zone_block_", p->name);
-	}
+	delete_by_name(req, p->name, "bdev_zone_block_", bdev_zone_block_delete);
 }
 
 const struct rpc_method bdev_zone_block_methods[] = {

@@ -81,8 +81,12 @@ extern const struct rpc_method nbd_lend_methods[];
 /* {"method","params"}; takes params. */
 json_t *call_json(const char *method, json_t *params);
 json_t *uuid_json(const uuid_t uuid);
+/* "uuid", where there is one. */
+void set_uuid(json_t *object, const uuid_t uuid);
 /* Bytes that are no UTF-8 (a file name) show as question marks. */
 json_t *text_json(const char *text);
+/* Where there is a text. */
+void set_text(json_t *object, const char *key, const char *text);
 /* Where a thread may run. */
 json_t *thread_mask_json(const struct thread *t);
 /* Sets key to an absolute path. */
@@ -96,6 +100,9 @@ void delete_done(void *ctx, int status);
  * it, else the error. */
 void delete_refused(struct rpc_request *req, int rc, const struct err *err, const char *family,
 		    const char *name);
+/* A whole method of that kind: fn deletes by name. */
+void delete_by_name(struct rpc_request *req, const char *name, const char *family,
+		    int (*fn)(const char *name, void (*done)(void *ctx, int status), void *ctx, struct err *err));
 
 /* Whether a file's block size is 0 (detect it) or possible; else the request has been answered:
  * before the file is touched. */
@@ -148,6 +155,9 @@ json_t *histogram_params(const struct bdev *b);
 /* Answers a create: the recorded parameters are those that make the very same bdev, the result
  * is its name. */
 void bdev_created(struct rpc_request *req, const struct bdev *bdev);
+/* The same for what came to rc, and may have to wait for its base (bdev is NULL then). */
+void bdev_created_or_waits(struct rpc_request *req, int rc, const struct err *err, const struct bdev *bdev,
+			   const char *name);
 /* Answers true to what changed a bdev: recorded is the create that makes it as it is now. */
 void bdev_changed(struct rpc_request *req, const struct bdev *bdev);
 

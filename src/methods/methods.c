@@ -104,6 +104,14 @@ uuid_json(const uuid_t uuid)
 	return json_string(text);
 }
 
+void
+set_uuid(json_t *object, const uuid_t uuid)
+{
+	if (!uuid_is_null(uuid)) {
+		json_object_set_new(object, "uuid", uuid_json(uuid));
+	}
+}
+
 json_t *
 text_json(const char *text)
 {
@@ -120,6 +128,14 @@ text_json(const char *text)
 	json = clean != NULL ? json_string(clean) : NULL;
 	free(clean);
 	return json;
+}
+
+void
+set_text(json_t *object, const char *key, const char *text)
+{
+	if (text != NULL) {
+		json_object_set_new(object, key, text_json(text));
+	}
 }
 
 void
@@ -171,6 +187,18 @@ delete_refused(struct rpc_request *req, int rc, const struct err *err, const cha
 		rpc_true(req);
 	} else {
 		rpc_error_from(req, rc, err);
+	}
+}
+
+void
+delete_by_name(struct rpc_request *req, const char *name, const char *family,
+	       int (*fn)(const char *name, void (*done)(void *ctx, int status), void *ctx, struct err *err))
+{
+	struct err err = ERR_NONE;
+	int rc = fn(name, delete_done, req, &err);
+
+	if (rc != 0) {
+		delete_refused(req, rc, &err, family, name);
 	}
 }
 

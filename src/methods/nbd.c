@@ -58,14 +58,6 @@ server_json(const struct nbd_server *s)
 			 "handshakes", (json_int_t)info.handshakes, "accepted", (json_int_t)info.accepted);
 }
 
-static void
-set_text(json_t *object, const char *key, const char *text)
-{
-	if (text != NULL) {
-		json_object_set_new(object, key, text_json(text));
-	}
-}
-
 /* What makes the very same server again: files by absolute paths. */
 static json_t *
 server_params(const struct nbd_server *s)
