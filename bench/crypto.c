@@ -22,6 +22,7 @@
 #include "bdevs/malloc/malloc.h"
 #include "bdevs/null/null.h"
 #include "event/reactor.h"
+#include "stage.h"
 
 #define DISK_BYTES ((uint64_t)64 << 20)
 #define DEPTH_MAX 512
@@ -31,16 +32,6 @@ static struct options {
 	unsigned io_size, block, depth, rounds, ms, key_bits;
 } options = {4096, 512, 32, 5, 100, 256};
 
-static struct reactor *reactor;
-static struct thread *thread;
-
-static void
-fail(const char *what, const struct err *err)
-{
-	fprintf(stderr, "crypto-bench: %s: %s\n", what, err_text(err));
-	exit(1);
-}
-
 static uint64_t
 cpu_ns(void)
 {
@@ -48,35 +39,6 @@ cpu_ns(void)
 
 	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
 	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
-}
-
-/* ---- On the thread ---- */
-
-struct call {
-	struct msg msg;
-	void (*fn)(void *arg);
-	void *arg;
-	bool done;
-};
-
-static void
-called(struct msg *msg)
-{
-	struct call *call = CONTAINER_OF(msg, struct call, msg);
-
-	call->fn(call->arg);
-	call->done = true;
-}
-
-static void
-on_thread(void (*fn)(void *arg), void *arg)
-{
-	struct call call = {.fn = fn, .arg = arg};
-
-	thread_send(thread, &call.msg, called);
-	while (!call.done) {
-		reactor_poll_once(reactor);
-	}
 }
 
 /* ---- The engine ---- */
@@ -92,7 +54,7 @@ engine_rate(bool write)
 	struct xts *x;
 
 	if (from == NULL || to == NULL || xts_create(key, options.block, &x) != 0) {
-		fail("engine", &(struct err){.text = "no cipher, or no memory"});
+		stage_fail("engine", &(struct err){.text = "no cipher, or no memory"});
 	}
 	memset(from, 1, bytes);
 	begin = cpu_ns();
@@ -148,7 +110,7 @@ static void
 io_done(struct bdev_io *io, int status)
 {
 	if (status != 0) {
-		fail(run.name, &(struct err){.text = "a request failed"});
+		stage_fail(run.name, &(struct err){.text = "a request failed"});
 	}
 	run.done++;
 	if (reactor_now_ns() < run.end_ns) {
@@ -169,14 +131,14 @@ start(void *arg)
 	struct err err = ERR_NONE;
 
 	if (bdev_open(run.name, true, event, NULL, &run.desc, &err) != 0) {
-		fail(run.name, &err);
+		stage_fail(run.name, &err);
 	}
 	run.ch = bdev_channel_get(run.desc, NULL);
 	run.io_bytes = bdev_io_bytes(bdev_desc_bdev(run.desc));
 	run.buffers = aligned_alloc(4096, (size_t)options.depth * options.io_size);
 	run.ios = aligned_alloc(64, options.depth * run.io_bytes);
 	if (run.ch == NULL || run.buffers == NULL || run.ios == NULL) {
-		fail(run.name, &(struct err){.text = "out of memory"});
+		stage_fail(run.name, &(struct err){.text = "out of memory"});
 	}
 	memset(run.buffers, 1, (size_t)options.depth * options.io_size);
 	run.inflight = options.depth;
@@ -202,13 +164,13 @@ bdev_rate(const char *name, bool write)
 	uint64_t begin, used;
 
 	run = (struct run){.name = name, .write = write};
-	on_thread(start, NULL);
+	stage_call(start, NULL);
 	begin = cpu_ns();
 	while (run.inflight > 0) {
-		reactor_poll_once(reactor);
+		reactor_poll_once(stage_reactor);
 	}
 	used = cpu_ns() - begin;
-	on_thread(finish, NULL);
+	stage_call(finish, NULL);
 	return (double)run.done * 1e9 / (double)used;
 }
 
@@ -226,7 +188,7 @@ make(void *arg)
 	snprintf(key, sizeof(key), "%.*s", (int)options.key_bits / 4, half);
 	snprintf(key2, sizeof(key2), "%.*s", (int)options.key_bits / 4, other);
 	if (crypto_key_create(&k, &err) != 0) {
-		fail("key", &err);
+		stage_fail("key", &err);
 	}
 	for (int i = 0; i < 4; i++) {
 		const char *name = (const char *[]){"null", "malloc", "under null", "under malloc"}[i];
@@ -235,7 +197,7 @@ make(void *arg)
 		struct malloc_bdev_options m = {.name = name, .num_blocks = blocks, .block_size = options.block};
 
 		if ((i % 2 == 0 ? bdev_null_create(&n, NULL, &err) : bdev_malloc_create(&m, NULL, &err)) != 0) {
-			fail(name, &err);
+			stage_fail(name, &err);
 		}
 	}
 	for (int i = 0; i < 2; i++) {
@@ -244,7 +206,7 @@ make(void *arg)
 						.key_name = "k"};
 
 		if (bdev_crypto_create(&c, NULL, &err) != 0) {
-			fail(c.name, &err);
+			stage_fail(c.name, &err);
 		}
 	}
 }
@@ -261,27 +223,6 @@ unmake(void *arg)
 }
 
 static void
-end_thread(void *arg)
-{
-	thread_exit();
-}
-
-static int
-compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return x < y ? -1 : x > y;
-}
-
-static double
-median(double *values)
-{
-	qsort(values, options.rounds, sizeof(*values), compare);
-	return values[options.rounds / 2];
-}
-
-static void
 measure(bool write)
 {
 	static const char *const names[] = {"engine", "null", "crypto on null", "malloc", "crypto on malloc"};
@@ -295,7 +236,7 @@ measure(bool write)
 		}
 	}
 	for (int i = 0; i < 5; i++) {
-		medians[i] = median(rates[i]);
+		medians[i] = stage_median(rates[i], options.rounds);
 	}
 	for (int i = 0; i < 5; i++) {
 		printf("%-6s %-17s %10.0f/s %8.2f GB/s %7.0f ns", write ? "write" : "read", names[i], medians[i],
@@ -339,25 +280,14 @@ parse(int argc, char **argv)
 int
 main(int argc, char **argv)
 {
-	struct err err = ERR_NONE;
-
 	parse(argc, argv);
-	reactor = reactor_create(0, -1, REACTOR_POLL, &err);
-	if (reactor == NULL) {
-		fail("reactor", &err);
-	}
-	thread = thread_create("bench", reactor);
-	on_thread(make, NULL);
+	stage_start("crypto-bench");
+	stage_call(make, NULL);
 	printf("AES-XTS-%u, %u bytes, blocks of %u, depth %u, one thread\n", options.key_bits, options.io_size, options.block,
 	       options.depth);
 	measure(true);
 	measure(false);
-	on_thread(unmake, NULL);
-	for (int i = 0; i < 100; i++) {
-		reactor_poll_once(reactor);
-	}
-	on_thread(end_thread, NULL);
-	reactor_poll_once(reactor);
-	reactor_free(reactor);
+	stage_call(unmake, NULL);
+	stage_stop();
 	return 0;
 }

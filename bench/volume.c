@@ -26,6 +26,7 @@
 #include "bdevs/null/null.h"
 #include "event/reactor.h"
 #include "lvol/lvol.h"
+#include "stage.h"
 
 #define BLOCK 4096u
 #define DEPTH_MAX 512
@@ -36,44 +37,7 @@ static struct options {
 	unsigned depth, rounds, ms, size_mib, cluster, flush_every, allocate;
 } options = {.rounds = 5, .ms = 200};
 
-static struct reactor *reactor;
-static struct thread *thread;
-
-static void
-fail(const char *what, const struct err *err)
-{
-	fprintf(stderr, "volume-bench: %s: %s\n", what, err_text(err));
-	exit(1);
-}
-
 /* ---- On the thread ---- */
-
-struct call {
-	struct msg msg;
-	void (*fn)(void *arg);
-	void *arg;
-	bool done;
-};
-
-static void
-called(struct msg *msg)
-{
-	struct call *call = CONTAINER_OF(msg, struct call, msg);
-
-	call->fn(call->arg);
-	call->done = true;
-}
-
-static void
-on_thread(void (*fn)(void *arg), void *arg)
-{
-	struct call call = {.fn = fn, .arg = arg};
-
-	thread_send(thread, &call.msg, called);
-	while (!call.done) {
-		reactor_poll_once(reactor);
-	}
-}
 
 /* An asynchronous call on the thread, run to its end. */
 struct change {
@@ -101,7 +65,7 @@ static void
 change_ended(struct change *c, int status, const struct err *err)
 {
 	if (status != 0) {
-		fail(c->what, err != NULL && err->code != 0 ? err : &(struct err){.code = status});
+		stage_fail(c->what, err != NULL && err->code != 0 ? err : &(struct err){.code = status});
 	}
 	c->ended_ns = clock_now_ns();
 	c->done = true;
@@ -110,9 +74,9 @@ change_ended(struct change *c, int status, const struct err *err)
 static void
 change(struct change *c)
 {
-	on_thread(change_run, c);
+	stage_call(change_run, c);
 	while (!c->done) {
-		reactor_poll_once(reactor);
+		reactor_poll_once(stage_reactor);
 	}
 }
 
@@ -238,7 +202,7 @@ static void
 flushed(struct bdev_io *io, int status)
 {
 	if (status != 0) {
-		fail("a flush", &(struct err){.code = status});
+		stage_fail("a flush", &(struct err){.code = status});
 	}
 	load.flushing = false;
 	load.inflight--;
@@ -265,7 +229,7 @@ io_done(struct bdev_io *io, int status)
 	uint64_t now_ns = reactor_now_ns(), took_ns = now_ns - load.begun_ns[index_of(io)];
 
 	if (status != 0) {
-		fail(load.name, &(struct err){.code = status});
+		stage_fail(load.name, &(struct err){.code = status});
 	}
 	load.done++;
 	load.worst_ns = MAX(load.worst_ns, took_ns);
@@ -289,14 +253,14 @@ load_open(void *arg)
 	size_t bytes = (size_t)load.blocks * BLOCK;
 
 	if (bdev_open(load.name, true, event, NULL, &load.desc, &err) != 0) {
-		fail(load.name, &err);
+		stage_fail(load.name, &err);
 	}
 	load.ch = bdev_channel_get(load.desc, NULL);
 	load.io_bytes = bdev_io_bytes(bdev_desc_bdev(load.desc));
 	load.buffers = aligned_alloc(4096, options.depth * bytes);
 	load.ios = aligned_alloc(64, (options.depth + 1) * load.io_bytes);
 	if (load.ch == NULL || load.buffers == NULL || load.ios == NULL) {
-		fail(load.name, &(struct err){.code = -ENOMEM});
+		stage_fail(load.name, &(struct err){.code = -ENOMEM});
 	}
 	load.flush_io = load.ios + options.depth * load.io_bytes;
 	memset(load.buffers, 1, options.depth * bytes);
@@ -329,7 +293,7 @@ static void
 run_until_over(void)
 {
 	while (load.inflight > 0) {
-		reactor_poll_once(reactor);
+		reactor_poll_once(stage_reactor);
 	}
 }
 
@@ -339,10 +303,10 @@ fill(const char *name)
 {
 	load = (struct load){.name = name, .write = true, .blocks = 16};
 	load.requests = ((uint64_t)options.size_mib << 20) / (16 * BLOCK);
-	on_thread(load_open, NULL);
-	on_thread(load_begin, NULL);
+	stage_call(load_open, NULL);
+	stage_call(load_begin, NULL);
 	run_until_over();
-	on_thread(load_close, NULL);
+	stage_call(load_close, NULL);
 }
 
 /* Requests a second. */
@@ -353,32 +317,17 @@ rate(const char *name, bool write)
 	double result;
 
 	load = (struct load){.name = name, .write = write, .random = true, .blocks = 1};
-	on_thread(load_open, NULL);
+	stage_call(load_open, NULL);
 	begin_ns = clock_now_ns();
 	load.end_ns = begin_ns + options.ms * NS_PER_MS;
-	on_thread(load_begin, NULL);
+	stage_call(load_begin, NULL);
 	run_until_over();
 	result = (double)load.done * 1e9 / (double)(clock_now_ns() - begin_ns);
-	on_thread(load_close, NULL);
+	stage_call(load_close, NULL);
 	return result;
 }
 
 /* ---- Rates ---- */
-
-static int
-compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return x < y ? -1 : x > y;
-}
-
-static double
-median(double *values)
-{
-	qsort(values, options.rounds, sizeof(*values), compare);
-	return values[options.rounds / 2];
-}
 
 static void
 make_null(void *arg)
@@ -388,7 +337,7 @@ make_null(void *arg)
 	for (int i = 0; i < 2; i++) {
 		if (bdev_null_create(&(struct null_bdev_options){.name = i == 0 ? "null" : "base", .block_size = BLOCK,
 								 .num_blocks = UINT64_C(64) << 18}, NULL, &err) != 0) {
-			fail("null", &err);
+			stage_fail("null", &err);
 		}
 	}
 }
@@ -425,7 +374,7 @@ measure(bool write)
 		}
 	}
 	for (int i = 0; i < 5; i++) {
-		double share = median(shares[i]), mid = median(rates[i]);
+		double share = stage_median(shares[i], options.rounds), mid = stage_median(rates[i], options.rounds);
 
 		printf("%-6s %-13s %7.2f M/s (%5.2f to %5.2f)  %6.1f ns  %5.1f %% of null\n", write ? "write" : "read", names[i],
 		       mid / 1e6, rates[i][0] / 1e6, rates[i][options.rounds - 1] / 1e6, 1e9 / mid, 100 * share);
@@ -439,7 +388,7 @@ rates(void)
 
 	options.depth = options.depth == 0 ? 128 : options.depth;
 	options.size_mib = options.size_mib == 0 ? 64 : options.size_mib;
-	on_thread(make_null, NULL);
+	stage_call(make_null, NULL);
 	store = create_store("base");
 	create(store, "thick", false);
 	chain(store, "thin", 0);
@@ -459,17 +408,17 @@ make_file(void *arg)
 	int fd = open(options.file, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
 
 	if (fd < 0 || ftruncate(fd, ((off_t)options.size_mib * 3 + 256) << 20) != 0) {
-		fail(options.file, &(struct err){.code = -errno});
+		stage_fail(options.file, &(struct err){.code = -errno});
 	}
 	if (options.allocate != 0 && posix_fallocate(fd, 0, ((off_t)options.size_mib * 3 + 256) << 20) != 0) {
 		unlink(options.file);
-		fail(options.file, &(struct err){.code = -ENOSPC});
+		stage_fail(options.file, &(struct err){.code = -ENOSPC});
 	}
 	close(fd);
 	if (bdev_aio_create(&(struct aio_bdev_options){.name = "file", .filename = options.file, .block_size = BLOCK}, NULL,
 			    &err) != 0) {
 		unlink(options.file);
-		fail(options.file, &err);
+		stage_fail(options.file, &err);
 	}
 }
 
@@ -485,7 +434,7 @@ run_for(uint64_t ns)
 
 	load.worst_ns = 0;
 	while (clock_now_ns() < begin_ns + ns) {
-		reactor_poll_once(reactor);
+		reactor_poll_once(stage_reactor);
 	}
 	return (struct second){(double)(load.done - before) * 1e9 / (double)(clock_now_ns() - begin_ns),
 			       (double)load.worst_ns / 1e6};
@@ -500,18 +449,18 @@ snapshot_round(struct lvol *lvol, unsigned round, double *ret_share, double *ret
 
 	snprintf(name, sizeof(name), "snapshot-%u", round);
 	load = (struct load){.name = "store/v", .write = true, .random = true, .blocks = 1, .end_ns = UINT64_MAX};
-	on_thread(load_open, NULL);
-	on_thread(load_begin, NULL);
+	stage_call(load_open, NULL);
+	stage_call(load_begin, NULL);
 	run_for(NS_PER_S / 4);
 	before = run_for(NS_PER_S);
-	on_thread(change_run, &c);
+	stage_call(change_run, &c);
 	after = run_for(NS_PER_S);
 	later = run_for(NS_PER_S);
 	load.end_ns = 0;
 	run_until_over();
-	on_thread(load_close, NULL);
+	stage_call(load_close, NULL);
 	if (!c.done) {
-		fail("the snapshot", &(struct err){.code = -ETIMEDOUT});
+		stage_fail("the snapshot", &(struct err){.code = -ETIMEDOUT});
 	}
 	*ret_share = after.rate / before.rate;
 	*ret_worst_ms = after.worst_ms;
@@ -531,7 +480,7 @@ snapshots(void)
 
 	options.depth = options.depth == 0 ? 32 : options.depth;
 	options.size_mib = options.size_mib == 0 ? 512 : options.size_mib;
-	on_thread(make_file, NULL);
+	stage_call(make_file, NULL);
 	store = create_store("file");
 	unlink(options.file); /* it goes with the process */
 	lvol = create(store, "v", true);
@@ -555,12 +504,6 @@ shut_down(void *arg)
 	(void)bdev_null_delete("null", NULL, NULL, NULL);
 	(void)bdev_null_delete("base", NULL, NULL, NULL);
 	(void)bdev_aio_delete("file", NULL, NULL, NULL);
-}
-
-static void
-end_thread(void *arg)
-{
-	thread_exit();
 }
 
 static void
@@ -601,7 +544,6 @@ parse(int argc, char **argv)
 int
 main(int argc, char **argv)
 {
-	struct err err = ERR_NONE;
 	struct change c = {.fn = do_unload, .what = "closing the store"};
 	bool snapshot;
 
@@ -611,22 +553,11 @@ main(int argc, char **argv)
 		fprintf(stderr, "volume-bench rates | snapshot --file PATH\n");
 		return 2;
 	}
-	reactor = reactor_create(0, -1, REACTOR_POLL, &err);
-	thread = reactor == NULL ? NULL : thread_create("bench", reactor);
-	if (thread == NULL) {
-		fail("reactor", &err);
-	}
+	stage_start("volume-bench");
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	c.store = snapshot ? snapshots() : rates();
 	change(&c);
-	on_thread(shut_down, NULL);
-	for (int i = 0; i < 100; i++) {
-		reactor_poll_once(reactor);
-	}
-	on_thread(end_thread, NULL);
-	for (int i = 0; i < 10; i++) {
-		reactor_poll_once(reactor);
-	}
-	reactor_free(reactor);
+	stage_call(shut_down, NULL);
+	stage_stop();
 	return 0;
 }
