@@ -58,7 +58,7 @@ channel_refresh(struct core_channel *c)
 	}
 	c->pub.direct_ops = mask;
 	c->pub.pass_ops = c->qos.shared != NULL || c->histograms != NULL ? 0 : mask;
-	c->pub.submit = c->qos.shared != NULL ? qos_submit : c->submit;
+	c->pub.submit = c->qos.shared != NULL ? qos_submit : c->submit_plain;
 	c->attention = c->draining || !list_empty(&c->refused) || c->acquiring != NULL || c->tracked_count != 0;
 	c->pub.careful = c->attention || c->histograms != NULL;
 }
@@ -125,6 +125,7 @@ create(struct device *dev, struct channel *channel)
 	c->pub.bdev = bdev;
 	c->pub.since = desc->since;
 	c->submit = bdev->ops->submit;
+	c->submit_plain = bdev->ops->submit_plain != NULL ? bdev->ops->submit_plain : c->submit;
 	qos_channel_init(c);
 	c->pub.readonly = __atomic_load_n(&bdev->readonly, __ATOMIC_ACQUIRE) || !desc->write;
 	c->pub.module_ctx = (uint8_t *)c + round_up(sizeof(*c));

@@ -150,8 +150,9 @@ struct channel_qos {
 struct core_channel {
 	struct bdev_channel pub;
 	struct bdev_desc *desc;
-	/* bdev->ops->submit; pub.submit is another where there are limits. */
+	/* bdev->ops->submit and what plain requests take; pub.submit is another where there are limits. */
 	void (*submit)(struct bdev_channel *ch, struct bdev_io *io);
+	void (*submit_plain)(struct bdev_channel *ch, struct bdev_io *io);
 	struct channel_qos qos;
 
 	struct bdev_stats stats; /* min_ns is UINT64_MAX as long as there is none */

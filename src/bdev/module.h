@@ -33,6 +33,8 @@ struct bdev_ops {
 
 	/* Takes io until bdev_io_complete(). The operation is one of bdev->ops_mask. */
 	void (*submit)(struct bdev_channel *ch, struct bdev_io *io);
+	/* The same, perhaps shorter, for plain reads and writes: one entry in the list, not across the boundary. NULL: submit. */
+	void (*submit_plain)(struct bdev_channel *ch, struct bdev_io *io);
 
 	/*
 	 * The channel's thread: how many of num_blocks, more than fit before the boundary, a read or write from lba on may
@@ -123,7 +125,7 @@ struct bdev_channel {
 	struct bdev *bdev;
 	const struct bdev *since; /* what BDEV_EXTENT_CHANGED compares with; NULL: the parent */
 
-	/* bdev->ops->submit */
+	/* Of plain requests. */
 	_Alignas(CACHE_LINE_BYTES) void (*submit)(struct bdev_channel *ch, struct bdev_io *io);
 	void *module_ctx;
 	uint64_t num_blocks;
@@ -208,6 +210,7 @@ struct bdev_pass {
 	struct bdev_channel *upper, *base;
 	void (*ended)(struct bdev_pass *pass, const struct bdev_io *io);
 	uint8_t shift;
+	bool plain; /* what is plain above is plain below */
 	struct bdev_op_stats op[BDEV_WRITE + 1]; /* the core's */
 	struct list upper_link, base_link;       /* the core's */
 };
@@ -243,6 +246,13 @@ bdev_may_pass(const struct bdev_pass *pass, const struct bdev_io *io, uint64_t l
 	return io->flags == 0 && io->iovcnt == 1 && ((base->pass_ops >> (io->op & 31)) & 1) != 0 &&
 	       (io->num_blocks << pass->shift) - 1 < base->simple_blocks - (lba & base->boundary_mask) &&
 	       ((uintptr_t)io->iov->iov_base & base->buffer_mask) == 0;
+}
+
+/* The same for what submit_plain has been given, wherever it goes. */
+static inline bool
+bdev_may_pass_plain(const struct bdev_pass *pass, const struct bdev_io *io)
+{
+	return pass->plain && io->flags == 0 && ((pass->base->pass_ops >> (io->op & 31)) & 1) != 0;
 }
 
 /* From inside submit: io, which may pass, goes there; mark is 0 or BDEV_IO_SUBMITTER. */

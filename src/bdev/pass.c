@@ -31,6 +31,7 @@ bdev_pass_open(struct bdev_pass *pass, struct bdev_channel *upper, struct bdev_c
 	pass->base = base;
 	pass->ended = ended;
 	pass->shift = (uint8_t)shift;
+	pass->plain = base->simple_blocks == UINT32_MAX && (base->buffer_mask & ~upper->buffer_mask) == 0;
 	clear(pass);
 	list_append(&core_channel(upper)->passes, &pass->upper_link);
 	list_append(&core_channel(base)->passed_to, &pass->base_link);

@@ -134,6 +134,18 @@ void stack_room(struct stack *s, size_t own);
  * included. For modules with no room of their own in a request.
  */
 void stack_forward(struct bdev_channel *ch, struct bdev_io *io, uint64_t offset);
+/* bdev_ops.submit_plain of those that forward plain requests with that offset. */
+static inline void
+stack_forward_plain(struct bdev_channel *ch, struct bdev_io *io, uint64_t offset)
+{
+	struct stack_channel *sc = ch->module_ctx;
+
+	if (LIKELY(bdev_may_pass_plain(&sc->pass, io))) {
+		bdev_pass_down(&sc->pass, io, io->lba + offset, 0);
+	} else {
+		stack_forward(ch, io, offset);
+	}
+}
 /* The same for any child: copies the operation and its operands; the caller may then change
  * fields, and submits it to the stack_channel's base. done gets the child. */
 void stack_child_init(struct bdev_io *child, struct bdev_io *io, uint64_t offset,

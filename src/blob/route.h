@@ -69,26 +69,11 @@ blob_map_entry(const struct blob_head *head, uint64_t cluster)
 	return e == NULL ? 0 : atomic_load_explicit(&e->cluster[cluster % BLOB_EXTENT_CLUSTERS], memory_order_acquire);
 }
 
-/* Whether a read or write may take the short way at all, and the entry it begins with, else 0. */
-static inline uint32_t
-blob_short_entry(const struct blob_channel *ch, uint64_t unit, bool write)
-{
-	const struct blob_head *head = ch->head;
-	uint32_t entry;
-
-	if (UNLIKELY(ch->unit_shift == BLOB_SHIFT_NONE ||
-		     atomic_load_explicit(&head->gate, memory_order_acquire) != BLOB_GATE_OPEN || (write && ch->readonly))) {
-		return 0;
-	}
-	entry = blob_map_entry(head, unit >> ch->unit_shift);
-	return entry == BLOB_CLUSTER_BUSY ? 0 : entry;
-}
-
 /* The unit's place on the device when its cluster is this one. */
 static inline uint64_t
 blob_device_unit(const struct blob_channel *ch, uint32_t entry, uint64_t unit)
 {
-	return ((uint64_t)entry << ch->unit_shift) + (unit & ((UINT64_C(1) << ch->unit_shift) - 1));
+	return unit + (((uint64_t)entry - (unit >> ch->unit_shift)) << ch->unit_shift);
 }
 
 /* One more is on its way: the parity for blob_end(). Whoever has looked at the map says so before he lets go of the thread. */
@@ -106,32 +91,40 @@ blob_begin(struct blob_channel *ch)
 static inline uint64_t
 blob_where(const struct blob_channel *ch, uint64_t unit, uint64_t count, bool write)
 {
-	uint32_t entry = blob_short_entry(ch, unit, write);
+	const struct blob_head *head = ch->head;
 	uint64_t cluster, last;
+	uint32_t entry;
 
-	if (UNLIKELY(entry == 0)) {
+	if (UNLIKELY(ch->unit_shift == BLOB_SHIFT_NONE ||
+		     atomic_load_explicit(&head->gate, memory_order_acquire) != BLOB_GATE_OPEN || (write && ch->readonly))) {
 		return BLOB_SLOW;
 	}
 	cluster = unit >> ch->unit_shift;
 	last = (unit + count - 1) >> ch->unit_shift;
+	entry = blob_map_entry(head, cluster);
+	if (entry == 0 || entry == BLOB_CLUSTER_BUSY) {
+		return BLOB_SLOW;
+	}
 	for (uint64_t i = cluster + 1; UNLIKELY(i <= last); i++) {
-		if (blob_map_entry(ch->head, i) != entry + (i - cluster)) {
+		if (blob_map_entry(head, i) != entry + (i - cluster)) {
 			return BLOB_SLOW;
 		}
 	}
 	return blob_device_unit(ch, entry, unit);
 }
 
-/* The same for what lies in one cluster; BLOB_SLOW also when it does not. */
+/* The same for what lies in one cluster, of a blob whose clusters have a power of two of units. */
 static inline uint64_t
-blob_where_in_one(const struct blob_channel *ch, uint64_t unit, uint64_t count, bool write)
+blob_where_plain(const struct blob_channel *ch, uint64_t unit, bool write)
 {
-	uint32_t entry = blob_short_entry(ch, unit, write);
+	const struct blob_head *head = ch->head;
+	uint32_t entry;
 
-	if (UNLIKELY(entry == 0 || (unit ^ (unit + count - 1)) >> ch->unit_shift != 0)) {
+	if (UNLIKELY(atomic_load_explicit(&head->gate, memory_order_acquire) != BLOB_GATE_OPEN || (write && ch->readonly))) {
 		return BLOB_SLOW;
 	}
-	return blob_device_unit(ch, entry, unit);
+	entry = blob_map_entry(head, unit >> ch->unit_shift);
+	return UNLIKELY(entry == 0 || entry == BLOB_CLUSTER_BUSY) ? BLOB_SLOW : blob_device_unit(ch, entry, unit);
 }
 
 static inline void

@@ -83,39 +83,52 @@ submit_slow(struct lvol_channel *lc, struct bdev_io *io, enum blob_op op)
 	blob_submit(&lc->blob, x);
 }
 
-/* As a child, or not to the base at once. */
+static inline uint8_t
+begin(struct lvol_channel *lc)
+{
+	return (uint8_t)(blob_begin(&lc->blob) << PARITY_SHIFT);
+}
+
 static void __attribute__((noinline))
 submit_rw(struct lvol_channel *lc, struct bdev_io *io)
 {
 	struct bdev_io *child = stack_child(io, 0);
 	bool write = io->op == BDEV_WRITE;
 	uint64_t unit = blob_where(&lc->blob, io->lba, io->num_blocks, write);
-	uint8_t parity;
+	uint8_t mark;
 
 	if (unit == BLOB_SLOW) {
 		submit_slow(lc, io, write ? BLOB_WRITE : BLOB_READ);
 		return;
 	}
-	parity = blob_begin(&lc->blob);
+	mark = begin(lc);
+	if (bdev_may_pass(&lc->pass, io, unit << lc->base_shift)) {
+		bdev_pass_down(&lc->pass, io, unit << lc->base_shift, mark);
+		return;
+	}
 	child->done = rw_done;
 	child->iov = io->iov;
 	child->lba = unit << lc->base_shift;
 	child->num_blocks = io->num_blocks << lc->base_shift;
-	bdev_io_set_kind(child, (enum bdev_op)io->op, (uint8_t)(parity << PARITY_SHIFT), io->iovcnt);
+	bdev_io_set_kind(child, (enum bdev_op)io->op, mark, io->iovcnt);
 	bdev_submit(lc->base, child);
 }
 
 /* The way of nearly all; what else there may be to do is left to functions that end this one, so that it saves no register. */
-static inline __attribute__((always_inline)) void
-submit_short(struct lvol_channel *lc, struct bdev_io *io)
+static void
+submit_plain(struct bdev_channel *ch, struct bdev_io *io)
 {
-	uint64_t unit = blob_where_in_one(&lc->blob, io->lba, io->num_blocks, io->op == BDEV_WRITE);
+	struct lvol_channel *lc = ch->module_ctx;
 
-	if (LIKELY(unit != BLOB_SLOW && bdev_may_pass(&lc->pass, io, unit << lc->base_shift))) {
-		bdev_pass_down(&lc->pass, io, unit << lc->base_shift, (uint8_t)(blob_begin(&lc->blob) << PARITY_SHIFT));
-	} else {
-		submit_rw(lc, io);
+	if (LIKELY(bdev_may_pass_plain(&lc->pass, io))) {
+		uint64_t unit = blob_where_plain(&lc->blob, io->lba, io->op == BDEV_WRITE);
+
+		if (LIKELY(unit != BLOB_SLOW)) {
+			bdev_pass_down(&lc->pass, io, unit << lc->base_shift, begin(lc));
+			return;
+		}
 	}
+	submit_rw(lc, io);
 }
 
 /* ---- The rest ---- */
@@ -180,12 +193,16 @@ block_status(struct bdev_channel *ch, struct bdev_io *io)
 	bdev_io_complete(io, 0);
 }
 
-static __attribute__((noinline)) void
-submit_other(struct bdev_channel *ch, struct bdev_io *io)
+static void
+submit(struct bdev_channel *ch, struct bdev_io *io)
 {
 	struct lvol_channel *lc = ch->module_ctx;
 
 	switch (io->op) {
+	case BDEV_READ:
+	case BDEV_WRITE:
+		submit_rw(lc, io);
+		break;
 	case BDEV_FLUSH:
 		submit_flush(lc, io);
 		break;
@@ -197,16 +214,6 @@ submit_other(struct bdev_channel *ch, struct bdev_io *io)
 		break;
 	default:
 		block_status(ch, io);
-	}
-}
-
-static void
-submit(struct bdev_channel *ch, struct bdev_io *io)
-{
-	if (LIKELY(io->op <= BDEV_WRITE)) {
-		submit_short(ch->module_ctx, io);
-	} else {
-		submit_other(ch, io);
 	}
 }
 
@@ -278,6 +285,7 @@ static const struct bdev_ops lvol_ops = {
 	.channel_create = channel_create,
 	.channel_destroy = channel_destroy,
 	.submit = submit,
+	.submit_plain = submit_plain,
 	.reach = reach,
 	.cancel = cancel,
 };

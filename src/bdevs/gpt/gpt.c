@@ -41,6 +41,12 @@ submit(struct bdev_channel *ch, struct bdev_io *io)
 	stack_forward(ch, io, ((const struct partition *)ch->bdev->ctx)->found.first_block);
 }
 
+static void
+submit_plain(struct bdev_channel *ch, struct bdev_io *io)
+{
+	stack_forward_plain(ch, io, ((const struct partition *)ch->bdev->ctx)->found.first_block);
+}
+
 static const struct bdev_ops gpt_ops = {
 	.module_name = "gpt",
 	.destruct = stack_destruct,
@@ -48,6 +54,7 @@ static const struct bdev_ops gpt_ops = {
 	.channel_destroy = stack_channel_destroy,
 	.cancel = stack_cancel,
 	.submit = submit,
+	.submit_plain = submit_plain,
 };
 
 static int

@@ -18,6 +18,12 @@ submit(struct bdev_channel *ch, struct bdev_io *io)
 	stack_forward(ch, io, 0);
 }
 
+static void
+submit_plain(struct bdev_channel *ch, struct bdev_io *io)
+{
+	stack_forward_plain(ch, io, 0);
+}
+
 static const struct bdev_ops passthru_ops = {
 	.module_name = "passthru",
 	.destruct = stack_destruct,
@@ -25,6 +31,7 @@ static const struct bdev_ops passthru_ops = {
 	.channel_destroy = stack_channel_destroy,
 	.cancel = stack_cancel,
 	.submit = submit,
+	.submit_plain = submit_plain,
 };
 
 static int

@@ -61,6 +61,12 @@ submit(struct bdev_channel *ch, struct bdev_io *io)
 	stack_forward(ch, io, ((const struct part *)ch->bdev->ctx)->offset);
 }
 
+static void
+submit_plain(struct bdev_channel *ch, struct bdev_io *io)
+{
+	stack_forward_plain(ch, io, ((const struct part *)ch->bdev->ctx)->offset);
+}
+
 static const struct bdev_ops part_ops = {
 	.module_name = "split",
 	.destruct = stack_destruct,
@@ -68,6 +74,7 @@ static const struct bdev_ops part_ops = {
 	.channel_destroy = stack_channel_destroy,
 	.cancel = stack_cancel,
 	.submit = submit,
+	.submit_plain = submit_plain,
 };
 
 /* Blocks of each part on this base, or -EINVAL. */
