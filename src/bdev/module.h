@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "bdev/bdev.h"
 #include "event/channel.h"
+#include "event/reactor.h"
 
 struct bdev_core;
 
@@ -235,7 +236,8 @@ bdev_io_is_passed(const struct bdev_io *io)
 
 /*
  * From inside submit: whether io, a read or write, may go to block lba of the base just as it is. Else a child must go (flags,
- * more than one entry in its list, a base that is busy or wants it otherwise). All of it lies inside the base.
+ * more than one entry in its list, time that it has waited above, a base that is busy or wants it otherwise). All of it lies
+ * inside the base.
  */
 static inline bool
 bdev_may_pass(const struct bdev_pass *pass, const struct bdev_io *io, uint64_t lba)
@@ -243,7 +245,7 @@ bdev_may_pass(const struct bdev_pass *pass, const struct bdev_io *io, uint64_t l
 	const struct bdev_channel *base = pass->base;
 
 	CHECK_HOT(io->op <= BDEV_WRITE && lba < base->num_blocks);
-	return io->flags == 0 && io->iovcnt == 1 && ((base->pass_ops >> (io->op & 31)) & 1) != 0 &&
+	return io->flags == 0 && io->submit_ns == reactor_now_ns() && io->iovcnt == 1 && ((base->pass_ops >> (io->op & 31)) & 1) != 0 &&
 	       (io->num_blocks << pass->shift) - 1 < base->simple_blocks - (lba & base->boundary_mask) &&
 	       ((uintptr_t)io->iov->iov_base & base->buffer_mask) == 0;
 }

@@ -6,7 +6,8 @@
  * Invariants
  *  1. A pass counts what went through it and succeeded since it was last settled. Whoever reads, resets or takes away a
  *     channel's counters settles its passes first, those it gives to and those it gets from: settling adds the same numbers to
- *     the counters of both, so that none is lost or counted twice. Both levels read the same clock at the same two moments.
+ *     the counters of both, so that none is lost or counted twice. Both levels read the same clock at the same two moments: what
+ *     has waited above (for a limit, a reset, a range) is not passed.
  *  2. A request that was passed down is in flight, and outstanding, on both channels; io->ch is the lower one meanwhile.
  *  3. Nothing passes that the lower channel would have to look at: pass_ops says so (channel_refresh()).
  * Context: the channels' thread.

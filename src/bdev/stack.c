@@ -554,7 +554,10 @@ stack_forward(struct bdev_channel *ch, struct bdev_io *io, uint64_t offset)
 	}
 	child_init(child, io, offset, forwarded);
 	if (UNLIKELY(io->op == BDEV_ABORT)) {
-		child->target = bdev_io_is_passed(io->target) ? io->target : stack_child(io->target, 0);
+		/* Passed down from here, not to here. */
+		bool passed = bdev_io_is_passed(io->target) && io->target->ch == sc->base;
+
+		child->target = passed ? io->target : stack_child(io->target, 0);
 	}
 	bdev_submit(sc->base, child);
 }

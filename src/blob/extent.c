@@ -19,11 +19,12 @@ has(const struct blob *blob, uint64_t cluster)
 	return entry != 0 && entry != BLOB_CLUSTER_BUSY;
 }
 
-/* Whoever has it: a blob from `blob` down to, but without, `end`; *ret_below: what is below the last one looked at. Counts
- * in *looks how many it looked at. */
+/* Whoever has it: a blob from `blob` down to, but without, `end`; *ret_below: what is below the last one looked at; *ret_cut:
+ * one above `end` is too short for it, so that what `end` has there is not to be seen. Counts in *looks how many it looked at. */
 static const struct blob *
-owner_of(const struct blob *blob, const struct blob *end, uint64_t cluster, uintptr_t *ret_below, uint64_t *looks)
+owner_of(const struct blob *blob, const struct blob *end, uint64_t cluster, uintptr_t *ret_below, bool *ret_cut, uint64_t *looks)
 {
+	*ret_cut = false;
 	for (;;) {
 		const struct blob *parent;
 
@@ -38,6 +39,7 @@ owner_of(const struct blob *blob, const struct blob *end, uint64_t cluster, uint
 		parent = below_parent(*ret_below);
 		/* What a parent has beyond its end is not to be seen, nor is what lies below that. */
 		if (parent == NULL || parent == end || cluster >= blob_num_clusters(parent)) {
+			*ret_cut = parent != NULL && parent != end;
 			*ret_below = parent == NULL ? *ret_below : 0;
 			return NULL;
 		}
@@ -49,7 +51,8 @@ static uint32_t
 look(const struct blob *blob, uint64_t cluster, uint64_t *looks)
 {
 	uintptr_t below;
-	const struct blob *owner = owner_of(blob, NULL, cluster, &below, looks);
+	bool cut;
+	const struct blob *owner = owner_of(blob, NULL, cluster, &below, &cut, looks);
 
 	if (owner != NULL) {
 		return owner == blob ? BLOB_EXTENT_ALLOCATED : 0;
@@ -65,12 +68,16 @@ static uint32_t
 look_since(const struct blob *blob, const struct blob *since, uint64_t cluster, uint64_t *looks)
 {
 	uintptr_t below;
+	bool cut;
 	uint32_t flags = look(blob, cluster, looks);
 
 	if (since == NULL) {
 		return flags | ((flags & BLOB_EXTENT_ZERO) == 0 ? BLOB_EXTENT_CHANGED : 0);
 	}
-	return flags | (owner_of(blob, since, cluster, &below, looks) != NULL ? BLOB_EXTENT_CHANGED : 0);
+	if (owner_of(blob, since, cluster, &below, &cut, looks) != NULL || (cut && cluster < blob_num_clusters(since))) {
+		flags |= BLOB_EXTENT_CHANGED;
+	}
+	return flags;
 }
 
 uint64_t

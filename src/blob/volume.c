@@ -25,7 +25,8 @@ volume_error(const struct blob *blob, int code, struct err *err)
 {
 	switch (code) {
 	case -ENOSPC:
-		return err_set(err, code, "blob %" PRIu64 ": no metadata pages are free", blob->id);
+		return err_set(err, code, "blob %" PRIu64 ": %s", blob->id,
+			       blob->store->free_pages == 0 ? "no metadata pages are free" : "there is no space on the device");
 	case -EMSGSIZE:
 		return err_set(err, code, "blob %" PRIu64 ": an xattr is larger than a metadata page holds", blob->id);
 	case -ENOMEM:

@@ -579,6 +579,16 @@ what_has_changed(void **state)
 	EXPECT((a.extents[2].flags & BDEV_EXTENT_CHANGED) == 0 && a.extents[2].num_blocks == 2 * CLUSTER_BLOCKS);
 	EXPECT((a.extents[3].flags & BDEV_EXTENT_CHANGED) != 0 && a.extents[3].num_blocks == CLUSTER_BLOCKS);
 	EXPECT((a.extents[4].flags & BDEV_EXTENT_CHANGED) == 0 && a.extents[4].num_blocks == 3 * CLUSTER_BLOCKS);
+	/* One in between that is shorter hides what was there before: it reads as zeroes now. */
+	EXPECT(h_resize(&env, "vs/v", CLUSTER) == 0);
+	EXPECT(h_snapshot(&env, "vs/v", "short") == 0);
+	EXPECT(h_resize(&env, "vs/v", 8 * CLUSTER) == 0);
+	a = (struct extents_args){.volume = "vs/v", .since = "vs/s"};
+	h_on_app(&env, extents_on_app, &a);
+	EXPECT_SAY(a.rc == 0 && a.count == 2, "%d %u %s", a.rc, a.count, h_err.text);
+	EXPECT((a.extents[0].flags & BDEV_EXTENT_CHANGED) == 0 && a.extents[0].num_blocks == CLUSTER_BLOCKS);
+	EXPECT(a.extents[1].flags == (BDEV_EXTENT_CHANGED | BDEV_EXTENT_ZERO) && a.extents[1].num_blocks == 7 * CLUSTER_BLOCKS);
+	h_expect_zero(&env, "vs/v", CLUSTER_BLOCKS, 7 * CLUSTER_BLOCKS);
 	a = (struct extents_args){.volume = "vs/s", .since = "vs/t"};
 	h_on_app(&env, extents_on_app, &a);
 	EXPECT(a.rc == -EINVAL);

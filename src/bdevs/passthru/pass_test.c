@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "bdev/histogram.h"
 #include "bdev/qos.h"
 #include "bdev/stack.h"
@@ -248,6 +249,14 @@ set_limits(void *arg)
 	EXPECT(bdev_set_qos_limits(bdev_find("base"), &limits, set_finished, NULL, NULL) == 0);
 }
 
+static const struct bdev_qos_limits *limits_of_p;
+
+static void
+limit_p(void *arg)
+{
+	EXPECT(bdev_set_qos_limits(bdev_find("P"), limits_of_p, set_finished, NULL, NULL) == 0);
+}
+
 /* They are the base's, and hold for what comes from above. */
 static void
 limits_below(void **state)
@@ -271,6 +280,33 @@ limits_below(void **state)
 	}
 	do_some(3, 0);
 	assert_int_equal(stats_of("base").op[BDEV_READ].ops, 4 + ARRAY_SIZE(io));
+}
+
+/* What waited above for its turn did not wait below. */
+static void
+waiting_above(void **state)
+{
+	struct bdev_qos_limits limits = {.rw_ios_per_sec = 200, .burst_ms = 1};
+	struct env_io io[8];
+	struct iovec iov = {buf, 512};
+	struct bdev_stats above, below;
+
+	limits_of_p = &limits;
+	on_app(limit_p, NULL);
+	for (unsigned i = 0; i < ARRAY_SIZE(io); i++) {
+		io[i] = (struct env_io){.op = BDEV_READ, .lba = i, .num_blocks = 1, .iov = &iov, .iovcnt = 1};
+		env_submit(&env.workers[0], &io[i]);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(io); i++) {
+		assert_int_equal(env_finish(&io[i]), 0);
+	}
+	above = stats_of("P");
+	below = stats_of("base");
+	assert_int_equal(above.op[BDEV_READ].ops, ARRAY_SIZE(io));
+	assert_int_equal(below.op[BDEV_READ].ops, ARRAY_SIZE(io));
+	/* The last one came five milliseconds after the one before it. */
+	assert_true(above.op[BDEV_READ].max_ns > 20 * NS_PER_MS);
+	assert_true(below.op[BDEV_READ].max_ns < above.op[BDEV_READ].max_ns / 2);
 }
 
 /* ---- The request ---- */
@@ -334,6 +370,48 @@ comes_back_as_it_went(void **state)
 	assert_int_equal(stats_of("base").op[BDEV_READ].ops, MANY);
 }
 
+static void
+make_second(void *arg)
+{
+	static const struct passthru_bdev_options options = {.name = "Q", .base_name = "P"};
+
+	EXPECT(bdev_passthru_create(&options, NULL, NULL) == 0);
+}
+
+static void
+unmake_second(void *arg)
+{
+	EXPECT(bdev_passthru_delete("Q", set_finished_status, NULL, NULL) == 0);
+}
+
+/* Passed down once, and then as a child: the abort finds it in the queue of the lowest. */
+static void
+aborts_through_two(void **state)
+{
+	struct iovec iov = {buf, 512};
+	struct env_io first = {.op = BDEV_READ, .num_blocks = 1, .iov = &iov, .iovcnt = 1}, second = first;
+	struct env_io abort = {.op = BDEV_ABORT, .target = &second};
+
+	env_close(&env);
+	env_call(&env, env.app, make_second, NULL);
+	assert_int_equal(env_open(&env, "Q", true), 0);
+	atomic_store(&base.queue_max, 1);
+	atomic_store(&base.hold, true);
+	env_submit(&env.workers[0], &first);
+	env_submit(&env.workers[0], &second);
+	env_linger(&env, 1);
+	env_submit(&env.workers[0], &abort);
+	assert_int_equal(env_finish(&abort), 0);
+	assert_int_equal(env_finish(&second), -ECANCELED);
+	atomic_store(&base.hold, false);
+	atomic_store(&base.queue_max, 0);
+	assert_int_equal(env_rw(&env.workers[0], BDEV_RESET, 0, 0, NULL), 0);
+	assert_true(env_finish(&first) <= 0);
+	env_close(&env);
+	env.desc = NULL;
+	on_app(unmake_second, NULL);
+}
+
 /* A base that goes away answers what it has, and what it had refused. */
 static void
 base_goes(void **state)
@@ -376,6 +454,8 @@ main(void)
 		cmocka_unit_test_setup_teardown(errors_count_on_both, begin, end),
 		cmocka_unit_test_setup_teardown(histograms_of_either, begin, end),
 		cmocka_unit_test_setup_teardown(limits_below, begin, end),
+		cmocka_unit_test_setup_teardown(waiting_above, begin, end),
+		cmocka_unit_test_setup_teardown(aborts_through_two, begin, end),
 		cmocka_unit_test_setup_teardown(comes_back_as_it_went, begin, end),
 		cmocka_unit_test_setup(base_goes, begin),
 	};
