@@ -245,7 +245,8 @@ bdev_may_pass(const struct bdev_pass *pass, const struct bdev_io *io, uint64_t l
 	const struct bdev_channel *base = pass->base;
 
 	CHECK_HOT(io->op <= BDEV_WRITE && lba < base->num_blocks);
-	return io->flags == 0 && io->submit_ns == reactor_now_ns() && io->iovcnt == 1 && ((base->pass_ops >> (io->op & 31)) & 1) != 0 &&
+	return io->flags == 0 && io->submit_ns == reactor_now_ns() && io->iovcnt == 1 &&
+	       ((base->pass_ops >> (io->op & 31)) & 1) != 0 &&
 	       (io->num_blocks << pass->shift) - 1 < base->simple_blocks - (lba & base->boundary_mask) &&
 	       ((uintptr_t)io->iov->iov_base & base->buffer_mask) == 0;
 }

@@ -58,15 +58,19 @@ def test_limits(t):
     d.call("bdev_set_qos_weight", name="m", user="b", weight=300)
     a, b = client(t, d, "a", 32), client(t, d, "b", 8)
     until(lambda: len([u for u, n in reads_by_user(d).items() if n > 0]) == 2, "both read")
-    before, users = stats(d), reads_by_user(d)
-    time.sleep(1.5)
-    after, users_after = stats(d), reads_by_user(d)
-    # How much it may be holds on the busiest host; how much it is does not.
-    seconds = (after["ticks"] - before["ticks"]) / after["tick_rate"]
-    done = reads_of(after) - reads_of(before)
-    check(0 < done <= LIMIT * (seconds + 0.2) * 1.02, f"{done} in {seconds} s")
-    shares = {u: users_after[u] - users[u] for u in users}
-    check(shares["b"] > 1.5 * shares["a"] > 0, f"{shares}")
+    # How much it may be holds on the busiest host; how much it is, and that both want more than their share, does not.
+    for _ in range(6):
+        before, users = stats(d), reads_by_user(d)
+        time.sleep(1.5)
+        after, users_after = stats(d), reads_by_user(d)
+        seconds = (after["ticks"] - before["ticks"]) / after["tick_rate"]
+        done = reads_of(after) - reads_of(before)
+        check(0 < done <= LIMIT * (seconds + 0.2) * 1.02, f"{done} in {seconds} s")
+        shares = {u: users_after[u] - users[u] for u in users}
+        if shares["b"] > 1.5 * shares["a"] > 0:
+            break
+    else:
+        check(False, f"{shares}")
     # Off under load: the others go on.
     d.call("bdev_set_qos_limit", name="m", rw_ios_per_sec=0)
     now = reads_of(stats(d))
