@@ -204,32 +204,28 @@ export_params(const struct nbd_export *e)
 	return params;
 }
 
-/* NULL with an answer: `since` is no snapshot that the volume stands on. */
+/* NULL with an answer: `since` is no snapshot that the volume stands on. Once that is so it may end: all has changed then. */
 static const char *
 since_name(struct rpc_request *req, const char *name, const struct bdev *bdev)
 {
-	struct lvol *lvol = bdev != NULL ? lvol_of_bdev(bdev) : NULL, *since = lvol_find(name);
+	struct lvol *lvol = lvol_of_bdev(bdev), *since = lvol_find(name);
 	struct bdev *snapshot = since != NULL ? bdev_find(name) : NULL;
 	struct err err = ERR_NONE;
 	struct bdev_extent first;
 	unsigned count;
-	int rc;
 
 	if (snapshot == NULL) {
 		rpc_error(req, -ENODEV, "changed_since: there is no volume '%.128s'", name);
-		return NULL;
-	}
-	if (lvol == NULL) {
-		rpc_error(req, -EINVAL, "changed_since: bdev '%.128s' is no volume",
-			  bdev != NULL ? bdev_name(bdev) : "");
-		return NULL;
-	}
-	rc = lvol_extents(lvol, since, 0, &first, 1, &count, &err);
-	if (rc != 0) {
+	} else if (lvol == NULL) {
+		rpc_error(req, -EINVAL, "changed_since: bdev '%.128s' is no volume", bdev_name(bdev));
+	} else if (since == lvol) {
+		rpc_error(req, -EINVAL, "changed_since: '%.128s' is the volume itself", name);
+	} else if (!rpc_is_replayed(req) && lvol_extents(lvol, since, 0, &first, 1, &count, &err) != 0) {
 		rpc_error(req, -EINVAL, "changed_since: %s", err_text(&err));
-		return NULL;
+	} else {
+		return bdev_name(snapshot);
 	}
-	return bdev_name(snapshot);
+	return NULL;
 }
 
 static void
@@ -255,7 +251,7 @@ export_create(struct rpc_request *req, const void *params)
 	if (!check_name(req, o.name)) {
 		return;
 	}
-	if (p->changed_since != NULL && (o.changed_since = since_name(req, p->changed_since, bdev)) == NULL) {
+	if (p->changed_since != NULL && bdev != NULL && (o.changed_since = since_name(req, p->changed_since, bdev)) == NULL) {
 		return;
 	}
 	rc = nbd_export_create(&o, &e, &err);

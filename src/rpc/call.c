@@ -267,6 +267,12 @@ rpc_set_recorded_call(struct rpc_request *req, const char *method, json_t *param
 	req->recorded = params;
 }
 
+bool
+rpc_is_replayed(const struct rpc_request *req)
+{
+	return !req->record;
+}
+
 void
 rpc_set_recorded_params(struct rpc_request *req, json_t *params)
 {

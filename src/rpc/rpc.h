@@ -92,6 +92,9 @@ void rpc_set_recorded_params(struct rpc_request *req, json_t *params);
  */
 void rpc_set_recorded_call(struct rpc_request *req, const char *method, json_t *params);
 
+/* It was accepted before, and is done again from the state directory: what only a person should be told is no reason now. */
+bool rpc_is_replayed(const struct rpc_request *req);
+
 /* ---- Events (JSON-RPC notifications to clients that have subscribed) ---- */
 
 #define RPC_EVENT_METHOD "berth_event"

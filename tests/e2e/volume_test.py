@@ -573,7 +573,8 @@ def test_block_status_over_nbd(t):
 def test_changes_over_nbd(t):
     if not shutil.which("nbdinfo"):
         raise harness.Skip("nbdinfo is not installed")
-    d = with_store(t)
+    state = ("--state-dir", t.path("state"))
+    d = with_store(t, *state)
     d.call("bdev_lvol_create", lvs_name="lvs0", lvol_name="v", size_in_mib=8, thin_provision=True)
     d.call("berth_nbd_server_create", path=t.path("n"))
 
@@ -606,11 +607,19 @@ def test_changes_over_nbd(t):
                                                         "changed_since": "lvs0/nobody"})["message"], "nobody")
     contains(d.error("berth_nbd_export_create", params={"bdev_name": "lvs0/monday", "name": "x",
                                                         "changed_since": "lvs0/tuesday"})["message"], "no snapshot below")
+    contains(d.error("berth_nbd_export_create", params={"bdev_name": "lvs0/v", "name": "x",
+                                                        "changed_since": "lvs0/v"})["message"], "itself")
+    contains(d.error("berth_nbd_export_create", params={"bdev_name": "none", "name": "x",
+                                                        "changed_since": "lvs0/monday"})["message"], "none")
     # It stays what it was; with the snapshot it ends, and the state says the same again.
     d.call("berth_nbd_export_create", bdev_name="lvs0/v", name="kept", readonly=True, changed_since="lvs0/monday")
     d.call("bdev_lvol_inflate", name="lvs0/tuesday")
     extents = json.loads(t.run(["nbdinfo", "--map=berth:changed", "--json", uri("kept")]))
     check(sum(e["length"] for e in extents if e["type"] == 1) == 8 * MIB, f"monday is not below it any more: {extents}")
+    d.kill()
+    d = t.daemon(*state, folder="d")
+    since = d.call("bdev_get_bdevs", name="lvs0/monday")[0]["name"]
+    equal(d.call("berth_nbd_get_exports", name="kept")[0]["changed_since"], since)
     d.call("bdev_lvol_delete", name="lvs0/monday")
     equal(d.call("berth_nbd_get_exports", name="kept")[0]["bdev_name"], None)
     d.call("berth_nbd_export_delete", name="kept")
