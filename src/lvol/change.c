@@ -405,46 +405,83 @@ show_size(struct lvol *lvol)
 	}
 }
 
+static void resize_next(struct lvol *lvol);
+
 static void
 resized(void *ctx, int status, const struct err *err)
 {
 	struct lvol_op *op = ctx;
+	struct lvol *lvol = op->lvol;
 	struct err why = ERR_NONE;
 
-	show_size(op->lvol);
+	show_size(lvol);
 	/* One that had no size had no bdev. */
-	if (status == 0 && op->lvol->there && lvol_bdev_register(op->lvol, &why) != 0) {
-		LOG_ERROR(BDEV, op->lvol->id, "has no bdev: %s", err_text(&why));
+	if (status == 0 && lvol->there && lvol_bdev_register(lvol, &why) != 0) {
+		LOG_ERROR(BDEV, lvol->id, "has no bdev: %s", err_text(&why));
 	}
+	list_remove(&op->link);
 	lvol_op_end_with(op, status, err);
+	resize_next(lvol);
 }
 
+/* 0; or why not, and nothing was begun. */
+static int
+resize_begin(struct lvol_op *op)
+{
+	struct lvol *lvol = op->lvol;
+	uint64_t clusters = clusters_of(lvol->store, op->bytes);
+	struct blob_store_info info;
+	int rc = lvol_usable(lvol, &op->err);
+
+	if (rc != 0) {
+		return rc;
+	}
+	blob_store_get_info(lvol->store->blobs, &info);
+	/* First nobody may reach what will be cut off. */
+	if (clusters < blob_num_clusters(lvol->blob) && lvol->registered) {
+		rc = bdev_resize(&lvol->bdev, clusters * (info.cluster_bytes / info.io_unit_bytes));
+		if (rc != 0) {
+			return err_set(&op->err, rc, "volume '%s' is open, and cannot become smaller", lvol->name.text);
+		}
+	}
+	blob_resize(lvol->blob, clusters, resized, op);
+	return 0;
+}
+
+static void
+resize_next(struct lvol *lvol)
+{
+	while (!list_empty(&lvol->resizes)) {
+		struct lvol_op *op = LIST_FIRST(&lvol->resizes, struct lvol_op, link);
+		int rc = resize_begin(op);
+
+		if (rc == 0) {
+			return;
+		}
+		list_remove(&op->link);
+		lvol_op_end(op, rc);
+	}
+}
+
+/* One at a time: whether it becomes smaller is known when those before it are over. */
 void
 lvol_resize(struct lvol *lvol, uint64_t bytes, lvol_done_fn done, void *ctx)
 {
 	struct lvol_op *op = lvol_start_change(lvol, done, ctx);
-	struct blob_store_info info;
-	uint64_t clusters;
+	bool first = list_empty(&lvol->resizes);
 
 	if (op == NULL) {
 		return;
 	}
-	clusters = clusters_of(lvol->store, bytes);
-	blob_store_get_info(lvol->store->blobs, &info);
-	if (clusters == 0) {
+	if (clusters_of(lvol->store, bytes) == 0) {
 		lvol_op_end(op, err_set(&op->err, -EINVAL, "volume '%s' cannot have no size", lvol->name.text));
 		return;
 	}
-	/* First nobody may reach what will be cut off. */
-	if (clusters < blob_num_clusters(lvol->blob) && lvol->registered) {
-		int rc = bdev_resize(&lvol->bdev, clusters * (info.cluster_bytes / info.io_unit_bytes));
-
-		if (rc != 0) {
-			lvol_op_end(op, err_set(&op->err, rc, "volume '%s' is open, and cannot become smaller", lvol->name.text));
-			return;
-		}
+	op->bytes = bytes;
+	list_append(&lvol->resizes, &op->link);
+	if (first) {
+		resize_next(lvol);
 	}
-	blob_resize(lvol->blob, clusters, resized, op);
 }
 
 static void

@@ -101,6 +101,7 @@ struct lvol {
 	bool delete_begun;
 	bool marked;     /* while a group is checked */
 	struct lvol_op *working;  /* long work on it */
+	struct list resizes;      /* ops; the first is under way */
 	unsigned ops;    /* on it, not answered */
 };
 
@@ -115,7 +116,7 @@ struct lvol_part {
 
 /* One op; what each needs besides is at its end. Holds its store and volume. */
 struct lvol_op {
-	struct list link; /* of a store's works or leavers */
+	struct list link; /* of a store's works or leavers, of a volume's resizes */
 	struct lvol_store *store; /* may be NULL */
 	struct lvol *lvol;        /* may be NULL */
 	struct lvol *made;        /* the new volume */

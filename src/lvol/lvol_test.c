@@ -439,6 +439,54 @@ groups(void **state)
 	h_stop(&env);
 }
 
+struct both {
+	uint64_t bytes[2];
+	int status[2];
+	atomic_uint done;
+};
+
+static struct both both;
+
+static void
+one_resized(void *ctx, int status, const struct err *err)
+{
+	both.status[(uintptr_t)ctx] = status;
+	atomic_fetch_add(&both.done, 1);
+}
+
+static void
+resize_twice(void *arg)
+{
+	for (uintptr_t i = 0; i < 2; i++) {
+		lvol_resize(lvol_find("vs/v"), both.bytes[i], one_resized, (void *)i);
+	}
+}
+
+/* Whether it becomes smaller is known when the one before it is over: an open volume does not. */
+static void
+sizes_one_after_another(void **state)
+{
+	for (unsigned thin = 0; thin < 2; thin++) {
+		begin();
+		EXPECT(h_create(&env, "vs", "v", 2 * MIB, thin == 1) == 0);
+		h_examined(&env);
+		h_on_app(&env, open_writer, (void *)(uintptr_t)"vs/v");
+		both = (struct both){.bytes = {8 * MIB, 4 * MIB}};
+		env_call(&env, env.app, resize_twice, NULL);
+		env_wait_count(&env, &both.done, 2);
+		EXPECT_SAY(both.status[0] == 0 && both.status[1] == -EBUSY, "%d %d", both.status[0], both.status[1]);
+		EXPECT(h_info(&env, "vs/v").bytes == 8 * MIB);
+		h_on_app(&env, close_user, NULL);
+		both = (struct both){.bytes = {4 * MIB, 6 * MIB}};
+		env_call(&env, env.app, resize_twice, NULL);
+		env_wait_count(&env, &both.done, 2);
+		EXPECT(both.status[0] == 0 && both.status[1] == 0 && h_info(&env, "vs/v").bytes == 6 * MIB);
+		EXPECT(env_open(&env, "vs/v", true) == 0 && bdev_num_blocks(env.bdev) == 6 * MIB / 512);
+		env_close(&env);
+		h_stop(&env);
+	}
+}
+
 static void
 sizes_change(void **state)
 {
@@ -725,6 +773,7 @@ main(void)
 		cmocka_unit_test(a_deleted_snapshot_stays_for_its_clones),
 		cmocka_unit_test(groups),
 		cmocka_unit_test(sizes_change),
+		cmocka_unit_test(sizes_one_after_another),
 		cmocka_unit_test(storage_of_their_own),
 		cmocka_unit_test(shallow_copies),
 		cmocka_unit_test(what_has_changed),

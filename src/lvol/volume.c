@@ -42,6 +42,7 @@ alloc(struct lvol_store *store, const char *name, const uuid_t uuid)
 
 	if (lvol != NULL) {
 		lvol->store = store;
+		list_init(&lvol->resizes);
 		lvol->name.lvol = lvol->new_name.lvol = lvol;
 		snprintf(lvol->name.text, sizeof(lvol->name.text), "%s", name);
 		uuid_copy(lvol->uuid, uuid);

@@ -11,7 +11,7 @@ import harness
 from harness import check, contains, equal, until
 
 MIB = 1 << 20
-LIMIT = 20000
+LIMIT = 2000
 SETTERS = ["bdev_set_qos_limit", "bdev_set_qos_weight", "bdev_set_qd_sampling_period", "bdev_enable_histogram"]
 
 
@@ -56,7 +56,7 @@ def test_limits(t):
     equal(d.call("bdev_get_bdevs", name="m")[0]["assigned_rate_limits"],
           {"rw_ios_per_sec": LIMIT, "rw_mbytes_per_sec": 0, "r_mbytes_per_sec": 0, "w_mbytes_per_sec": 0})
     d.call("bdev_set_qos_weight", name="m", user="b", weight=300)
-    a, b = client(t, d, "a", 32), client(t, d, "b", 8)
+    a, b = client(t, d, "a", 128), client(t, d, "b", 64)
     until(lambda: len([u for u, n in reads_by_user(d).items() if n > 0]) == 2, "both read")
     # How much it may be holds on the busiest host; how much it is, and that both want more than their share, does not.
     for _ in range(6):
