@@ -353,6 +353,10 @@ lvol_bdev_register(struct lvol *lvol, struct err *err)
 {
 	int rc;
 
+	/* Who waits for bdevs to go gets no new ones. */
+	if (lvol->store->leaving != STORE_STAYS || lvol->deleting != NULL) {
+		return 0;
+	}
 	/* SPDK makes volumes of no clusters, too. */
 	if (!lvol->open || lvol->has_bdev || blob_num_clusters(lvol->blob) == 0) {
 		return 0;

@@ -488,6 +488,40 @@ sizes_one_after_another(void **state)
 }
 
 static void
+resize_and_leave(void *arg)
+{
+	bool delete = arg != NULL;
+
+	lvol_resize(lvol_find("vs/v"), 8 * MIB, one_resized, (void *)0);
+	if (delete) {
+		lvol_delete(lvol_find("vs/v"), one_resized, (void *)1);
+	} else {
+		lvol_store_unload(lvol_store_find("vs"), one_resized, (void *)1);
+	}
+}
+
+/* Its bdev has gone when the new size is there, and does not come back. */
+static void
+leaves_while_sizes_change(void **state)
+{
+	for (uintptr_t delete = 0; delete < 2; delete++) {
+		begin();
+		EXPECT(h_create(&env, "vs", "v", 2 * MIB, false) == 0);
+		h_examined(&env);
+		both = (struct both){.status = {1, 1}};
+		/* The disk takes nothing for a while: the bdev has time to go. */
+		atomic_store(&h_disk_of("d")->refuse_every, 1);
+		env_call(&env, env.app, resize_and_leave, (void *)delete);
+		env_linger(&env, 5);
+		atomic_store(&h_disk_of("d")->refuse_every, 0);
+		env_wait_count(&env, &both.done, 2);
+		EXPECT_SAY(both.status[0] == 0 && both.status[1] == 0, "%d %d", both.status[0], both.status[1]);
+		EXPECT(!h_has_bdev(&env, "vs/v"));
+		h_stop(&env);
+	}
+}
+
+static void
 sizes_change(void **state)
 {
 	begin();
@@ -774,6 +808,7 @@ main(void)
 		cmocka_unit_test(groups),
 		cmocka_unit_test(sizes_change),
 		cmocka_unit_test(sizes_one_after_another),
+		cmocka_unit_test(leaves_while_sizes_change),
 		cmocka_unit_test(storage_of_their_own),
 		cmocka_unit_test(shallow_copies),
 		cmocka_unit_test(what_has_changed),
