@@ -252,5 +252,26 @@ def test_ends_while_it_connects(t):
         d.stop()
 
 
+def ends_while_examined(t, gone):
+    """SIGTERM while the first read of an examination waits for a server that is there but silent, or gone."""
+    server, path = nbdkit(t, "--filter=delay", "memory", "16M", "rdelay=100")
+    d = t.daemon()
+    d.call("bdev_nbd_create", name="n0", socket=path)
+    time.sleep(0.2)
+    if gone:
+        server.kill()
+        server.wait()
+        time.sleep(0.1)
+    d.stop(seconds=6)
+
+
+def test_ends_while_its_server_is_silent(t):
+    ends_while_examined(t, gone=False)
+
+
+def test_ends_while_its_server_is_gone(t):
+    ends_while_examined(t, gone=True)
+
+
 if __name__ == "__main__":
     harness.main(globals())

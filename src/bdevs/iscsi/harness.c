@@ -179,6 +179,8 @@ void
 tgt_pause(struct tgt *t, bool paused)
 {
 	kill(t->pid, paused ? SIGSTOP : SIGCONT);
+	/* All its threads. */
+	EXPECT(!paused || waitpid(t->pid, NULL, WUNTRACED) == t->pid);
 }
 
 const char *

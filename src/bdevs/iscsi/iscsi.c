@@ -180,6 +180,7 @@ static const struct remote_ops iscsi_ops = {
 			.channel_create = remote_bdev_channel_create,
 			.channel_destroy = remote_bdev_channel_destroy,
 			.submit = iscsi_submit,
+			.cancel = remote_cancel,
 		},
 	.lane_bytes = sizeof(struct iscsi_lane),
 	.request_bytes = sizeof(struct iscsi_request),

@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "bdev/module.h"
 #include "bdevs/iscsi/harness.h"
 #include "testkit/bdev_env.h"
 
@@ -415,6 +416,96 @@ does_not_wait_for_ever(void **state)
 	stage_end(&s);
 }
 
+/* ---- What nobody waits for any more ---- */
+
+/* A read straight into memory that is given back as soon as it has ended. */
+struct question {
+	struct env_io io;
+	struct iovec iov;
+};
+
+static void
+ask(struct stage *s, struct question *q, unsigned worker)
+{
+	q->iov = (struct iovec){malloc(4096), 4096};
+	EXPECT(q->iov.iov_base != NULL);
+	q->io = (struct env_io){.op = BDEV_READ, .num_blocks = 8, .iov = &q->iov, .iovcnt = 1};
+	env_submit(&s->env.workers[worker], &q->io);
+}
+
+static void
+ask_both(struct stage *s, struct question q[ENV_WORKERS])
+{
+	for (unsigned i = 0; i < ENV_WORKERS; i++) {
+		ask(s, &q[i], i);
+	}
+	env_linger(&s->env, 30);
+	EXPECT(!atomic_load(&q[0].io.done) && !atomic_load(&q[1].io.done));
+}
+
+static void
+ended(struct question *q, int status)
+{
+	int rc = env_finish(&q->io);
+
+	free(q->iov.iov_base);
+	EXPECT_SAY(rc == status, "%d", rc);
+}
+
+static void
+unregister(void *arg)
+{
+	struct stage *s = arg;
+
+	bdev_unregister(s->env.bdev, noted, &s->gone);
+}
+
+/* What waits for it ends, and so does the bdev. */
+static void
+is_removed(struct stage *s)
+{
+	struct question q[ENV_WORKERS];
+
+	ask_both(s, q);
+	atomic_store(&s->gone, false);
+	env_call(&s->env, s->env.app, unregister, s);
+	ended(&q[0], -ENODEV);
+	ended(&q[1], -ENODEV);
+	env_close(&s->env);
+	env_wait(&s->env, &s->gone);
+	env_linger(&s->env, 5); /* the disk goes after its bdev */
+	env_stop(&s->env);
+}
+
+/* The target is silent: what nobody waits for ends, and what the target says to it later finds nobody. */
+static void
+cancels_what_is_not_answered(void **state)
+{
+	struct question q[ENV_WORKERS];
+	uint8_t block[512];
+	struct stage s;
+
+	tgt_init(&tgt, DISK_BYTES, 512);
+	tgt_start(&tgt);
+	stage_open(&s, REACTOR_INTERRUPT, true);
+	s.options.connect_ms = 200;
+	stage_ready(&s);
+	EXPECT(env_rw(&s.env.workers[0], BDEV_READ, 0, 1, block) == 0);
+	EXPECT(env_rw(&s.env.workers[1], BDEV_READ, 0, 1, block) == 0);
+	tgt_pause(&tgt, true);
+	ask_both(&s, q);
+	EXPECT(env_rw(&s.env.workers[0], BDEV_RESET, 0, 0, NULL) == 0);
+	ended(&q[0], -ECANCELED);
+	ended(&q[1], -ECANCELED);
+	tgt_pause(&tgt, false);
+	EXPECT(env_rw(&s.env.workers[0], BDEV_READ, 0, 1, block) == 0);
+	EXPECT(env_rw(&s.env.workers[1], BDEV_READ, 0, 1, block) == 0);
+	tgt_pause(&tgt, true);
+	is_removed(&s);
+	tgt_pause(&tgt, false);
+	tgt_release(&tgt);
+}
+
 /* Deleted while its target is away: what waits ends, and so does the bdev. */
 static void
 goes_without_target(void **state)
@@ -592,6 +683,7 @@ main(void)
 		cmocka_unit_test(proves_who_it_is),       cmocka_unit_test(swaps_and_says_where),
 		cmocka_unit_test(reconnects),             cmocka_unit_test(gives_up_after_a_while),
 		cmocka_unit_test(does_not_wait_for_ever), cmocka_unit_test(goes_without_target),
+		cmocka_unit_test(cancels_what_is_not_answered),
 		cmocka_unit_test(is_not_deceived),        cmocka_unit_test(waits_for_its_unit),
 		cmocka_unit_test(awaits_target),
 	};

@@ -18,6 +18,7 @@
 #include <cmocka.h>
 
 #include "base/check.h"
+#include "bdev/module.h"
 #include "testkit/bdev_battery.h"
 
 #define DISK_BYTES (8u << 20)
@@ -506,6 +507,153 @@ awaits_server(void **state)
 	env_stop(&s.env);
 }
 
+/* ---- What nobody waits for any more ---- */
+
+/* A read into memory that is given back as soon as it has ended. */
+struct question {
+	struct env_io io;
+	struct iovec iov;
+};
+
+static void
+ask(struct stage *s, struct question *q, unsigned worker)
+{
+	q->iov = (struct iovec){malloc(4096), 4096};
+	EXPECT(q->iov.iov_base != NULL);
+	q->io = (struct env_io){.op = BDEV_READ, .num_blocks = 8, .iov = &q->iov, .iovcnt = 1};
+	env_submit(&s->env.workers[worker], &q->io);
+}
+
+static void
+ask_both(struct stage *s, struct question q[ENV_WORKERS])
+{
+	for (unsigned i = 0; i < ENV_WORKERS; i++) {
+		ask(s, &q[i], i);
+	}
+	env_linger(&s->env, 30);
+	EXPECT(!atomic_load(&q[0].io.done) && !atomic_load(&q[1].io.done));
+}
+
+static void
+ended(struct question *q, int status)
+{
+	int rc = env_finish(&q->io);
+
+	free(q->iov.iov_base);
+	EXPECT_SAY(rc == status, "%d", rc);
+}
+
+static void
+give_up(void *arg)
+{
+	bdev_channel_give_up(((struct env_worker *)arg)->ch);
+}
+
+static void
+unregister(void *arg)
+{
+	struct stage *s = arg;
+
+	bdev_unregister(s->env.bdev, noted, &s->gone);
+}
+
+/* What waits for it ends, and so does the bdev. */
+static void
+is_removed(struct stage *s)
+{
+	struct question q[ENV_WORKERS];
+
+	ask_both(s, q);
+	atomic_store(&s->gone, false);
+	env_call(&s->env, s->env.app, unregister, s);
+	ended(&q[0], -ENODEV);
+	ended(&q[1], -ENODEV);
+	env_close(&s->env);
+	env_wait(&s->env, &s->gone);
+	env_linger(&s->env, 5); /* the disk goes after its bdev */
+	env_stop(&s->env);
+}
+
+static void
+pause_server(bool paused)
+{
+	EXPECT(kill(server.pid, paused ? SIGSTOP : SIGCONT) == 0);
+	/* All its threads. */
+	EXPECT(!paused || waitpid(server.pid, NULL, WUNTRACED) == server.pid);
+}
+
+/* The server is silent, then dead: a reset and giving up end what waits, and only that; others' requests are sent once more. */
+static void
+cancels_what_is_not_answered(void **state)
+{
+	struct question q[ENV_WORKERS];
+	uint8_t block[512];
+	struct stage s;
+
+	SERVE("memory", "8M");
+	stage_open(&s, REACTOR_INTERRUPT, true);
+	s.options.connections = 1;
+	open_bdev(&s);
+	pause_server(true);
+	ask_both(&s, q);
+	EXPECT(env_rw(&s.env.workers[0], BDEV_RESET, 0, 0, NULL) == 0);
+	ended(&q[0], -ECANCELED);
+	ended(&q[1], -ECANCELED);
+	end_server();
+	SERVE("memory", "8M");
+	EXPECT(env_rw(&s.env.workers[0], BDEV_READ, 0, 1, block) == 0);
+	pause_server(true);
+	ask_both(&s, q);
+	env_call(&s.env, s.env.workers[0].thread, give_up, &s.env.workers[0]);
+	ended(&q[0], -ECANCELED);
+	EXPECT(!atomic_load(&q[1].io.done));
+	end_server();
+	SERVE("memory", "8M");
+	ended(&q[1], 0);
+	end_server();
+	env_linger(&s.env, 20);
+	ask_both(&s, q);
+	env_call(&s.env, s.env.workers[1].thread, give_up, &s.env.workers[1]);
+	ended(&q[1], -ECANCELED);
+	EXPECT(env_rw(&s.env.workers[1], BDEV_RESET, 0, 0, NULL) == 0);
+	ended(&q[0], -ECANCELED);
+	is_removed(&s);
+	SERVE("memory", "8M");
+}
+
+/* A healthy one answers what it has before it is done without. */
+static void
+giving_up_waits_for_a_good_answer(void **state)
+{
+	struct question q[ENV_WORKERS];
+	struct stage s;
+
+	SERVE("memory", "8M");
+	stage_open(&s, REACTOR_INTERRUPT, true);
+	s.options.connections = 1;
+	open_bdev(&s);
+	pause_server(true);
+	ask_both(&s, q);
+	env_call(&s.env, s.env.workers[0].thread, give_up, &s.env.workers[0]);
+	pause_server(false);
+	ended(&q[0], 0);
+	ended(&q[1], 0);
+	close_bdev(&s);
+	env_stop(&s.env);
+}
+
+static void
+is_removed_while_its_server_is_silent(void **state)
+{
+	struct stage s;
+
+	SERVE("memory", "8M");
+	stage_open(&s, REACTOR_ADAPTIVE, false);
+	open_bdev(&s);
+	pause_server(true);
+	is_removed(&s);
+}
+
 /* Errors of the server's are answers; the connection stays. */
 static void
 passes_errors_on(void **state)
@@ -540,6 +688,9 @@ main(void)
 		WITH_SERVER(grows_with_the_server),
 		WITH_SERVER(gives_up_after_a_while),
 		WITH_SERVER(awaits_server),
+		WITH_SERVER(cancels_what_is_not_answered),
+		WITH_SERVER(giving_up_waits_for_a_good_answer),
+		WITH_SERVER(is_removed_while_its_server_is_silent),
 		WITH_SERVER(passes_errors_on),
 		WITH_SERVER(passes_battery),
 		WITH_SERVER(passes_battery_over_one_connection),

@@ -11,15 +11,17 @@
  *  2. What waits, waits for one that is flying on the same lane, or for a connection.
  *  3. A lane lets go of its connection whole: what was flying waits again, oldest first, before what waited already. Requests
  *     to disks may be made twice; that an end which died did a part of them is what it would be without us, too.
+ *  4. A request that was cancelled waits for no connection, and goes over no other than there is. Where there is one, there is
+ *     some patience for the answer; then the connection is dropped, and the request ends when the lane has let go of it: an
+ *     answer that is late finds nobody. Only the thread where a request is finds it there; it knows it by its epoch.
  * Context: the thread of the channel.
  */
 #include <errno.h>
 
+#include "base/clock.h"
 #include "bdevs/remote/internal.h"
 
-struct bdev_channel_ctx {
-	struct remote_channel *c;
-};
+#define PATIENCE_US (NS_PER_S / NS_PER_US)
 
 /* ---- Ending ---- */
 
@@ -42,6 +44,24 @@ end(struct remote_request *req, int status)
 	} else {
 		bdev_io_complete(io, status);
 	}
+}
+
+static struct bdev_channel_ctx *
+ctx_of(struct remote_request *req)
+{
+	return remote_io(req)->ch->module_ctx;
+}
+
+static bool
+cancelled(struct remote_request *req)
+{
+	return req->epoch != atomic_load(&ctx_of(req)->epoch);
+}
+
+static int
+cancel_status(struct remote_disk *disk)
+{
+	return atomic_load(&disk->removed) ? -ENODEV : -ECANCELED;
 }
 
 void
@@ -102,9 +122,17 @@ static void
 arrived(struct msg *msg)
 {
 	struct remote_request *req = CONTAINER_OF(msg, struct remote_request, msg);
-	struct bdev_channel_ctx *ctx = remote_io(req)->ch->module_ctx;
+	struct remote_disk *disk = ctx_of(req)->c->disk;
+	bool late = cancelled(req);
 
-	start(ctx->c->disk->home, req);
+	if (late && !disk->home->up) {
+		end(req, cancel_status(disk));
+		return;
+	}
+	start(disk->home, req);
+	if (late) {
+		remote_channel_cancel(disk->home);
+	}
 }
 
 static void
@@ -123,6 +151,7 @@ remote_submit(struct bdev_channel *ch, struct bdev_io *io)
 
 	list_init(&req->link);
 	req->sent_on = false;
+	req->epoch = atomic_load_explicit(&ctx->epoch, memory_order_relaxed);
 	if (LIKELY(c->index != REMOTE_NO_LANE)) {
 		start(c, req);
 	} else {
@@ -141,17 +170,87 @@ remote_broken(struct remote_channel *c, const char *why)
 	}
 }
 
+/* ---- Cancelling ---- */
+
+static void
+end_cancelled(struct remote_channel *c)
+{
+	struct remote_request *req, *next;
+
+	LIST_FOREACH_SAFE (req, next, &c->waiting, link) {
+		if (cancelled(req)) {
+			remote_done(c, req, cancel_status(c->disk));
+		}
+	}
+}
+
+static bool
+has_cancelled(const struct list *list)
+{
+	struct remote_request *req;
+
+	LIST_FOREACH (req, list, link) {
+		if (cancelled(req)) {
+			return true;
+		}
+	}
+	return false;
+}
+
+static void
+patience_ends(struct timer *timer)
+{
+	struct remote_channel *c = CONTAINER_OF(timer, struct remote_channel, patience);
+
+	c->patient = false;
+	end_cancelled(c);
+	if (has_cancelled(&c->flying)) {
+		remote_broken(c, "it does not answer requests that nobody waits for any more");
+	}
+}
+
+void
+remote_channel_cancel(struct remote_channel *c)
+{
+	if (!c->up) {
+		end_cancelled(c);
+	} else if (!c->patient && (has_cancelled(&c->waiting) || has_cancelled(&c->flying))) {
+		c->patient = timer_start(&c->patience, PATIENCE_US, patience_ends) == 0;
+		if (!c->patient) {
+			patience_ends(&c->patience);
+		}
+	}
+}
+
+void
+remote_cancel(struct bdev_channel *ch, int status)
+{
+	struct bdev_channel_ctx *ctx = ch->module_ctx;
+	struct remote_disk *disk = ctx->c->disk;
+
+	if (status == -ENODEV) {
+		atomic_store(&disk->removed, true);
+	}
+	atomic_fetch_add(&ctx->epoch, 1);
+	remote_channel_cancel(ctx->c);
+	if (ctx->c != disk->home && !atomic_exchange(&disk->cancelled, true)) {
+		thread_send(disk->app, &disk->cancelled_msg, remote_disk_cancelled);
+	}
+}
+
 /* ---- Taking and leaving a connection ---- */
 
 static void
 leave_link(struct remote_channel *c)
 {
 	if (c->up) {
-		c->up = false;
+		c->up = c->patient = false;
+		timer_stop(&c->patience);
 		c->disk->ops->lane_stop(c);
 		/* The flying ones first, then those that waited already. */
 		list_splice(&c->flying, &c->waiting);
 		list_splice(&c->waiting, &c->flying);
+		end_cancelled(c);
 	}
 	if (c->link != NULL) {
 		pthread_mutex_lock(&c->disk->lock);

@@ -14,6 +14,7 @@
  *  2. A connection is freed when it is not the disk's any more, no channel uses it, and no job does.
  *  3. A disk is freed when its bdev is gone and neither job nor visit is under way.
  *  4. While the other end is there, nothing but its descriptors can wake us.
+ *  5. What is being removed is not connected to again. That nobody waits for its requests is seen to by each channel.
  * Context: the app thread; run_connect() and run_refresh(), a worker.
  */
 #include <errno.h>
@@ -121,18 +122,21 @@ give_up(struct timer *timer)
 void
 remote_lost(struct remote_disk *disk, const char *why)
 {
+	bool removed;
+
 	if (disk->state != REMOTE_UP) {
 		return;
 	}
-	LOG_WARNING(BDEV, disk->name, "%s; requests wait while it is connected to again", why);
+	removed = atomic_load(&disk->removed);
+	LOG_WARNING(BDEV, disk->name, "%s%s", why, removed ? "" : "; requests wait while it is connected to again");
 	stop_watching(disk);
 	disk->state = REMOTE_LEAVING;
 	pthread_mutex_lock(&disk->lock);
 	disk->old = disk->link;
 	disk->link = NULL;
 	pthread_mutex_unlock(&disk->lock);
-	if (disk->options.reconnect_s == 0 || disk->deleting) {
-		atomic_store(&disk->failed, disk->deleting ? -ENODEV : -EIO);
+	if (disk->options.reconnect_s == 0 || removed) {
+		atomic_store(&disk->failed, removed ? -ENODEV : -EIO);
 	} else if (timer_start(&disk->give_up, (uint64_t)disk->options.reconnect_s * (NS_PER_S / NS_PER_US), give_up) !=
 		   0) {
 		atomic_store(&disk->failed, -EIO);
@@ -188,7 +192,7 @@ visited(void *ctx)
 	disk->visiting = false;
 	if (disk->visit_again) {
 		visit(disk);
-	} else if (disk->state == REMOTE_LEAVING && !disk->destructed && !disk->deleting) {
+	} else if (disk->state == REMOTE_LEAVING && !disk->destructed) {
 		if (drop_old(disk)) {
 			disk->retry_ms = RETRY_MIN_MS;
 			connect_now(disk);
@@ -273,6 +277,20 @@ remote_disk_news(struct msg *msg)
 	try_free(disk);
 }
 
+/* ---- Cancelling ---- */
+
+void
+remote_disk_cancelled(struct msg *msg)
+{
+	struct remote_disk *disk = CONTAINER_OF(msg, struct remote_disk, cancelled_msg);
+
+	atomic_store(&disk->cancelled, false);
+	if (disk->home != NULL) {
+		remote_channel_cancel(disk->home);
+	}
+	try_free(disk);
+}
+
 /* ---- Connecting ---- */
 
 static void
@@ -315,7 +333,7 @@ first_time(struct remote_disk *disk, struct err *err)
 	bdev->ops = &disk->ops->bdev;
 	bdev->name = disk->name;
 	bdev->io_ctx_bytes = disk->ops->request_bytes;
-	bdev->channel_ctx_bytes = sizeof(struct remote_channel *);
+	bdev->channel_ctx_bytes = sizeof(struct bdev_channel_ctx);
 	home = channel_get(&disk->device, &rc);
 	if (home == NULL) {
 		return err_set(err, rc, "bdev '%s': %s", disk->name, strerror(-rc));
@@ -411,7 +429,7 @@ connected(struct worker_job *job)
 
 	take_job(disk);
 	disk->fresh = NULL;
-	if (disk->destructed || disk->deleting) {
+	if (disk->destructed || atomic_load(&disk->removed)) {
 		disk->ops->disconnect(link);
 		try_free(disk);
 		return;
@@ -438,7 +456,7 @@ static void
 connect_now(struct remote_disk *disk)
 {
 	disk->state = REMOTE_CONNECTING;
-	if (give_job(disk, run_connect, connected) != 0) {
+	if (!atomic_load(&disk->removed) && give_job(disk, run_connect, connected) != 0) {
 		retry_later(disk);
 	}
 }
@@ -486,7 +504,7 @@ try_free(struct remote_disk *disk)
 		channel_put(&disk->home->channel);
 		disk->home = NULL;
 	}
-	if (disk->busy || atomic_load(&disk->broken) || atomic_load(&disk->news)) {
+	if (disk->busy || atomic_load(&disk->broken) || atomic_load(&disk->news) || atomic_load(&disk->cancelled)) {
 		return;
 	}
 	device_unregister(&disk->device);
@@ -585,11 +603,8 @@ remote_detach(struct remote_disk *disk, void (*done)(void *ctx, int status), voi
 		cancel(disk);
 		return;
 	}
+	atomic_store(&disk->removed, true);
 	bdev_unregister(&disk->bdev, NULL, NULL);
-	if (disk->state != REMOTE_UP) {
-		atomic_store(&disk->failed, -ENODEV);
-		visit(disk);
-	}
 }
 
 struct remote_disk *

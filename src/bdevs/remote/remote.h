@@ -34,6 +34,7 @@ struct remote_request {
 	struct list link; /* waiting or flying */
 	struct msg msg;
 	bool sent_on; /* to the thread whose lane it uses */
+	unsigned epoch; /* of its bdev channel: another than that has now means that it was cancelled */
 	int status;
 };
 
@@ -82,12 +83,13 @@ struct remote_ops {
 #define REMOTE_BDEV_OPS(name) \
 	{ \
 		.module_name = (name), .destruct = remote_destruct, .channel_create = remote_bdev_channel_create, \
-		.channel_destroy = remote_bdev_channel_destroy, .submit = remote_submit, \
+		.channel_destroy = remote_bdev_channel_destroy, .submit = remote_submit, .cancel = remote_cancel, \
 	}
 void remote_destruct(struct bdev *bdev);
 int remote_bdev_channel_create(struct bdev *bdev, struct bdev_channel *ch);
 void remote_bdev_channel_destroy(struct bdev *bdev, struct bdev_channel *ch);
 void remote_submit(struct bdev_channel *ch, struct bdev_io *io);
+void remote_cancel(struct bdev_channel *ch, int status);
 
 /* A thread's own. Fields are read-only for modules. */
 struct remote_channel {
@@ -97,6 +99,8 @@ struct remote_channel {
 	uint32_t index;           /* of its lane; REMOTE_NO_LANE: requests go to the app thread's channel */
 	bool up;                  /* the lane was started */
 	bool refused;             /* by this connection: it has no lane for this thread */
+	bool patient;             /* patience runs: what was cancelled may still be answered */
+	struct timer patience;
 	struct list waiting;      /* for a connection or a resource; oldest first */
 	struct list flying;       /* the other end has them; in the order they were sent */
 	_Alignas(CACHE_LINE_BYTES) uint8_t lane[];
@@ -130,6 +134,9 @@ struct remote_disk {
 	struct msg broken_msg;
 	atomic_bool news; /* a lane has some: news_msg is under way */
 	struct msg news_msg;
+	atomic_bool cancelled; /* a channel was: cancelled_msg is under way */
+	struct msg cancelled_msg;
+	atomic_bool removed; /* the bdev is being, or is about to be: it is not connected to again */
 
 	/* The app thread's. */
 	struct remote_channel *home; /* what has no lane of its own comes here */

@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "bdev/module.h"
 #include "testkit/bdev_battery.h"
 #include "virtio/driver/backend_model.h"
 
@@ -404,6 +405,147 @@ detaches_without_target(void **state)
 	}
 }
 
+/* ---- What nobody waits for any more ---- */
+
+/* A read into memory that is given back as soon as it has ended. */
+struct question {
+	struct env_io io;
+	struct iovec iov;
+};
+
+static void
+ask(struct stage *s, struct question *q, unsigned worker)
+{
+	q->iov = (struct iovec){malloc(4096), 4096};
+	EXPECT(q->iov.iov_base != NULL);
+	q->io = (struct env_io){.op = BDEV_READ, .num_blocks = 8, .iov = &q->iov, .iovcnt = 1};
+	env_submit(&s->env.workers[worker], &q->io);
+}
+
+static void
+ask_both(struct stage *s, struct question q[ENV_WORKERS])
+{
+	for (unsigned i = 0; i < ENV_WORKERS; i++) {
+		ask(s, &q[i], i);
+	}
+	env_linger(&s->env, 30);
+	EXPECT(!atomic_load(&q[0].io.done) && !atomic_load(&q[1].io.done));
+}
+
+static void
+ended(struct question *q, int status)
+{
+	int rc = env_finish(&q->io);
+
+	free(q->iov.iov_base);
+	EXPECT_SAY(rc == status, "%d", rc);
+}
+
+static void
+give_up(void *arg)
+{
+	bdev_channel_give_up(((struct env_worker *)arg)->ch);
+}
+
+static void
+unregister(void *arg)
+{
+	struct stage *s = arg;
+
+	bdev_unregister(s->env.bdev, noted, &s->gone);
+}
+
+/* What waits for it ends, and so does the bdev. */
+static void
+is_removed(struct stage *s)
+{
+	struct question q[ENV_WORKERS];
+
+	ask_both(s, q);
+	atomic_store(&s->gone, false);
+	env_call(&s->env, s->env.app, unregister, s);
+	ended(&q[0], -ENODEV);
+	ended(&q[1], -ENODEV);
+	env_close(&s->env);
+	env_wait(&s->env, &s->gone);
+	env_linger(&s->env, 5); /* the disk goes after its bdev */
+	env_stop(&s->env);
+}
+
+/* The target is silent, then dead: a reset and giving up end what waits, and only that; others' requests are sent once more. */
+static void
+cancels_what_is_not_answered(void **state)
+{
+	struct question q[ENV_WORKERS];
+	uint8_t block[512];
+	struct stage s;
+
+	target(4, 512);
+	stage_open(&s, REACTOR_INTERRUPT, true);
+	stage_attach(&s);
+	EXPECT(env_open(&s.env, "virtio0", true) == 0);
+	atomic_store(&model.paused, true);
+	ask_both(&s, q);
+	EXPECT(env_rw(&s.env.workers[0], BDEV_RESET, 0, 0, NULL) == 0);
+	ended(&q[0], -ECANCELED);
+	ended(&q[1], -ECANCELED);
+	atomic_store(&model.paused, false);
+	EXPECT(env_rw(&s.env.workers[0], BDEV_READ, 0, 1, block) == 0);
+	atomic_store(&model.paused, true);
+	ask_both(&s, q);
+	env_call(&s.env, s.env.workers[0].thread, give_up, &s.env.workers[0]);
+	ended(&q[0], -ECANCELED);
+	EXPECT(!atomic_load(&q[1].io.done));
+	atomic_store(&model.paused, false);
+	ended(&q[1], 0);
+	model_die(&model);
+	env_linger(&s.env, 20);
+	ask_both(&s, q);
+	env_call(&s.env, s.env.workers[1].thread, give_up, &s.env.workers[1]);
+	ended(&q[1], -ECANCELED);
+	EXPECT(env_rw(&s.env.workers[1], BDEV_RESET, 0, 0, NULL) == 0);
+	ended(&q[0], -ECANCELED);
+	is_removed(&s);
+	model_stop(&model);
+}
+
+/* A healthy one answers what it has before it is done without. */
+static void
+giving_up_waits_for_a_good_answer(void **state)
+{
+	struct question q[ENV_WORKERS];
+	struct stage s;
+
+	target(4, 512);
+	stage_open(&s, REACTOR_INTERRUPT, true);
+	stage_attach(&s);
+	EXPECT(env_open(&s.env, "virtio0", true) == 0);
+	atomic_store(&model.paused, true);
+	ask_both(&s, q);
+	env_call(&s.env, s.env.workers[0].thread, give_up, &s.env.workers[0]);
+	atomic_store(&model.paused, false);
+	ended(&q[0], 0);
+	ended(&q[1], 0);
+	env_close(&s.env);
+	stage_detach(&s);
+	env_stop(&s.env);
+	model_stop(&model);
+}
+
+static void
+is_removed_while_its_target_is_silent(void **state)
+{
+	struct stage s;
+
+	target(1, 512);
+	stage_open(&s, REACTOR_POLL, true);
+	stage_attach(&s);
+	EXPECT(env_open(&s.env, "virtio0", true) == 0);
+	atomic_store(&model.paused, true);
+	is_removed(&s);
+	model_stop(&model);
+}
+
 /* What came back is another disk: it is not taken for the one that went. */
 static void
 is_not_deceived(void **state)
@@ -538,6 +680,9 @@ main(void)
 		cmocka_unit_test(reconnects),		   cmocka_unit_test(gives_up_after_a_while),
 		cmocka_unit_test(detaches_without_target), cmocka_unit_test(is_not_deceived),
 		cmocka_unit_test(awaits_target),	   cmocka_unit_test(survives_a_broken_ring),
+		cmocka_unit_test(cancels_what_is_not_answered),
+		cmocka_unit_test(giving_up_waits_for_a_good_answer),
+		cmocka_unit_test(is_removed_while_its_target_is_silent),
 		cmocka_unit_test(passes_battery),
 	};
 
