@@ -33,6 +33,14 @@ int volume_make(struct ctl *ctl, const char *command, const char *method, json_t
 /* Long work: there is no telling when it answers. */
 int volume_call_long(struct ctl *ctl, const char *command, const char *method, json_t *params);
 
+/*
+ * What is not complete yet has a name of its own, and a mark by which the next one knows it from a volume of somebody who chose
+ * that name: an origin that no stream has. volume_mark() gives it, or takes it away when all is there. volume_drop_left() deletes
+ * what has it and is not in use; else it says why not: CTL_REFUSED.
+ */
+int volume_mark(struct ctl *ctl, const char *command, const char *uuid, bool incomplete);
+int volume_drop_left(struct ctl *ctl, const char *command, const json_t *volume);
+
 /* What bdevs are called that berth volume import makes of an image, before the volume's name. */
 #define VOLUME_IMAGE "image-"
 /*

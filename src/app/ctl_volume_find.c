@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "app/ctl_volume.h"
 
@@ -231,5 +233,60 @@ volume_drop_image(struct ctl *ctl, const char *command, const char *name, bool *
 	json_decref(bdevs);
 	json_decref(error);
 	json_decref(result);
+	return rc;
+}
+
+/* ---- What is not complete ---- */
+
+#define INCOMPLETE "f8a5e1c2-6f0b-5d57-9c0e-6265727468ff"
+#define LEFT_TRIES 30u
+#define LEFT_WAIT_US 100000u
+#define NOBODY "00000000-0000-0000-0000-000000000000"
+
+int
+volume_mark(struct ctl *ctl, const char *command, const char *uuid, bool incomplete)
+{
+	return volume_call(ctl, command, "bdev_lvol_set_origin",
+			   json_pack("{s:s, s:s}", "name", uuid, "origin", incomplete ? INCOMPLETE : NOBODY));
+}
+
+/* Nobody loses anything with a volume that nothing was written to: one that was interrupted before it had its mark. */
+static bool
+is_left(const json_t *volume)
+{
+	return strcmp(volume_text(volume, "origin"), INCOMPLETE) == 0 || volume_number(volume, "num_allocated_clusters") == 0;
+}
+
+int
+volume_drop_left(struct ctl *ctl, const char *command, const json_t *volume)
+{
+	int rc = CTL_OK;
+
+	if (!is_left(volume)) {
+		fprintf(stderr,
+			"berth: %s: the name '%s' is needed, and that volume is not left of an earlier one: rename or delete it\n",
+			command, volume_text(volume, "alias"));
+		return CTL_REFUSED;
+	}
+	for (unsigned tries = 0; tries <= LEFT_TRIES; tries++) {
+		json_t *result = NULL, *error = NULL;
+		bool last = tries == LEFT_TRIES, busy;
+
+		rc = ctl_call(ctl, command, "bdev_lvol_delete",
+			      json_pack("{s:s, s:b}", "name", volume_text(volume, "uuid"), "unneeded", 1), &result,
+			      last ? NULL : &error);
+		busy = error != NULL && json_integer_value(json_object_get(error, "code")) == -EBUSY;
+		json_decref(result);
+		json_decref(error);
+		if (rc != CTL_REFUSED || last) {
+			break;
+		}
+		if (busy) {
+			/* berthd sees a moment later that its user was killed. */
+			usleep(LEFT_WAIT_US);
+		} else {
+			tries = LEFT_TRIES - 1; /* once more, and it is said why not */
+		}
+	}
 	return rc;
 }

@@ -160,8 +160,7 @@ make_room(struct import *i)
 			fprintf(stderr, "berth: " COMMAND ": there is a volume '%s/%s' already\n", i->store, i->name);
 			rc = CTL_REFUSED;
 		} else if (rc == CTL_OK && strcmp(volume_text(v, "name"), i->aside) == 0) {
-			rc = volume_call_long(i->ctl, COMMAND, "bdev_lvol_delete",
-					      json_pack("{s:s}", "name", volume_text(v, "uuid")));
+			rc = volume_drop_left(i->ctl, COMMAND, v);
 		}
 	}
 	json_decref(volumes);
@@ -185,7 +184,13 @@ copy(struct import *i, char **ret_uuid)
 				 ret_uuid);
 	}
 	if (rc == CTL_OK) {
-		rc = copy_into(i, &from, *ret_uuid);
+		rc = volume_mark(i->ctl, COMMAND, *ret_uuid, true);
+		if (rc == CTL_OK) {
+			rc = copy_into(i, &from, *ret_uuid);
+		}
+		if (rc == CTL_OK) {
+			rc = volume_mark(i->ctl, COMMAND, *ret_uuid, false);
+		}
 		if (rc == CTL_OK) {
 			rc = volume_call(i->ctl, COMMAND, "bdev_lvol_rename",
 					 json_pack("{s:s, s:s}", "old_name", *ret_uuid, "new_name", i->name));

@@ -193,20 +193,19 @@ find_in_store(const struct receiving *r, const json_t *volumes, const char *name
 	return found;
 }
 
-/* What one left that was interrupted; its snapshot's name shows nobody a snapshot. */
+/* What one left that was interrupted: the volume, and its snapshot, whose name shows nobody a snapshot. */
 static int
 remove_leftovers(struct receiving *r, const json_t *volumes)
 {
-	static const char *const names[] = {ASIDE, ASIDE_SNAPSHOT};
-	int rc = CTL_OK;
+	const json_t *volume = find_in_store(r, volumes, r->name, ASIDE);
+	const json_t *snapshot = find_in_store(r, volumes, r->name, ASIDE_SNAPSHOT);
+	bool its_own = volume != NULL && snapshot != NULL &&
+		       strcmp(volume_text(volume, "parent"), volume_text(snapshot, "name")) == 0;
+	int rc = volume != NULL ? volume_drop_left(r->ctl, COMMAND, volume) : CTL_OK;
 
-	for (size_t i = 0; i < ARRAY_SIZE(names) && rc == CTL_OK; i++) {
-		const json_t *v = find_in_store(r, volumes, r->name, names[i]);
-
-		if (v != NULL) {
-			rc = volume_call_long(r->ctl, COMMAND, "bdev_lvol_delete",
-					      json_pack("{s:s}", "name", volume_text(v, "uuid")));
-		}
+	if (rc == CTL_OK && its_own) {
+		rc = volume_call_long(r->ctl, COMMAND, "bdev_lvol_delete",
+				      json_pack("{s:s}", "name", volume_text(snapshot, "uuid")));
 	}
 	return rc;
 }
@@ -368,12 +367,15 @@ finish_old(struct receiving *r, const json_t *volumes, const json_t *snapshot)
 	    strcmp(volume_text(aside, "parent"), volume_text(snapshot, "name")) != 0) {
 		return had_already(snapshot);
 	}
-	if (!r->head.difference) {
-		rc = volume != NULL ? had_already(snapshot)
-				    : volume_call(r->ctl, COMMAND, "bdev_lvol_rename",
-						  json_pack("{s:s, s:s}", "old_name",
-							    volume_text(aside, "uuid"), "new_name",
-							    r->name));
+	if (!r->head.difference && volume != NULL) {
+		rc = had_already(snapshot);
+	} else if (!r->head.difference) {
+		rc = volume_mark(r->ctl, COMMAND, volume_text(aside, "uuid"), false);
+		if (rc == CTL_OK) {
+			rc = volume_call(r->ctl, COMMAND, "bdev_lvol_rename",
+					 json_pack("{s:s, s:s}", "old_name", volume_text(aside, "uuid"), "new_name",
+						   r->name));
+		}
 	} else if (volume == NULL || base == NULL) {
 		rc = had_already(snapshot);
 	} else {
@@ -421,6 +423,9 @@ prepare(struct receiving *r)
 	if (rc == CTL_OK) {
 		rc = r->head.difference ? make_difference(r, volumes) : make_whole(r, volumes);
 	}
+	if (rc == CTL_OK) {
+		rc = volume_mark(r->ctl, COMMAND, r->aside, true);
+	}
 	json_decref(volumes);
 	return rc;
 }
@@ -457,6 +462,9 @@ finish(struct receiving *r)
 		rc = call2(r, "bdev_lvol_set_parent", "lvol_name", r->volume_uuid, "parent_name",
 			   uuid);
 	} else if (rc == CTL_OK) {
+		rc = volume_mark(r->ctl, COMMAND, r->aside, false);
+	}
+	if (rc == CTL_OK && !r->head.difference) {
 		rc = call2(r, "bdev_lvol_rename", "old_name", r->aside, "new_name", r->name);
 		free(r->aside);
 		r->aside = NULL;

@@ -514,6 +514,18 @@ lvol_set_read_only(struct lvol *lvol, lvol_done_fn done, void *ctx)
 
 /* ---- Parents ---- */
 
+/* One that lacked its parent lacks it no more. */
+static void
+has_parent(void *ctx, int status, const struct err *err)
+{
+	struct lvol_op *op = ctx;
+
+	if (status == 0) {
+		lvol_external_look(op->store);
+	}
+	lvol_op_end_with(op, status, err);
+}
+
 void
 lvol_set_parent(struct lvol *lvol, struct lvol *parent, lvol_done_fn done, void *ctx)
 {
@@ -527,7 +539,7 @@ lvol_set_parent(struct lvol *lvol, struct lvol *parent, lvol_done_fn done, void 
 	} else if (lvol_usable(parent, &op->err) != 0) {
 		lvol_op_end(op, op->err.code);
 	} else {
-		blob_set_parent(lvol->blob, parent->blob, lvol_op_blob_done, op);
+		blob_set_parent(lvol->blob, parent->blob, has_parent, op);
 	}
 }
 
@@ -554,7 +566,7 @@ lvol_set_parent_bdev(struct lvol *lvol, const char *bdev_name, lvol_done_fn done
 		lvol_op_end(op, rc);
 		return;
 	}
-	blob_set_external(lvol->blob, op->text, UUID_STR_LEN, lvol_op_blob_done, op);
+	blob_set_external(lvol->blob, op->text, UUID_STR_LEN, has_parent, op);
 }
 
 /* ---- Deleting ---- */

@@ -137,6 +137,30 @@ missing_ones_are_awaited(void **state)
 	h_stop(&env);
 }
 
+/* Another parent instead of the one that does not come. */
+static void
+missing_ones_are_replaced(void **state)
+{
+	begin(REACTOR_INTERRUPT, false);
+	EXPECT(h_clone_bdev(&env, "vs", "image", "c") == 0);
+	h_write(&env, "vs/c", 0, 8, 2);
+	EXPECT(h_store_unload(&env, "vs") == 0);
+	h_disk_pull(&env, "d");
+	h_disk_pull(&env, "image");
+	h_disk_push(&env, "d");
+	h_examined(&env);
+	EXPECT(h_info(&env, "vs/c").degraded && !h_has_bdev(&env, "vs/c"));
+	h_disk(&env, "other", 4 * MIB, 512, "c0ffee00-0000-4000-8000-000000000001");
+	h_write(&env, "other", 0, 8192, 5);
+	EXPECT_SAY(h_set_parent_bdev(&env, "vs/c", "other") == 0, "%s", h_err.text);
+	EXPECT(!h_info(&env, "vs/c").degraded && h_has_bdev(&env, "vs/c"));
+	h_expect(&env, "vs/c", 0, 8, 2);
+	h_expect(&env, "vs/c", 8, 120, 1); /* copied with the write */
+	h_expect(&env, "vs/c", 128, 1000, 5);
+	h_disk_push(&env, "image");
+	h_stop(&env);
+}
+
 /* In use while it goes: what is there itself can be read, the rest when it has come again. */
 static void
 one_that_goes(void **state)
@@ -276,6 +300,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(clones_of_bdevs),        cmocka_unit_test(missing_ones_are_awaited),
+		cmocka_unit_test(missing_ones_are_replaced),
 		cmocka_unit_test(one_that_goes),          cmocka_unit_test(parents_that_are_bdevs),
 		cmocka_unit_test(between_stores),         cmocka_unit_test(no_volume_stands_on_itself),
 	};

@@ -671,6 +671,9 @@ what_has_changed(void **state)
 	EXPECT((a.extents[0].flags & BDEV_EXTENT_CHANGED) == 0 && a.extents[0].num_blocks == CLUSTER_BLOCKS);
 	EXPECT(a.extents[1].flags == (BDEV_EXTENT_CHANGED | BDEV_EXTENT_ZERO) && a.extents[1].num_blocks == 7 * CLUSTER_BLOCKS);
 	h_expect_zero(&env, "vs/v", CLUSTER_BLOCKS, 7 * CLUSTER_BLOCKS);
+	a = (struct extents_args){.volume = "vs/v", .since = "vs/v"};
+	h_on_app(&env, extents_on_app, &a);
+	EXPECT(a.rc == -EINVAL);
 	a = (struct extents_args){.volume = "vs/s", .since = "vs/t"};
 	h_on_app(&env, extents_on_app, &a);
 	EXPECT(a.rc == -EINVAL);

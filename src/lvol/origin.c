@@ -26,5 +26,5 @@ lvol_origin(const struct lvol *lvol, uuid_t ret_origin)
 {
 	const char *text = lvol->blob != NULL ? lvol_text_xattr(lvol->blob, LVOL_XATTR_ORIGIN, UUID_STR_LEN) : NULL;
 
-	return text != NULL && uuid_parse(text, ret_origin) == 0;
+	return text != NULL && uuid_parse(text, ret_origin) == 0 && !uuid_is_null(ret_origin);
 }

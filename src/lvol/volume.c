@@ -414,6 +414,9 @@ lvol_extents(struct lvol *lvol, struct lvol *since, uint64_t lba, struct bdev_ex
 	if (lvol->blob == NULL || blob_damaged(lvol->blob)) {
 		return err_set(err, -EILSEQ, "volume '%s' cannot be opened", lvol->name.text);
 	}
+	if (since == lvol) {
+		return err_set(err, -EINVAL, "'%s' is the volume itself, not a snapshot below it", lvol->name.text);
+	}
 	blob_store_get_info(lvol->store->blobs, &info);
 	cluster_blocks = info.cluster_bytes / info.io_unit_bytes;
 	end = blob_num_clusters(lvol->blob);

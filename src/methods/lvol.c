@@ -510,9 +510,14 @@ static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_lvol_delete_params *p = params;
 	struct lvol *lvol = lvol_named(req, p->name);
+	const struct bdev *bdev;
 	struct deletion *d;
 
 	if (lvol == NULL) {
+		return;
+	}
+	if (p->unneeded && (bdev = bdev_find(lvol_id(lvol))) != NULL && bdev_needed(bdev)) {
+		rpc_error(req, -EBUSY, "volume '%.128s' is in use", p->name);
 		return;
 	}
 	/* It would leave the disk's controller behind. */

@@ -463,6 +463,27 @@ def test_damaged_and_cut_streams(t):
     equal(subprocess.run(argv, input=stream, capture_output=True, timeout=60).returncode, 0)
     equal(aliases(d2), ["far/s1", "far/v"])
     equal(digest(d2, "far/v"), digest(d, "lvs0/s1"))
+    check("origin" not in volume(d2, "far/v"), "it is complete")
+    # Of somebody who chose that name nothing is deleted; nor is what another one is writing to.
+    for name in ("v", "s1"):
+        d2.call("bdev_lvol_delete", name=f"far/{name}")
+    d2.call("bdev_lvol_create", lvs_name="far", lvol_name="v.receiving", size_in_mib=1, thin_provision=True)
+    write(d2, "far/v.receiving", 0, b"mine" * 128)
+    p = subprocess.run(argv, input=stream, capture_output=True, timeout=60)
+    check(p.returncode != 0 and b"v.receiving" in p.stderr, p.stderr)
+    equal(read(d2, "far/v.receiving", 0, 512), b"mine" * 128)
+    d2.call("bdev_lvol_delete", name="far/v.receiving")
+    first = subprocess.Popen(argv, stdin=subprocess.PIPE)
+    some = len(stream) * 3 // 4
+    first.stdin.write(stream[:some])
+    first.stdin.flush()
+    until(lambda: aliases(d2) == ["far/v.receiving"] and volume(d2, "far/v.receiving")["num_allocated_clusters"] > 0, "it has begun")
+    p = subprocess.run(argv, input=stream, capture_output=True, timeout=60)
+    check(p.returncode != 0 and b"in use" in p.stderr, p.stderr)
+    first.stdin.write(stream[some:])
+    first.stdin.close()
+    equal(first.wait(60), 0)
+    equal(digest(d2, "far/v"), digest(d, "lvs0/s1"))
 
 
 def test_import(t):
