@@ -264,7 +264,7 @@ volume_drop_left(struct ctl *ctl, const char *command, const json_t *volume)
 
 	if (!is_left(volume)) {
 		fprintf(stderr,
-			"berth: %s: the name '%s' is needed, and that volume is not left of an earlier one: rename or delete it\n",
+			"berth: %s: the name '%s' is needed, and that volume is not left of an earlier one: rename it\n",
 			command, volume_text(volume, "alias"));
 		return CTL_REFUSED;
 	}

@@ -124,13 +124,14 @@ def test_virtio_restart_waits_for_the_target(t):
     path = target.controller("disk", "m")
     d = t.daemon("--state-dir", t.path("mine"))
     attach(d, path)
+    uuid = d.call("bdev_get_bdevs", name="v0")[0]["uuid"]
     d.kill()
     target.kill()
     d = t.daemon("--state-dir", t.path("mine"), folder="d2")
     d.error("bdev_get_bdevs", -19, {"name": "v0"})
     contains(str(d.call("framework_get_config", name="bdev")), path)
     t.daemon("--state-dir", t.path("state"), folder="target")
-    d.call("bdev_get_bdevs", name="v0", timeout=10000)
+    equal(d.call("bdev_get_bdevs", name="v0", timeout=10000)[0]["uuid"], uuid, "volumes know it by its UUID")
 
 
 def test_virtio_of_qemu(t):
@@ -205,13 +206,15 @@ def test_nbd_server_is_killed(t):
     server, _ = nbdkit(t, "file", image)
     until(connects_in(d, "n0", 2), "connected again")
     ended_well(load)
+    uuid = d.call("bdev_get_bdevs", name="n0")[0]["uuid"]
     d.kill()
     server.kill()
     server.wait()
     d = t.daemon("--state-dir", t.path("mine"), folder="d2")
     d.error("bdev_get_bdevs", -19, {"name": "n0"})
     nbdkit(t, "file", image)
-    equal(d.call("bdev_get_bdevs", name="n0", timeout=10000)[0]["num_blocks"], 32768)
+    (disk,) = d.call("bdev_get_bdevs", name="n0", timeout=10000)
+    equal((disk["num_blocks"], disk["uuid"]), (32768, uuid), "volumes know it by its UUID")
 
 
 # ---- Both ----

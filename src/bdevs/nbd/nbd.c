@@ -3,6 +3,7 @@
 #include "bdevs/nbd/nbd.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -57,6 +58,28 @@ blocks(const struct remote_link *remote)
 	return export->bytes / export->block_size;
 }
 
+static const char *
+text_of(const char *text)
+{
+	return text != NULL ? text : "";
+}
+
+static void
+set_uuid(const struct nbd_disk *disk, struct bdev *bdev)
+{
+	const struct nbd_bdev_options *o = &disk->options;
+	char *address = NULL;
+
+	if (asprintf(&address, "%s %s %s %s %s", text_of(o->uri), text_of(o->socket), text_of(o->host), text_of(o->port),
+		     text_of(o->export)) < 0) {
+		address = NULL;
+	}
+	if (address != NULL) {
+		remote_set_uuid(&disk->remote, bdev, address);
+	}
+	free(address);
+}
+
 static int
 describe(struct remote_disk *remote, const struct remote_link *remote_link, struct bdev *bdev, struct err *err)
 {
@@ -64,6 +87,7 @@ describe(struct remote_disk *remote, const struct remote_link *remote_link, stru
 	uint32_t bs = export->block_size;
 
 	disk_of(remote)->export = *export;
+	set_uuid(disk_of(remote), bdev);
 	bdev->product_name = "NBD disk";
 	bdev->block_size = bs;
 	bdev->physical_block_size = export->preferred_bytes;

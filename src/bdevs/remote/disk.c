@@ -18,6 +18,7 @@
  * Context: the app thread; run_connect() and run_refresh(), a worker.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -316,6 +317,18 @@ answer_attach(struct remote_disk *disk, struct bdev *bdev, const struct err *err
 	if (attached != NULL) {
 		attached(disk->attached_ctx, bdev, err);
 	}
+}
+
+void
+remote_set_uuid(const struct remote_disk *disk, struct bdev *bdev, const char *address)
+{
+	char *text = NULL;
+	int n = asprintf(&text, "%s %s %s", disk->ops->bdev.module_name, disk->name, address);
+
+	if (n >= 0) { /* else the core makes one */
+		uuid_generate_sha1(bdev->uuid, *uuid_get_template("oid"), text, (size_t)n);
+	}
+	free(text);
 }
 
 static int

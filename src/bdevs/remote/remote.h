@@ -182,6 +182,9 @@ struct remote_disk *remote_next_waiting(const struct remote_ops *ops, struct rem
 /* Before the process ends: nothing of these ops is awaited any more. */
 void remote_shutdown(const struct remote_ops *ops);
 
+/* From inside describe(): of the bdev's name and of where the disk is, so that it is the same after a restart. */
+void remote_set_uuid(const struct remote_disk *disk, struct bdev *bdev, const char *address);
+
 /* The connection is of no use any more; why: for the log. */
 void remote_lost(struct remote_disk *disk, const char *why);
 /* The size may have changed. */

@@ -165,6 +165,7 @@ describe(struct remote_disk *remote, const struct remote_link *remote_link, stru
 		return err_set(err, -EINVAL, "%s: a segment of the target's may have %u bytes, a block has %u", path,
 			       config->size_max, bs);
 	}
+	remote_set_uuid(remote, bdev, path);
 	bdev->product_name = "VirtioBlk Disk";
 	bdev->block_size = bs;
 	bdev->num_blocks = blocks(remote_link);
