@@ -163,7 +163,8 @@ on_event(void *ctx, struct bdev *bdev, enum bdev_event ev)
 		return;
 	}
 	e->gone = true;
-	LOG_NOTICE(NBD, e->options.name, "its bdev %s was removed: clients are sent away", bdev_name(bdev));
+	LOG_NOTICE(NBD, e->options.name, "%s %s was removed: clients are sent away",
+		   bdev == bdev_of(e) ? "its bdev" : "the snapshot that it is compared with", bdev_name(bdev));
 	if (e->on_gone != NULL) {
 		e->on_gone(e);
 	}
