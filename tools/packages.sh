@@ -6,7 +6,7 @@ case "$(uname -m)" in
 aarch64) packages_guest="qemu-system-arm e2fsprogs" ;;
 *) packages_guest="qemu-system-x86 e2fsprogs" ;;
 esac
-packages_test="libcmocka-dev clang libclang-rt-dev fio util-linux git man-db tmux libseccomp2 mmdebstrap nbdkit tgt librbd-dev librados-dev gdisk qemu-utils qemu-system-common libnbd-bin python3-libnbd nbdfuse gnutls-bin"
+packages_test="libcmocka-dev clang libclang-rt-dev fio util-linux git man-db tmux libseccomp2 mmdebstrap nbdkit tgt librbd-dev librados-dev gdisk qemu-utils qemu-system-common libnbd-bin python3-libnbd nbdfuse gnutls-bin openssl"
 
 packages_long="ceph-mon ceph-osd ceph-common" # of ./check --all: a cluster
 

@@ -23,6 +23,7 @@ CASES = [
     ("FAIL", "[       OK ] a\n[  FAILED  ] b\n[  FAILED  ] 1 test(s), listed below:\n[  FAILED  ] b\n", (1, 1, 0)),
     ("FAIL", "[       OK ] a\n", (1, 1, 0)),
     ("FAIL", "", (0, 1, 0)),
+    ("OK", "[       OK ] a\n[  FAILED  ] b\n", (1, 1, 0)),
     ("TIMEOUT", "[       OK ] a\n[ RUN      ] b\n", (1, 1, 0)),
     ("ERROR", "", (0, 1, 0)),
     ("UNEXPECTEDPASS", "", (0, 1, 0)),
