@@ -156,8 +156,9 @@ def run_tests(folder, names, patience, tally):
     if not names:
         return
     # TSan of gcc 12 does not start where addresses are randomised by more bits than it knows.
-    argv = (same_addresses() if folder == "build-tsan" else []) + ["meson", "test", "-C", folder, "--no-rebuild", f"--timeout-multiplier={patience}",
-                   f"--num-processes={TESTS_AT_ONCE}"] + names
+    before = same_addresses() if folder == "build-tsan" else []
+    argv = before + ["meson", "test", "-C", folder, "--no-rebuild", f"--timeout-multiplier={patience}",
+                     f"--num-processes={TESTS_AT_ONCE}"] + names
     log = os.path.join(ROOT, folder, "meson-logs", "testlog.json")
     if os.path.exists(log):
         os.unlink(log)
@@ -186,9 +187,10 @@ def fuzz_one(target, seconds, seed):
         corpus = os.path.join(tmp, "corpus")
         os.mkdir(corpus)
         # One input takes milliseconds: what is still at it after so long hangs, also where the machine itself stops for a while.
-        argv = same_addresses() + [target, "-reload=0", f"-max_total_time={seconds}", "-timeout=25", "-rss_limit_mb=2048",
-                                   "-print_final_stats=1", f"-artifact_prefix={tmp}/"] + ([f"-seed={seed}"] if seed is not None else []) + [corpus] + seeds
-        code, output = run_logged(argv, SANITIZER_ENV)
+        argv = same_addresses() + [target, f"-max_total_time={seconds}", "-timeout=25", "-rss_limit_mb=2048", "-reload=0",
+                                   "-print_final_stats=1", f"-artifact_prefix={tmp}/"]
+        argv += [f"-seed={seed}"] if seed is not None else []
+        code, output = run_logged(argv + [corpus] + seeds, SANITIZER_ENV)
         crashes = []
         for found in sorted(os.listdir(tmp)):
             if found != "corpus":
