@@ -40,6 +40,7 @@
 #include "bdevs/gpt/gpt.h"
 #include "bdevs/raid/raid.h"
 #include "bdevs/rbd/rbd.h"
+#include "bdevs/remote/remote.h"
 #include "event/scheduler.h"
 #include "event/steps.h"
 #include "lvol/lvol.h"
@@ -49,6 +50,9 @@
 #include "rpc/schema.h"
 #include "sock/unix.h"
 #include "vhost/vhost.h"
+
+/* Front ends give up what waits for space or a connection after 3 to 5 s. */
+#define STOP_PATIENCE_US (6 * UINT64_C(1000000))
 
 /* Memory of that size is asked for, and given back, by itself. */
 #define LARGE_BYTES (128 << 10)
@@ -68,6 +72,7 @@ static struct {
 	int signal_fd;
 	struct watch signal_watch;
 	bool stopping; /* a signal asked for it */
+	struct timer patience; /* runs from then on until front ends are gone */
 
 	char *lock_path;
 	int lock_fd;
@@ -86,11 +91,19 @@ static struct {
 
 /* ---- Signals ---- */
 
+/* What front ends still wait for are disks elsewhere. */
+static void
+lose_patience(struct timer *timer)
+{
+	remote_leave_all();
+}
+
 static void
 stop(void)
 {
 	LOG_NOTICE(APP, "", "stopping");
 	d.stopping = true;
+	(void)timer_start(&d.patience, STOP_PATIENCE_US, lose_patience); /* without memory: as long as it takes */
 	if (d.replaying) {
 		replay_cancel(&d.replay);
 	}
@@ -129,6 +142,7 @@ watch_signals(struct steps *s)
 static int
 unwatch_signals(struct steps *s)
 {
+	timer_stop(&d.patience);
 	watch_stop(&d.signal_watch);
 	close(d.signal_fd);
 	return 0;
@@ -341,6 +355,7 @@ bdevs_gone(void *ctx)
 static int
 remove_bdevs(struct steps *s)
 {
+	timer_stop(&d.patience);
 	bdev_shutdown(bdevs_gone, NULL);
 	return STEPS_WAIT;
 }

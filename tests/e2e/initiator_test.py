@@ -276,5 +276,26 @@ def test_ends_while_its_server_is_gone(t):
     ends_while_examined(t, gone=True)
 
 
+def test_ends_with_what_stands_on_a_silent_server(t):
+    """SIGTERM while a guest's writes to a volume and to a mirror wait for a server that has stopped."""
+    server, path = nbdkit(t, "memory", "64M")
+    d = t.daemon()
+    for n in ("n0", "n1"):
+        d.call("bdev_nbd_create", name=n, socket=path)
+    d.call("bdev_lvol_create_lvstore", bdev_name="n0", lvs_name="s")
+    d.call("bdev_lvol_create", lvs_name="s", lvol_name="v", size_in_mib=16)
+    d.call("bdev_malloc_create", name="m", num_blocks=131072, block_size=512)
+    d.call("bdev_raid_create", name="r", raid_level="raid1", base_bdevs=["n1", "m"])
+    for name, disk in (("c0", "s/v"), ("c1", "r")):
+        d.controller(name, disk)
+        t.spawn([os.path.join(harness.BUILD, "berth"), "perf", "--socket", d.path(name), "--workload", "verify", "--size", "8M",
+                 "--depth", "16", "--time", "20", "--quiet"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(0.7)
+    server.send_signal(signal.SIGSTOP)
+    time.sleep(0.2)
+    d.stop(seconds=15)
+    server.send_signal(signal.SIGCONT)
+
+
 if __name__ == "__main__":
     harness.main(globals())

@@ -655,6 +655,19 @@ remote_next_waiting(const struct remote_ops *ops, struct remote_disk *disk)
 }
 
 void
+remote_leave_all(void)
+{
+	struct remote_disk *disk, *next;
+
+	LIST_FOREACH_SAFE (disk, next, &disks, list) {
+		if (disk->registered && !atomic_exchange(&disk->removed, true)) {
+			LOG_NOTICE(BDEV, disk->name, "is not waited for any more");
+			bdev_unregister(&disk->bdev, NULL, NULL);
+		}
+	}
+}
+
+void
 remote_shutdown(const struct remote_ops *ops)
 {
 	struct remote_disk *disk;

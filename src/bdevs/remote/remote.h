@@ -181,6 +181,8 @@ struct remote_disk *remote_of(const struct bdev *bdev, const struct remote_ops *
 struct remote_disk *remote_next_waiting(const struct remote_ops *ops, struct remote_disk *disk);
 /* Before the process ends: nothing of these ops is awaited any more. */
 void remote_shutdown(const struct remote_ops *ops);
+/* The process is to end, and somebody waits for the other end of a disk, perhaps through what stands on it: all disks go. */
+void remote_leave_all(void);
 
 /* From inside describe(): of the bdev's name and of where the disk is, so that it is the same after a restart. */
 void remote_set_uuid(const struct remote_disk *disk, struct bdev *bdev, const char *address);
