@@ -278,9 +278,11 @@ def test_ends_while_its_server_is_gone(t):
 
 def test_ends_with_what_stands_on_a_silent_server(t):
     """SIGTERM while a guest's writes to a volume and to a mirror wait for a server that has stopped."""
-    server, path = nbdkit(t, "memory", "64M")
     d = t.daemon()
+    servers = []
     for n in ("n0", "n1"):
+        server, path = nbdkit(t, "memory", "64M", socket=n)
+        servers.append(server)
         d.call("bdev_nbd_create", name=n, socket=path)
     d.call("bdev_lvol_create_lvstore", bdev_name="n0", lvs_name="s")
     d.call("bdev_lvol_create", lvs_name="s", lvol_name="v", size_in_mib=16)
@@ -291,10 +293,12 @@ def test_ends_with_what_stands_on_a_silent_server(t):
         t.spawn([os.path.join(harness.BUILD, "berth"), "perf", "--socket", d.path(name), "--workload", "verify", "--size", "8M",
                  "--depth", "16", "--time", "20", "--quiet"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(0.7)
-    server.send_signal(signal.SIGSTOP)
+    for server in servers:
+        server.send_signal(signal.SIGSTOP)
     time.sleep(0.2)
     d.stop(seconds=15)
-    server.send_signal(signal.SIGCONT)
+    for server in servers:
+        server.send_signal(signal.SIGCONT)
 
 
 if __name__ == "__main__":
