@@ -250,19 +250,12 @@ volume_mark(struct ctl *ctl, const char *command, const char *uuid, bool incompl
 			   json_pack("{s:s, s:s}", "name", uuid, "origin", incomplete ? INCOMPLETE : NOBODY));
 }
 
-/* Nobody loses anything with a volume that nothing was written to: one that was interrupted before it had its mark. */
-static bool
-is_left(const json_t *volume)
-{
-	return strcmp(volume_text(volume, "origin"), INCOMPLETE) == 0 || volume_number(volume, "num_allocated_clusters") == 0;
-}
-
 int
 volume_drop_left(struct ctl *ctl, const char *command, const json_t *volume)
 {
 	int rc = CTL_OK;
 
-	if (!is_left(volume)) {
+	if (strcmp(volume_text(volume, "origin"), INCOMPLETE) != 0) {
 		fprintf(stderr,
 			"berth: %s: the name '%s' is needed, and that volume is not left of an earlier one: rename it\n",
 			command, volume_text(volume, "alias"));

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "base/crc.h"
 #include "bdevs/gpt/parse.h"
 
@@ -25,18 +26,6 @@ struct made_disk {
 	uint32_t block_size;
 	uint64_t num_blocks;
 };
-
-static inline void
-put32(uint8_t *p, uint32_t v)
-{
-	memcpy(p, &v, sizeof(v));
-}
-
-static inline void
-put64(uint8_t *p, uint64_t v)
-{
-	memcpy(p, &v, sizeof(v));
-}
 
 static inline uint64_t
 made_entry_blocks(const struct made_disk *d)

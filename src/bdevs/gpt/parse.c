@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/bytes.h"
 #include "base/crc.h"
 
 #define ENTRY_BYTES 128u
@@ -47,24 +48,6 @@ struct part_of_disk {
 	uint64_t first;
 	uint64_t num_blocks; /* of the disk */
 };
-
-static uint32_t
-le32(const uint8_t *p)
-{
-	uint32_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return v;
-}
-
-static uint64_t
-le64(const uint8_t *p)
-{
-	uint64_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return v;
-}
 
 /* A GUID's first three fields are little-endian on disk. */
 static void
@@ -104,9 +87,9 @@ check_mbr(const struct part_of_disk *d, const char **why)
 		const uint8_t *entry = d->buf + MBR_ENTRIES + i * MBR_ENTRY_BYTES;
 
 		if (entry[4] == MBR_TYPE_PROTECTIVE) {
-			uint32_t size = le32(entry + 12);
+			uint32_t size = get32(entry + 12);
 
-			if (le32(entry + 8) != 1 ||
+			if (get32(entry + 8) != 1 ||
 			    (size != UINT32_MAX && size != (uint32_t)(d->num_blocks - 1))) {
 				return fail(-ENOENT, why, "the protective MBR does not fit the disk");
 			}
@@ -139,30 +122,30 @@ get_header(const struct part_of_disk *d, uint64_t lba, struct header *ret, const
 		return fail(-EBADMSG, why, "the disk is too small");
 	}
 	h = d->buf + (lba - d->first) * d->block_size;
-	bytes = le32(h + 12);
+	bytes = get32(h + 12);
 	if (memcmp(h, signature, sizeof(signature)) != 0) {
 		return fail(-EBADMSG, why, "no signature in the header");
 	}
 	if (bytes < HEADER_BYTES_MIN || bytes > d->block_size) {
 		return fail(-EBADMSG, why, "the header's size is wrong");
 	}
-	if (header_crc(h, bytes) != le32(h + 16)) {
+	if (header_crc(h, bytes) != get32(h + 16)) {
 		return fail(-EBADMSG, why, "the header's checksum is wrong");
 	}
-	if (le64(h + 24) != lba) {
+	if (get64(h + 24) != lba) {
 		return fail(-EBADMSG, why, "the header is that of another block");
 	}
-	ret->first_usable = le64(h + 40);
-	ret->last_usable = le64(h + 48);
+	ret->first_usable = get64(h + 40);
+	ret->last_usable = get64(h + 48);
 	if (ret->first_usable <= 1 || ret->last_usable < ret->first_usable ||
 	    ret->last_usable >= d->num_blocks) {
 		return fail(-EBADMSG, why, "the usable blocks are not on the disk");
 	}
 	get_guid(h + 56, ret->disk_guid);
-	ret->entries_lba = le64(h + 72);
-	ret->entry_count = le32(h + 80);
-	ret->entries_crc = le32(h + 88);
-	if (ret->entry_count > GPT_ENTRIES_MAX || le32(h + 84) != ENTRY_BYTES) {
+	ret->entries_lba = get64(h + 72);
+	ret->entry_count = get32(h + 80);
+	ret->entries_crc = get32(h + 88);
+	if (ret->entry_count > GPT_ENTRIES_MAX || get32(h + 84) != ENTRY_BYTES) {
 		return fail(-EBADMSG, why, "the table has too many entries, or of another size");
 	}
 	return 0;
@@ -234,7 +217,7 @@ overlaps(const struct gpt_table *t, uint64_t first, uint64_t last)
 static void
 add_partition(struct gpt_table *t, const struct header *h, const uint8_t *entry, uint32_t number)
 {
-	uint64_t first = le64(entry + 32), last = le64(entry + 40);
+	uint64_t first = get64(entry + 32), last = get64(entry + 40);
 	struct gpt_partition *p = &t->partitions[t->count];
 	bool old;
 
