@@ -50,6 +50,18 @@ env_wait_count(struct env *env, atomic_uint *count, unsigned at_least)
 }
 
 void
+env_wait_size(struct env *env, uint64_t num_blocks)
+{
+	uint64_t end_ns = clock_now_ns() + ENV_TIMEOUT_NS;
+
+	while (atomic_load(&env->told_blocks) != num_blocks) {
+		EXPECT_SAY(clock_now_ns() < end_ns, "told of %llu blocks, not %llu", atomic_load(&env->told_blocks),
+			   (unsigned long long)num_blocks);
+		step(env);
+	}
+}
+
+void
 env_linger(struct env *env, unsigned ms)
 {
 	uint64_t end_ns = clock_now_ns() + ms * NS_PER_MS;
@@ -177,7 +189,12 @@ event(void *ctx, struct bdev *bdev, enum bdev_event ev)
 	struct env *env = ctx;
 
 	EXPECT(thread_self() == env->app);
-	atomic_fetch_add(ev == BDEV_EVENT_REMOVE ? &env->removes : &env->resizes, 1);
+	if (ev == BDEV_EVENT_REMOVE) {
+		atomic_fetch_add(&env->removes, 1);
+	} else {
+		atomic_store(&env->told_blocks, bdev_num_blocks(bdev));
+		atomic_fetch_add(&env->resizes, 1);
+	}
 }
 
 static void
@@ -208,6 +225,7 @@ env_open(struct env *env, const char *name, bool write)
 
 	atomic_store(&env->removes, 0);
 	atomic_store(&env->resizes, 0);
+	atomic_store(&env->told_blocks, 0);
 	env_call(env, env->app, open_on_app, &a);
 	for (unsigned i = 0; a.rc == 0 && i < ENV_WORKERS; i++) {
 		env_call(env, env->workers[i].thread, get_channel, &env->workers[i]);

@@ -35,7 +35,8 @@ struct env {
 	struct bdev_desc *desc;
 	struct bdev *bdev;
 	atomic_uint removes; /* events of the descriptor */
-	atomic_uint resizes;
+	atomic_uint resizes; /* one may tell of several new sizes */
+	atomic_ullong told_blocks; /* the size when the last of them came; 0: none has */
 };
 
 void env_start(struct env *env, enum reactor_mode mode, bool real_threads);
@@ -48,6 +49,8 @@ void env_call(struct env *env, struct thread *t, void (*fn)(void *arg), void *ar
 void env_wait(struct env *env, atomic_bool *flag);
 /* Until *count has reached at_least. */
 void env_wait_count(struct env *env, atomic_uint *count, unsigned at_least);
+/* Until the descriptor was told that the bdev has so many blocks. */
+void env_wait_size(struct env *env, uint64_t num_blocks);
 /* Lets everything happen that can within so much time. */
 void env_linger(struct env *env, unsigned ms);
 

@@ -557,7 +557,7 @@ is_not_deceived(void **state)
 	while (env_rw(&s.env.workers[0], BDEV_READ, 0, 1, block) != 0) {
 		env_linger(&s.env, 20);
 	}
-	env_wait_count(&s.env, &s.env.resizes, 1);
+	env_wait_size(&s.env, DISK_BYTES / 512 + 8);
 	EXPECT(bdev_num_blocks(s.env.bdev) == DISK_BYTES / 512 + 8);
 	stage_end(&s);
 }
@@ -583,7 +583,7 @@ waits_for_its_unit(void **state)
 	tgt_resize(&tgt, DISK_BYTES * 2);
 	tgt_give_unit(&tgt);
 	EXPECT(env_finish(&io) == 0);
-	env_wait_count(&s.env, &s.env.resizes, 1);
+	env_wait_size(&s.env, DISK_BYTES / 256);
 	EXPECT(bdev_num_blocks(s.env.bdev) == DISK_BYTES / 256);
 	call(&s, rescan, 0);
 	env_linger(&s.env, 10);

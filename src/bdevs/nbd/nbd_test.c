@@ -456,7 +456,7 @@ grows_with_the_server(void **state)
 	open_bdev(&s);
 	end_server();
 	SERVE("memory", "9M");
-	env_wait_count(&s.env, &s.env.resizes, 1);
+	env_wait_size(&s.env, (9u << 20) / 512);
 	EXPECT(bdev_num_blocks(s.bdev) == (9u << 20) / 512);
 	EXPECT(env_rw(&s.env.workers[0], BDEV_READ, (9u << 20) / 512 - 1, 1, block) == 0);
 	close_bdev(&s);

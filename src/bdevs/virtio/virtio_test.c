@@ -567,7 +567,7 @@ is_not_deceived(void **state)
 	while (env_rw(&s.env.workers[0], BDEV_READ, 0, 1, block) != 0) {
 		env_linger(&s.env, 20);
 	}
-	env_wait_count(&s.env, &s.env.resizes, 1);
+	env_wait_size(&s.env, DISK_BYTES / 512 + 8);
 	EXPECT(bdev_num_blocks(s.env.bdev) == DISK_BYTES / 512 + 8);
 	env_close(&s.env);
 	stage_detach(&s);
