@@ -82,9 +82,19 @@ finish_request(struct core_channel *c, struct bdev_io *io, int status)
 	finish_counted_in(c, io->op < BDEV_OP_COUNT ? &c->stats.op[io->op] : NULL, io, status);
 }
 
-/* The channel c is below the one that it was submitted on, which it goes back to. */
+/* A request that was passed down is again as it was submitted. */
+static inline void
+lift(struct core_channel *upper, const struct bdev_pass *pass, struct bdev_io *io)
+{
+	io->ch = &upper->pub;
+	io->lba = io->upper_lba;
+	io->num_blocks >>= pass->shift;
+	io->flags = 0;
+	upper->pub.outstanding--;
+}
+
 static __attribute__((noinline)) void
-finish_passed(struct core_channel *c, struct bdev_io *io)
+finish_passed_otherwise(struct core_channel *c, struct bdev_io *io)
 {
 	struct bdev_pass *pass = io->pass;
 	struct core_channel *upper = core_channel(pass->upper);
@@ -99,15 +109,25 @@ finish_passed(struct core_channel *c, struct bdev_io *io)
 	if (pass->ended != NULL) {
 		pass->ended(pass, io);
 	}
-	io->ch = &upper->pub;
-	io->lba = io->upper_lba;
-	io->num_blocks >>= pass->shift;
-	io->flags = 0;
-	upper->pub.outstanding--;
-	if (UNLIKELY(io->status != 0 || upper->pub.careful)) {
-		finish_counted_in(upper, &pass->op[io->op], io, io->status);
+	lift(upper, pass, io);
+	finish_counted_in(upper, &pass->op[io->op], io, io->status);
+}
+
+/* The channel c is below the one that it was submitted on, which it goes back to. */
+static __attribute__((noinline)) void
+finish_passed(struct core_channel *c, struct bdev_io *io)
+{
+	struct bdev_pass *pass = io->pass;
+	struct core_channel *upper = core_channel(pass->upper);
+
+	if (UNLIKELY(io->status != 0 || c->attention || upper->pub.careful || *pass->busy)) {
+		finish_passed_otherwise(c, io);
 		return;
 	}
+	c->pub.inflight--;
+	--*pass->all;
+	pass->marked[(io->flags & BDEV_IO_SUBMITTER) != 0]--;
+	lift(upper, pass, io);
 	count(upper, &pass->op[io->op], io, reactor_now_ns() - io->submit_ns);
 	upper->pub.inflight--;
 	io->done(io, 0);

@@ -210,6 +210,10 @@ int bdev_for_each_channel(struct bdev *bdev, void (*fn)(void *ctx, struct bdev_c
 struct bdev_pass {
 	struct bdev_channel *upper, *base;
 	void (*ended)(struct bdev_pass *pass, const struct bdev_io *io);
+	/* What ended() would do while *busy is false: --*all, --marked[1 if the mark is set]. */
+	const bool *busy;
+	uint64_t *all, *marked;
+	uint64_t unused[2]; /* counters of those who want none */
 	uint8_t shift;
 	bool plain; /* what is plain above is plain below */
 	struct bdev_op_stats op[BDEV_WRITE + 1]; /* the core's */
@@ -222,6 +226,11 @@ struct bdev_pass {
  */
 void bdev_pass_open(struct bdev_pass *pass, struct bdev_channel *upper, struct bdev_channel *base, unsigned shift,
 		    void (*ended)(struct bdev_pass *pass, const struct bdev_io *io));
+/*
+ * Behind it, for an ended() that nearly always only counts: as long as *busy is false the core does that by itself, --*all and
+ * --marked[0], or --marked[1] of those with the mark.
+ */
+void bdev_pass_count(struct bdev_pass *pass, const bool *busy, uint64_t *all, uint64_t *marked);
 /* In channel_destroy, before the base's channel is put. What is all zero was never opened. */
 void bdev_pass_close(struct bdev_pass *pass);
 

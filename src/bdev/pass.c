@@ -16,6 +16,8 @@
 
 #include "bdev/internal.h"
 
+static const bool always = true, never = false;
+
 static void
 clear(struct bdev_pass *pass)
 {
@@ -25,12 +27,21 @@ clear(struct bdev_pass *pass)
 }
 
 void
+bdev_pass_count(struct bdev_pass *pass, const bool *busy, uint64_t *all, uint64_t *marked)
+{
+	pass->busy = busy;
+	pass->all = all;
+	pass->marked = marked;
+}
+
+void
 bdev_pass_open(struct bdev_pass *pass, struct bdev_channel *upper, struct bdev_channel *base, unsigned shift,
 	       void (*ended)(struct bdev_pass *pass, const struct bdev_io *io))
 {
 	pass->upper = upper;
 	pass->base = base;
 	pass->ended = ended;
+	bdev_pass_count(pass, ended != NULL ? &always : &never, pass->unused, pass->unused);
 	pass->shift = (uint8_t)shift;
 	pass->plain = base->simple_blocks == UINT32_MAX && (base->buffer_mask & ~upper->buffer_mask) == 0;
 	clear(pass);

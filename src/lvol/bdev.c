@@ -248,6 +248,7 @@ channel_create(struct bdev *bdev, struct bdev_channel *ch)
 	lc->base = (struct bdev_channel *)(void *)blob_channel_dev(&lc->blob);
 	lc->base_shift = (unsigned)__builtin_ctz(bdev->block_size / bdev_block_size(lc->base->bdev));
 	bdev_pass_open(&lc->pass, ch, lc->base, lc->base_shift, passed);
+	bdev_pass_count(&lc->pass, &lc->blob.counts->attention, &lc->blob.inflight, lc->blob.counts->inflight);
 	if (!ch->readonly) {
 		atomic_store_explicit(&lvol->store->written, true, memory_order_relaxed);
 	}
