@@ -100,10 +100,10 @@ finish_passed_otherwise(struct core_channel *c, struct bdev_io *io)
 	struct core_channel *upper = core_channel(pass->upper);
 
 	c->pub.inflight--;
-	if (UNLIKELY(io->status != 0)) {
+	if (io->status != 0) {
 		stats_count_error(c, io, io->status);
 	}
-	if (UNLIKELY(c->attention)) {
+	if (c->attention) {
 		attend(c);
 	}
 	if (pass->ended != NULL) {
