@@ -441,10 +441,18 @@ test_bad_kick_descriptor(void **state)
 	assert_false(fix->q.running);
 }
 
+/* Starts the queue in time that stands still but for what the test moves it. */
+static void
+still_time(void)
+{
+	clock_set_fake_ns(clock_now_ns());
+	start();
+}
+
 static void
 test_coalescing(void **state)
 {
-	start();
+	still_time();
 	fix->ctrlr.delay_base_us = 2000;
 	fix->ctrlr.iops_threshold = 0;
 	fix->q.rate_iops = 1000000;
@@ -465,6 +473,8 @@ test_coalescing(void **state)
 	release(1);
 	assert_int_equal(fix->used->idx, 2);
 	assert_int_equal(calls(), 0);
+	assert_true(fix->q.call_pending);
+	clock_set_fake_ns(clock_now_ns() + 2 * NS_PER_MS);
 	WAIT_UNTIL(!fix->q.call_pending);
 	assert_int_equal(calls(), 1);
 	/* The last one in flight is never held back. */
@@ -521,14 +531,6 @@ set_coalescing(uint32_t delay_us, uint32_t threshold)
 {
 	fix->ctrlr.delay_base_us = delay_us;
 	fix->ctrlr.iops_threshold = threshold;
-}
-
-/* Starts the queue in time that stands still but for what the test moves it. */
-static void
-still_time(void)
-{
-	clock_set_fake_ns(clock_now_ns());
-	start();
 }
 
 static void
