@@ -8,6 +8,9 @@
  *  2. After a visit no channel of the array knows an older generation than the one at its start: those
  *     that are there are visited, those made meanwhile look once more when they are on the list.
  *  3. A base that has a role and whose channel could not be had counts as one that fails everything.
+ *  4. Without redundancy the bases' channels stay as long as the array's own: a base that goes takes the array
+ *     with it, and is closed after its last channel is gone. So requests may be passed down to them (struct raid_entrance):
+ *     such a request is in flight on the array's bdev channel, which is closed after it, and holds the channel here.
  * Context: the channel's thread; visits are led by the app thread.
  */
 #include <errno.h>
@@ -57,6 +60,7 @@ load_slot(struct raid_channel *rc, unsigned i)
 			atomic_fetch_add(&b->refs, 1);
 		}
 	} else if (!b->open && s->ch != NULL && !s->leaving) {
+		CHECK(!rc->raid->level->passes);
 		s->leaving = true;
 		rc->leaving++;
 	}
@@ -126,25 +130,40 @@ destroy(struct device *dev, struct channel *channel)
 
 const struct device_ops raid_device_ops = {.channel_create = create, .channel_destroy = destroy};
 
+size_t
+raid_entrance_bytes(const struct raid *raid)
+{
+	return sizeof(struct raid_entrance) + (raid->level->passes ? raid->num_bases * sizeof(struct bdev_pass) : 0);
+}
+
 int
 raid_channel_create(struct bdev *bdev, struct bdev_channel *ch)
 {
 	struct raid *raid = CONTAINER_OF(bdev, struct raid, bdev);
-	struct raid_channel **rc = ch->module_ctx;
+	struct raid_entrance *entrance = ch->module_ctx;
 	int status = 0;
 
-	*rc = (struct raid_channel *)channel_get(&raid->device, &status);
-	if (*rc == NULL) {
+	entrance->rc = (struct raid_channel *)channel_get(&raid->device, &status);
+	if (entrance->rc == NULL) {
 		return status;
 	}
-	raid_channel_look(*rc);
+	raid_channel_look(entrance->rc);
+	for (unsigned i = 0; raid->level->passes && i < raid->num_bases; i++) {
+		bdev_pass_open(&entrance->passes[i], ch, entrance->rc->slots[i].ch, 0, NULL);
+	}
 	return 0;
 }
 
 void
 raid_channel_destroy(struct bdev *bdev, struct bdev_channel *ch)
 {
-	channel_put(&raid_channel_of(ch)->channel);
+	struct raid *raid = CONTAINER_OF(bdev, struct raid, bdev);
+	struct raid_entrance *entrance = ch->module_ctx;
+
+	for (unsigned i = 0; raid->level->passes && i < raid->num_bases; i++) {
+		bdev_pass_close(&entrance->passes[i]);
+	}
+	channel_put(&entrance->rc->channel);
 }
 
 /* ---- Visits ---- */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * One base after another, each in whole strips. The core cuts reads and writes at strips, so that
- * none reaches into two bases.
+ * One base after another, each in whole strips. The core cuts reads and writes at strips, so that none reaches into two
+ * bases; they are passed down to it as they are, as raid0.c explains.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -38,10 +38,10 @@ submit_part(struct raid_channel *rc, struct bdev_io *io, unsigned i, uint64_t lb
 	bdev_submit(rc->slots[i].ch, &c->io);
 }
 
+/* Reads, writes and ranges, which may reach into more bases; flushes, which go to all. */
 static void
-submit(struct bdev_channel *ch, struct bdev_io *io)
+submit_parts(struct raid_channel *rc, struct bdev_io *io)
 {
-	struct raid_channel *rc = raid_channel_of(ch);
 	const struct raid *raid = rc->raid;
 	struct raid_io *x = bdev_io_ctx(io);
 	unsigned first = 0, last = raid->num_bases - 1;
@@ -64,6 +64,32 @@ submit(struct bdev_channel *ch, struct bdev_io *io)
 	}
 }
 
+/* A read or write lies on one base. */
+static inline __attribute__((always_inline)) bool
+pass(struct bdev_channel *ch, struct bdev_io *io, bool plain)
+{
+	const struct raid_channel *rc = raid_channel_of(ch);
+	unsigned i = base_of(rc->raid, io->lba);
+
+	return raid_pass(ch, io, i, io->lba - rc->raid->starts[i] + rc->slots[i].offset, plain);
+}
+
+static void
+submit(struct bdev_channel *ch, struct bdev_io *io)
+{
+	if (io->op > BDEV_WRITE || !pass(ch, io, false)) {
+		submit_parts(raid_channel_of(ch), io);
+	}
+}
+
+static void
+submit_plain(struct bdev_channel *ch, struct bdev_io *io)
+{
+	if (UNLIKELY(!pass(ch, io, true))) {
+		submit_parts(raid_channel_of(ch), io);
+	}
+}
+
 /* ---- Life ---- */
 
 static const struct bdev_ops concat_ops = {
@@ -73,6 +99,7 @@ static const struct bdev_ops concat_ops = {
 	.channel_create = raid_channel_create,
 	.channel_destroy = raid_channel_destroy,
 	.submit = submit,
+	.submit_plain = submit_plain,
 };
 
 static int
@@ -119,6 +146,7 @@ const struct raid_level_ops concat_level = {
 	.level = RAID_LEVEL_CONCAT,
 	.name = "concat",
 	.least_bases = 1,
+	.passes = true,
 	.min_working = all_of,
 	.bdev_ops = &concat_ops,
 	.start = start,

@@ -233,10 +233,16 @@ struct raid_channel {
 	struct raid_slot slots[];
 };
 
+/* One descriptor's way to its thread's channel. */
+struct raid_entrance {
+	struct raid_channel *rc;
+	struct bdev_pass passes[]; /* to each base, where the level passes requests down */
+};
+
 static inline struct raid_channel *
 raid_channel_of(struct bdev_channel *ch)
 {
-	return *(struct raid_channel **)ch->module_ctx;
+	return ((struct raid_entrance *)ch->module_ctx)->rc;
 }
 
 /* A request to a base, in the room of the array's. */
@@ -286,6 +292,7 @@ struct raid_level_ops {
 	const char *name;
 	unsigned least_bases;
 	bool redundant;
+	bool passes; /* requests down, as they are: the channels of its bases stay as long as its own */
 	unsigned (*min_working)(unsigned num_bases);
 	const struct bdev_ops *bdev_ops;
 	/* All bases that are expected are configured: sets data_size of all, and the bdev's
@@ -394,6 +401,8 @@ void raid_intent_park(struct raid_channel *rc, struct raid_io *x);
 /* ---- channel.c ---- */
 
 extern const struct device_ops raid_device_ops;
+/* channel_ctx_bytes */
+size_t raid_entrance_bytes(const struct raid *raid);
 int raid_channel_create(struct bdev *bdev, struct bdev_channel *ch);
 void raid_channel_destroy(struct bdev *bdev, struct bdev_channel *ch);
 void raid_channel_load(struct raid_channel *rc);
@@ -423,6 +432,20 @@ raid_channel_came_back(struct raid_channel *rc)
 }
 
 /* ---- io.c: what levels share ---- */
+
+/* io, a read or write that lies on base `slot` from lba on, goes down as it is: true, or needs a child. plain: it is given
+ * to submit_plain. */
+static inline bool
+raid_pass(struct bdev_channel *ch, struct bdev_io *io, unsigned slot, uint64_t lba, bool plain)
+{
+	struct bdev_pass *pass = &((struct raid_entrance *)ch->module_ctx)->passes[slot];
+
+	if (plain ? LIKELY(bdev_may_pass_plain(pass, io)) : bdev_may_pass(pass, io, lba)) {
+		bdev_pass_down(pass, io, lba, 0);
+		return true;
+	}
+	return false;
+}
 
 static inline void *
 raid_children(struct bdev_io *io)

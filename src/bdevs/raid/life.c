@@ -226,7 +226,7 @@ raid_start(struct raid *raid)
 	raid->bdev.name = raid->name;
 	raid->bdev.product_name = "Raid Volume";
 	raid->bdev.ops = raid->level->bdev_ops;
-	raid->bdev.channel_ctx_bytes = sizeof(struct raid_channel *);
+	raid->bdev.channel_ctx_bytes = raid_entrance_bytes(raid);
 	uuid_copy(raid->bdev.uuid, raid->uuid);
 	for (unsigned i = 0; i < raid->num_bases && raid->bdev.block_size == 0; i++) {
 		if (raid->bases[i].configured) {

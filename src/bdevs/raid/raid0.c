@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Striped: strip s of the array is strip s / n of base s % n. Reads and writes are cut at strips by
- * the core (optimal_boundary_blocks), so each has one child, in the request's own room; the way
- * there and back is a few instructions more than the base's. Ranges (unmap, zeroes) touch each
- * base in one piece at most.
+ * Striped: strip s of the array is strip s / n of base s % n. Reads and writes are cut at strips by the core
+ * (optimal_boundary_blocks), so each is for one base: it is passed down to it as it is (bdev/pass.c) or, where that may not be,
+ * has one child in the request's own room. Ranges (unmap, zeroes) touch each base in one piece at most, and have children.
+ *
+ * Invariants
+ *  1. A request that is passed down belongs to the base's channel until the base ends it, and is counted in flight on both: the
+ *     array's channel is not closed before, nor are the bases' channels, which it holds (channel.c, invariant 4). A base that
+ *     is removed ends its requests itself; then the array goes, as without them.
+ *  2. Nothing here keeps account of it, so nothing here needs to hear of its end.
  */
 #include <errno.h>
 
@@ -22,15 +27,13 @@ rw_done(struct bdev_io *child, int status)
 	bdev_io_complete_now(io, status);
 }
 
-static inline void
-submit_rw(struct raid_channel *rc, const struct raid *raid, struct bdev_io *io)
+/* The base that block lba of the array is on; *ret_lba: where. */
+static inline unsigned
+locate(const struct raid *raid, const struct raid_channel *rc, uint64_t lba, uint64_t *ret_lba)
 {
-	struct bdev_io *child = &raid_child_at(raid, raid_children(io), 0)->io;
 	uint32_t strip_blocks = raid->strip_blocks;
-	unsigned shift = (unsigned)__builtin_ctz(strip_blocks), n = raid->num_bases;
-	uint64_t strip = io->lba >> shift, row;
-	const struct raid_slot *s;
-	unsigned slot;
+	unsigned shift = (unsigned)__builtin_ctz(strip_blocks), n = raid->num_bases, slot;
+	uint64_t strip = lba >> shift, row;
 
 	if ((n & (n - 1)) == 0) {
 		slot = (unsigned)strip & (n - 1);
@@ -39,13 +42,29 @@ submit_rw(struct raid_channel *rc, const struct raid *raid, struct bdev_io *io)
 		slot = (unsigned)(strip % n);
 		row = strip / n;
 	}
-	s = &rc->slots[slot];
+	*ret_lba = (row << shift) + (lba & (strip_blocks - 1)) + rc->slots[slot].offset;
+	return slot;
+}
+
+static inline __attribute__((always_inline)) void
+submit_rw(struct bdev_channel *ch, struct bdev_io *io, bool plain)
+{
+	struct raid_channel *rc = raid_channel_of(ch);
+	const struct raid *raid = rc->raid;
+	struct bdev_io *child;
+	uint64_t lba;
+	unsigned slot = locate(raid, rc, io->lba, &lba);
+
+	if (LIKELY(raid_pass(ch, io, slot, lba, plain))) {
+		return;
+	}
+	child = &raid_child_at(raid, raid_children(io), 0)->io;
 	child->done = rw_done;
 	child->iov = io->iov;
-	child->lba = (row << shift) + (io->lba & (strip_blocks - 1)) + s->offset;
+	child->lba = lba;
 	child->num_blocks = io->num_blocks;
 	bdev_io_set_kind(child, (enum bdev_op)io->op, io->flags & BDEV_IO_FUA, io->iovcnt);
-	bdev_submit(s->ch, child);
+	bdev_submit(rc->slots[slot].ch, child);
 }
 
 /* ---- Ranges ---- */
@@ -94,10 +113,16 @@ submit(struct bdev_channel *ch, struct bdev_io *io)
 	struct raid_channel *rc = raid_channel_of(ch);
 
 	if (LIKELY(io->op <= BDEV_WRITE)) {
-		submit_rw(rc, rc->raid, io);
+		submit_rw(ch, io, false);
 	} else {
 		submit_range(rc, rc->raid, io);
 	}
+}
+
+static void
+submit_plain(struct bdev_channel *ch, struct bdev_io *io)
+{
+	submit_rw(ch, io, true);
 }
 
 /* ---- Life ---- */
@@ -109,6 +134,7 @@ static const struct bdev_ops raid0_ops = {
 	.channel_create = raid_channel_create,
 	.channel_destroy = raid_channel_destroy,
 	.submit = submit,
+	.submit_plain = submit_plain,
 };
 
 static uint64_t
@@ -175,6 +201,7 @@ const struct raid_level_ops raid0_level = {
 	.level = RAID_LEVEL_0,
 	.name = "raid0",
 	.least_bases = 1,
+	.passes = true,
 	.min_working = all_of,
 	.bdev_ops = &raid0_ops,
 	.start = start,
