@@ -378,8 +378,7 @@ no_space(struct stage *s)
 	EXPECT(blob_env_fill(c, 0, clusters * s->units, 1) == 0);
 	EXPECT(blob_env_fill(c, clusters * s->units, 1, 2) == -ENOSPC);
 	EXPECT(blob_env_fill(c, 5, 1, 2) == 0); /* what it has can be written */
-	blob_env_linger(&s->env, 2);
-	EXPECT(atomic_load(&s->env.events[BLOB_STORE_FULL]) == 1);
+	blob_env_wait_count(&s->env, &s->env.events[BLOB_STORE_FULL], 1);
 	EXPECT(blob_env_fill(c, clusters * s->units, 1, 2) == -ENOSPC);
 	blob_env_linger(&s->env, 2);
 	EXPECT(atomic_load(&s->env.events[BLOB_STORE_FULL]) == 1);
@@ -387,8 +386,7 @@ no_space(struct stage *s)
 	EXPECT(blob_env_info(&s->env).full);
 	EXPECT(blob_env_rw(c, BLOB_UNMAP, 3 * s->units, s->units, NULL) == 0);
 	blob_env_idle(&s->env);
-	blob_env_linger(&s->env, 2);
-	EXPECT(atomic_load(&s->env.events[BLOB_STORE_FULL_ENDS]) == 1);
+	blob_env_wait_count(&s->env, &s->env.events[BLOB_STORE_FULL_ENDS], 1);
 	EXPECT(blob_env_fill(c, clusters * s->units, 1, 2) == 0);
 	expect_counts(s, &vol, 1);
 	blob_env_close(c);
@@ -418,6 +416,18 @@ count_done(struct blob_env_io *io, unsigned n)
 	return done;
 }
 
+/* So many end, and no more. */
+static void
+expect_done(struct stage *s, struct blob_env_io *io, unsigned n, unsigned expected)
+{
+	for (unsigned i = 0; count_done(io, n) < expected; i++) {
+		EXPECT_SAY(i < 10000, "%u of %u are done", count_done(io, n), expected);
+		blob_env_linger(&s->env, 1);
+	}
+	blob_env_linger(&s->env, 3);
+	EXPECT_SAY(count_done(io, n) == expected, "%u", count_done(io, n));
+}
+
 static void
 pause_writes(struct stage *s)
 {
@@ -425,7 +435,7 @@ pause_writes(struct stage *s)
 	struct blob *b[2];
 	struct blob_env_channel *c, *d;
 	struct blob_env_io io[4];
-	unsigned good = 0, cancelled = 0, before = 0;
+	unsigned good = 0, cancelled = 0;
 	uint8_t buf[512] = {0};
 
 	b[0] = blob_env_volume(&s->env, clusters + 4, true);
@@ -437,6 +447,7 @@ pause_writes(struct stage *s)
 	for (unsigned i = 0; i < 4; i++) {
 		blob_env_submit(i % 2 == 0 ? c : d, &io[i], BLOB_WRITE, (clusters + i) * u, 1, buf);
 	}
+	blob_env_wait_count(&s->env, &s->env.events[BLOB_STORE_FULL], 1);
 	blob_env_linger(&s->env, 5);
 	EXPECT(atomic_load(&s->env.events[BLOB_STORE_FULL]) == 1);
 	for (unsigned i = 0; i < 4; i++) {
@@ -446,23 +457,13 @@ pause_writes(struct stage *s)
 	/* One cluster comes back: one of them goes on. */
 	EXPECT(blob_env_rw(d, BLOB_UNMAP, 3 * u, u, NULL) == 0);
 	blob_env_idle(&s->env);
-	for (unsigned i = 0; i < 100 && count_done(io, 4) == before; i++) {
-		blob_env_linger(&s->env, 1);
-	}
-	blob_env_linger(&s->env, 3);
-	before = count_done(io, 4);
-	EXPECT_SAY(before == 1, "%u", before);
+	expect_done(s, io, 4, 1);
 	/* They hold up no gate. */
 	EXPECT(blob_env_snapshot(&s->env, b[0], &b[1]) == 0);
 	blob_env_linger(&s->env, 2);
 	blob_mem_resize(s->mem, (4 << 20) + 65536);
 	EXPECT_SAY(blob_env_grow(&s->env) == 0, "%s", s->env.err.text);
-	for (unsigned i = 0; i < 100 && count_done(io, 4) == before; i++) {
-		blob_env_linger(&s->env, 1);
-	}
-	blob_env_linger(&s->env, 3);
-	before = count_done(io, 4);
-	EXPECT_SAY(before == 2, "%u", before);
+	expect_done(s, io, 4, 2);
 	blob_env_call(&s->env, c->worker->thread, cancel_on_worker, c);
 	blob_env_call(&s->env, d->worker->thread, cancel_on_worker, d);
 	for (unsigned i = 0; i < 4; i++) {
