@@ -96,6 +96,7 @@ static void
 lose_patience(struct timer *timer)
 {
 	remote_leave_all();
+	bdev_rbd_leave_all();
 }
 
 static void

@@ -50,7 +50,7 @@ find_all(struct rbd_api *api, void *rados, void *rbd, struct err *err)
 const struct rbd_api *
 rbd_api_load(struct err *err)
 {
-	static struct rbd_api loaded;
+	static struct rbd_api loaded = {.thread_create = pthread_create};
 	void *rados, *rbd;
 
 	if (rbd_api != NULL) {

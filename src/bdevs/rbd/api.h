@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The functions of librados and librbd that are used: a table, so that the libraries (with what they need, a hundred megabytes)
- * are loaded by those who have images, and that tests can put others in their place.
+ * The functions of librados and librbd that are used, and the system's for the threads that call them: a table, so that the
+ * libraries (with what they need, a hundred megabytes) are loaded by those who have images, and that tests can put others in
+ * their place.
  */
 #ifndef BDEVS_RBD_API_H
 #define BDEVS_RBD_API_H
+
+#include <pthread.h>
 
 #include <rados/librados.h>
 #include <rbd/librbd.h>
@@ -33,7 +36,7 @@
 	X(rbd_aio_create_completion) \
 	X(rbd_aio_get_return_value) \
 	X(rbd_aio_release) \
-	X(rbd_aio_readv) \
+	X(rbd_aio_read) \
 	X(rbd_aio_writev) \
 	X(rbd_aio_discard) \
 	X(rbd_aio_write_zeroes) \
@@ -45,6 +48,7 @@ struct rbd_api {
 	RADOS_FUNCTIONS(RBD_API_FIELD)
 	RBD_FUNCTIONS(RBD_API_FIELD)
 #undef RBD_API_FIELD
+	__typeof__(&pthread_create) thread_create;
 };
 
 /* App thread: loads the libraries if need be. NULL, and err: they are not there. */

@@ -13,6 +13,10 @@
  * Invariants
  *  1. One job of a disk is under way at most. It alone writes what it finds out; the app thread reads that when it is done.
  *  2. The watch of the image has ended before the image is closed, so that its news are handled before the disk is freed.
+ *  3. An image is closed when nobody asks it anything any more. librbd waits itself for the requests that it has, those that are
+ *     lost (flight.c) with them: a cluster that is silent may keep an image from being closed for ever. Its bdev is gone then,
+ *     and said to be; the disk is a ghost.
+ *  4. While lost writes of an image are on their way, it is not opened again: they could come after newer ones.
  * Context: the app thread; run_...(), a system thread that may block; changed(), a thread of librbd's.
  */
 #include <errno.h>
@@ -26,8 +30,11 @@
 
 #define RETRY_MIN_MS 500
 #define RETRY_MAX_MS 15000
-#define SHUTDOWN_S 5
-/* So long a create that would wait for its image is not answered, so that it can say what is wrong. */
+#define SHUTDOWN_MS 5000
+/* When the cluster is known to be silent. */
+#define SHUTDOWN_SILENT_MS 500
+/* So long a create that would wait for its image is not answered, so that it can say what is wrong; nor is a delete, while the
+ * image is being closed. */
 #define PATIENCE_MS 3000
 
 static struct list disks = {&disks, &disks};
@@ -36,6 +43,12 @@ static unsigned made; /* for names */
 static void open_now(struct rbd_disk *disk);
 static void close_now(struct rbd_disk *disk);
 static void look(struct rbd_disk *disk);
+
+static int
+start_timer(struct timer *timer, unsigned ms, void (*fn)(struct timer *timer))
+{
+	return timer_start(timer, (uint64_t)ms * (NS_PER_MS / NS_PER_US), fn);
+}
 
 /* ---- On the side of librbd ---- */
 
@@ -128,7 +141,10 @@ run_open(struct rbd_job *job)
 static void
 run_close(struct rbd_job *job)
 {
-	close_image(CONTAINER_OF(job, struct rbd_disk, job));
+	struct rbd_disk *disk = CONTAINER_OF(job, struct rbd_disk, job);
+
+	rbd_room_wait(disk->room);
+	close_image(disk);
 }
 
 static void
@@ -202,14 +218,25 @@ looked(struct rbd_job *job)
 }
 
 static void
+look_later(struct timer *timer)
+{
+	look(CONTAINER_OF(timer, struct rbd_disk, retry));
+}
+
+static void
 look(struct rbd_disk *disk)
 {
 	if (disk->removed || disk->state != RBD_OPEN) {
 		return;
 	}
 	disk->look_again = disk->busy;
-	if (!disk->busy && rbd_job_start(&disk->job, run_look, looked) == 0) {
-		disk->busy = true;
+	if (disk->busy) {
+		return;
+	}
+	disk->busy = rbd_job_start(&disk->job, run_look, looked) == 0;
+	if (!disk->busy) {
+		/* No system thread just now; the news must not be lost for that. */
+		CHECK(start_timer(&disk->retry, RETRY_MIN_MS, look_later) == 0);
 	}
 }
 
@@ -255,6 +282,7 @@ free_disk(struct rbd_disk *disk)
 	list_remove(&disk->link);
 	free(disk->public_settings);
 	release_cluster(disk);
+	rbd_room_put(disk->room);
 	free(disk->name);
 	free(disk->pool);
 	free(disk->image_name);
@@ -268,12 +296,40 @@ closed(struct rbd_job *job)
 	void (*done)(void *ctx, int status) = disk->deleted;
 	void *ctx = disk->deleted_ctx;
 
+	timer_stop(&disk->retry);
 	free_disk(disk);
-	rbd_io_stop();
+	if (list_empty(&disks)) {
+		rbd_buffers_end();
+	}
 	if (done != NULL) {
 		done(ctx, 0);
 	}
 	rbd_shutdown_check();
+}
+
+/* A cluster that does not answer is nobody's business but ours. */
+static void
+become_ghost(struct rbd_disk *disk)
+{
+	void (*done)(void *ctx, int status) = disk->deleted;
+
+	disk->deleted = NULL;
+	if (!disk->ghost) {
+		disk->ghost = true;
+		disk->cluster->ghosts++;
+	}
+	if (done != NULL) {
+		done(disk->deleted_ctx, 0);
+	}
+}
+
+static void
+close_lasts(struct timer *timer)
+{
+	struct rbd_disk *disk = CONTAINER_OF(timer, struct rbd_disk, retry);
+
+	LOG_WARNING(BDEV, disk->name, "the cluster does not answer: its image stays open until it does");
+	become_ghost(disk);
 }
 
 static void
@@ -288,13 +344,16 @@ close_now(struct rbd_disk *disk)
 {
 	disk->removed = true;
 	timer_stop(&disk->retry);
-	if (disk->busy) {
-		return;
-	}
-	disk->state = RBD_CLOSING;
-	disk->busy = rbd_job_start(&disk->job, run_close, closed) == 0;
 	if (!disk->busy) {
-		CHECK(timer_start(&disk->retry, RETRY_MIN_MS * (NS_PER_MS / NS_PER_US), close_later) == 0);
+		disk->state = RBD_CLOSING;
+		disk->busy = rbd_job_start(&disk->job, run_close, closed) == 0;
+		if (!disk->busy) {
+			CHECK(start_timer(&disk->retry, RETRY_MIN_MS, close_later) == 0);
+			return;
+		}
+	}
+	if (disk->deleted != NULL) {
+		CHECK(start_timer(&disk->retry, PATIENCE_MS, close_lasts) == 0);
 	}
 }
 
@@ -357,7 +416,7 @@ failed_to_open(struct rbd_disk *disk, const struct err *err)
 	}
 	answer(disk, NULL, &ERR_NONE);
 	disk->state = RBD_WAITING;
-	CHECK(timer_start(&disk->retry, (uint64_t)disk->retry_ms * (NS_PER_MS / NS_PER_US), retry_now) == 0);
+	CHECK(start_timer(&disk->retry, disk->retry_ms, retry_now) == 0);
 	disk->retry_ms = MIN(2 * disk->retry_ms, (unsigned)RETRY_MAX_MS);
 }
 
@@ -401,20 +460,39 @@ open_late(struct timer *timer)
 	answer(disk, NULL, &ERR_NONE);
 }
 
+/* Another that was deleted, of an image of that name: whether it is in the same cluster, nobody can tell for sure. */
+static bool
+has_lost_writes(const struct rbd_disk *disk)
+{
+	struct rbd_disk *other;
+
+	LIST_FOREACH (other, &disks, link) {
+		if (other != disk && strcmp(other->pool, disk->pool) == 0 && strcmp(other->image_name, disk->image_name) == 0 &&
+		    atomic_load(&other->room->lost_writes) > 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
 static void
 open_now(struct rbd_disk *disk)
 {
+	struct err err = ERR_NONE;
 	int rc;
 
 	disk->state = RBD_OPENING;
+	if (has_lost_writes(disk)) {
+		err_set(&err, -EBUSY, "bdev '%s': writes of one that was removed are still on their way to the image", disk->name);
+		failed_to_open(disk, &err);
+		return;
+	}
 	if (disk->wait && disk->created != NULL) {
-		CHECK(timer_start(&disk->retry, PATIENCE_MS * (NS_PER_MS / NS_PER_US), open_late) == 0);
+		CHECK(start_timer(&disk->retry, PATIENCE_MS, open_late) == 0);
 	}
 	rc = rbd_job_start(&disk->job, run_open, opened);
 	disk->busy = rc == 0;
 	if (rc != 0) {
-		struct err err = ERR_NONE;
-
 		err_set(&err, rc, "bdev '%s': %s", disk->name, strerror(-rc));
 		failed_to_open(disk, &err);
 	}
@@ -486,6 +564,7 @@ new_disk(const struct rbd_bdev_options *o, const char *name)
 	if (disk->cluster != NULL) {
 		disk->cluster->users++;
 	}
+	disk->room = rbd_room_new();
 	disk->name = strdup(name);
 	disk->pool = strdup(o->pool);
 	disk->image_name = strdup(o->image);
@@ -498,7 +577,7 @@ new_disk(const struct rbd_bdev_options *o, const char *name)
 	uuid_copy(disk->uuid, o->uuid);
 	disk->app = thread_self();
 	disk->retry_ms = RETRY_MIN_MS;
-	if (disk->cluster == NULL || disk->name == NULL || disk->pool == NULL || disk->image_name == NULL ||
+	if (disk->cluster == NULL || disk->room == NULL || disk->name == NULL || disk->pool == NULL || disk->image_name == NULL ||
 	    (o->settings != NULL && disk->public_settings == NULL)) {
 		free_disk(disk);
 		return NULL;
@@ -522,13 +601,8 @@ bdev_rbd_create(const struct rbd_bdev_options *o,
 	if (rc != 0) {
 		return rc;
 	}
-	rc = rbd_io_start(err);
-	if (rc != 0) {
-		return rc;
-	}
 	disk = new_disk(o, name);
 	if (disk == NULL) {
-		rbd_io_stop();
 		return err_set(err, -ENOMEM, "bdev '%s': out of memory", name);
 	}
 	list_append(&disks, &disk->link);
@@ -566,19 +640,6 @@ cancel(struct rbd_disk *disk)
 	close_now(disk);
 }
 
-/* There is no bdev; a job that the cluster does not answer is nobody's business but ours. */
-static void
-forget(struct rbd_disk *disk)
-{
-	void (*done)(void *ctx, int status) = disk->deleted;
-
-	disk->deleted = NULL;
-	disk->ghost = true;
-	disk->cluster->ghosts++;
-	cancel(disk);
-	done(disk->deleted_ctx, 0);
-}
-
 int
 bdev_rbd_delete(const char *name, void (*done)(void *ctx, int status), void *ctx, struct err *err)
 {
@@ -592,7 +653,9 @@ bdev_rbd_delete(const char *name, void (*done)(void *ctx, int status), void *ctx
 	if (disk->state == RBD_OPEN) {
 		bdev_unregister(&disk->bdev, NULL, NULL);
 	} else {
-		forget(disk);
+		/* There is no bdev, and a job that lasts need not be waited for. */
+		become_ghost(disk);
+		cancel(disk);
 	}
 	return 0;
 }
@@ -699,6 +762,7 @@ shutdown_end(void)
 
 	shutdown_done = NULL;
 	timer_stop(&shutdown_timer);
+	rbd_io_hurry(false);
 	done(shutdown_ctx);
 }
 
@@ -719,18 +783,37 @@ shutdown_late(struct timer *timer)
 }
 
 void
+bdev_rbd_leave_all(void)
+{
+	struct rbd_disk *disk, *next;
+
+	rbd_io_hurry(true);
+	LIST_FOREACH_SAFE (disk, next, &disks, link) {
+		if (disk->state == RBD_OPEN && !disk->removed && disk->deleted == NULL) {
+			LOG_NOTICE(BDEV, disk->name, "is not waited for any more");
+			disk->deleted = nothing;
+			bdev_unregister(&disk->bdev, NULL, NULL);
+		}
+	}
+}
+
+void
 bdev_rbd_shutdown(void (*done)(void *ctx), void *ctx)
 {
+	unsigned ms = SHUTDOWN_MS;
 	struct rbd_disk *disk, *next;
 
 	shutdown_done = done;
 	shutdown_ctx = ctx;
 	LIST_FOREACH_SAFE (disk, next, &disks, link) {
+		if (atomic_load(&disk->room->lost) > 0) {
+			ms = SHUTDOWN_SILENT_MS;
+		}
 		if (!disk->removed) {
 			cancel(disk);
 		}
 	}
-	if (timer_start(&shutdown_timer, SHUTDOWN_S * (NS_PER_S / NS_PER_US), shutdown_late) != 0) {
+	if (start_timer(&shutdown_timer, ms, shutdown_late) != 0) {
 		LOG_ERROR(BDEV, "rbd", "out of memory: the end has no limit");
 	}
 	rbd_shutdown_check();

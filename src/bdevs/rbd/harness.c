@@ -15,6 +15,9 @@ struct fake_completion {
 	rbd_callback_t done;
 	void *arg;
 	ssize_t result;
+	char *to; /* of a read: written when it is answered */
+	uint64_t offset;
+	size_t bytes;
 };
 
 struct fake fake = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
@@ -28,6 +31,25 @@ until_it_speaks(void)
 	while (atomic_load(&fake.silent)) {
 		usleep(1000);
 	}
+}
+
+void
+fake_mute(bool mute)
+{
+	pthread_mutex_lock(&fake.lock);
+	fake.mute = mute;
+	pthread_cond_broadcast(&fake.wake);
+	pthread_mutex_unlock(&fake.lock);
+}
+
+static int
+create_thread(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *arg), void *arg)
+{
+	if (atomic_load(&fake.no_threads) > 0) {
+		atomic_fetch_sub(&fake.no_threads, 1);
+		return EAGAIN;
+	}
+	return pthread_create(thread, attr, fn, arg);
 }
 
 /* ---- librados ---- */
@@ -111,9 +133,10 @@ static int
 image_close(rbd_image_t image)
 {
 	until_it_speaks();
-	/* Callbacks have returned. */
+	/* All is answered, and callbacks have returned. */
 	pthread_mutex_lock(&fake.lock);
-	while (fake.answering) {
+	EXPECT(fake.asked == 0);
+	while (fake.waiting != NULL || fake.answering) {
 		pthread_cond_wait(&fake.wake, &fake.lock);
 	}
 	pthread_mutex_unlock(&fake.lock);
@@ -192,6 +215,12 @@ diff(rbd_image_t image, const char *from, uint64_t offset, uint64_t bytes, uint8
 {
 	int rc = 0;
 
+	pthread_mutex_lock(&fake.lock);
+	fake.asked++;
+	while (fake.mute) {
+		pthread_cond_wait(&fake.wake, &fake.lock);
+	}
+	pthread_mutex_unlock(&fake.lock);
 	for (uint64_t i = offset / FAKE_OBJECT_BYTES; i * FAKE_OBJECT_BYTES < offset + bytes && rc == 0; i++) {
 		uint64_t at = i * FAKE_OBJECT_BYTES > offset ? i * FAKE_OBJECT_BYTES : offset;
 		uint64_t end = MIN((i + 1) * FAKE_OBJECT_BYTES, offset + bytes);
@@ -202,6 +231,9 @@ diff(rbd_image_t image, const char *from, uint64_t offset, uint64_t bytes, uint8
 		pthread_mutex_unlock(&fake.lock);
 		rc = there ? tell(at, end - at, 1, arg) : 0;
 	}
+	pthread_mutex_lock(&fake.lock);
+	fake.asked--;
+	pthread_mutex_unlock(&fake.lock);
 	return rc;
 }
 
@@ -240,12 +272,15 @@ answer(void *arg)
 	while (!fake.stop || fake.waiting != NULL) {
 		struct fake_completion *c = fake.waiting;
 
-		if (c == NULL) {
+		if (c == NULL || fake.mute) {
 			pthread_cond_wait(&fake.wake, &fake.lock);
 			continue;
 		}
 		fake.waiting = c->next; /* the last first */
 		fake.answering = true;
+		if (c->to != NULL) {
+			memcpy(c->to, fake.data + c->offset, c->bytes);
+		}
 		pthread_mutex_unlock(&fake.lock);
 		c->done(c, c->arg);
 		pthread_mutex_lock(&fake.lock);
@@ -298,20 +333,18 @@ touch(uint64_t offset, uint64_t bytes, bool there)
 }
 
 static int
-aio_readv(rbd_image_t image, const struct iovec *iov, int count, uint64_t offset, rbd_completion_t c)
+aio_read(rbd_image_t image, uint64_t offset, size_t bytes, char *to, rbd_completion_t completion)
 {
-	uint64_t bytes = 0;
-	int rc;
+	struct fake_completion *c = completion;
+	int rc = begin(image, offset, bytes);
 
-	for (int i = 0; i < count; i++) {
-		bytes += iov[i].iov_len;
+	if (rc != 0) {
+		return rc;
 	}
-	rc = begin(image, offset, bytes);
-	for (int i = 0; i < count && rc == 0; i++) {
-		memcpy(iov[i].iov_base, fake.data + offset, iov[i].iov_len);
-		offset += iov[i].iov_len;
-	}
-	return rc != 0 ? rc : end(c, (ssize_t)bytes);
+	c->to = to;
+	c->offset = offset;
+	c->bytes = bytes;
+	return end(c, (ssize_t)bytes);
 }
 
 static int
@@ -411,12 +444,13 @@ static const struct rbd_api calls = {
 	.rbd_aio_create_completion = completion_create,
 	.rbd_aio_get_return_value = completion_result,
 	.rbd_aio_release = completion_release,
-	.rbd_aio_readv = aio_readv,
+	.rbd_aio_read = aio_read,
 	.rbd_aio_writev = aio_writev,
 	.rbd_aio_discard = aio_discard,
 	.rbd_aio_write_zeroes = aio_write_zeroes,
 	.rbd_aio_compare_and_write = aio_swap,
 	.rbd_aio_flush = aio_flush,
+	.thread_create = create_thread,
 };
 
 void

@@ -13,13 +13,15 @@
 #include "event/worker.h"
 #include "mem/pool.h"
 
+struct rbd_room;
+
 /* ---- job.c: calls that block, each on a system thread of its own ---- */
 
 struct rbd_job {
 	struct msg msg;
 	struct thread *origin;
 	void (*fn)(struct rbd_job *job);   /* may block */
-	void (*done)(struct rbd_job *job); /* on the giver's thread */
+	void (*done)(struct rbd_job *job); /* on the giver's thread. NULL: nobody; the job may be gone when fn returns */
 	unsigned generation;               /* job.c's */
 	const char *core_mask;             /* NULL: any CPU. Threads that the call starts inherit it */
 };
@@ -81,6 +83,73 @@ bool rbd_clusters_end(void);
 /* True: a registered cluster may be used from now on no more. */
 void rbd_shutdown_check(void);
 
+/* ---- flight.c ---- */
+
+/* What librbd holds of a disk's requests that nobody waits for any more; and questions that block. */
+struct rbd_room {
+	atomic_uint refs;
+	atomic_uint lost, lost_writes; /* requests */
+	atomic_ullong lost_bytes;
+	pthread_mutex_t lock; /* guards what follows */
+	pthread_cond_t silence;
+	unsigned asking;
+};
+
+/* With one reference. NULL: out of memory. */
+struct rbd_room *rbd_room_new(void);
+/* Accepts NULL. */
+void rbd_room_put(struct rbd_room *room);
+/* So much is lost that the cluster gets no more. */
+bool rbd_room_full(const struct rbd_room *room);
+/* A system thread asks the image something, until rbd_room_asked(), which is the last that it does with the disk. */
+void rbd_room_ask(struct rbd_room *room);
+void rbd_room_asked(struct rbd_room *room);
+/* May block: until nobody asks. */
+void rbd_room_wait(struct rbd_room *room);
+
+#define RBD_BUFFER_SIZES 3
+/* A channel's; zeroed before. */
+void rbd_buffers_init(struct mem_cache caches[static RBD_BUFFER_SIZES]);
+void rbd_buffers_release(struct mem_cache caches[static RBD_BUFFER_SIZES]);
+/* The app thread: there are no channels any more. */
+void rbd_buffers_end(void);
+
+enum { RBD_FLYING, RBD_ANSWERED, RBD_LOST };
+
+struct rbd_flight {
+	struct msg msg;
+	struct thread *thread; /* the channel's */
+	struct rbd_room *room;
+	atomic_int state;
+	int cache; /* that the buffer is of; -1: memory of its own */
+	uint8_t *buffer; /* NULL: none */
+	uint64_t held_bytes; /* librbd has that much memory because of it, about */
+
+	/* For io.c to fill. */
+	void *request; /* the channel's thread's, until it is lost */
+	bool writes;
+	rbd_completion_t completion;
+	ssize_t result;
+	uint64_t mismatch;
+
+	/* Where is data? */
+	struct rbd_job job;
+	rbd_image_t image;
+	unsigned extents, max_extents; /* in the buffer */
+	uint8_t block_size_shift;
+	uint64_t next; /* bytes from the image's start that have been told */
+	uint64_t end;
+};
+
+/* The channel's thread. NULL: out of memory. */
+struct rbd_flight *rbd_flight_new(struct rbd_room *room, struct mem_cache caches[static RBD_BUFFER_SIZES],
+				  size_t buffer_bytes);
+void rbd_flight_free(struct rbd_flight *f, struct mem_cache caches[static RBD_BUFFER_SIZES]);
+/* True: f is nobody's any more, and its request may end. False: its answer is on its way as a message. */
+bool rbd_flight_give_up(struct rbd_flight *f);
+/* Any thread, once. came_back(&f->msg) follows on the channel's thread, unless f was given up: then it is gone. */
+void rbd_flight_answered(struct rbd_flight *f, void (*came_back)(struct msg *msg));
+
 /* ---- disk.c ---- */
 
 enum rbd_disk_state {
@@ -102,6 +171,7 @@ struct rbd_disk {
 	bool readonly, wait;
 	uuid_t uuid;
 	struct thread *app;
+	struct rbd_room *room;
 
 	/* Written by the job that opens, constant while the bdev is there. */
 	rados_ioctx_t pool_handle;
@@ -142,8 +212,7 @@ void rbd_disk_destruct(struct bdev *bdev);
 
 extern const struct bdev_ops rbd_bdev_ops;
 void rbd_io_describe(struct bdev *bdev, const struct rbd_disk *disk);
-/* The app thread, for each disk: what they share. 0 or -errno. */
-int rbd_io_start(struct err *err);
-void rbd_io_stop(void);
+/* The app thread. From now on, or no more: what is cancelled is not waited for at all. */
+void rbd_io_hurry(bool hurry);
 
 #endif

@@ -1,18 +1,22 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The way of a request. librbd has one handle of an image for all threads: two would fight for its lock. A request is given to it
- * on the channel's thread, and answered by a thread of librbd's with a message to that thread. (librbd can also queue what
- * is done behind an eventfd; with one queue for all threads that would take a second message to the right one.)
+ * on the channel's thread as a flight (flight.c), and answered by a thread of librbd's with a message to that thread. (librbd can
+ * also queue what is done behind an eventfd; with one queue for all threads that would take a second message to the right one.)
  *
  * Invariants
- *  1. librbd uses a request's list and buffers until it calls answered(), which comes once unless it refused the request.
- *  2. What blocks (where is data?) is asked by a worker, which all images share and which lives while there are any.
- * Context: the channel's thread; answered(), a thread of librbd's.
+ *  1. A request is in one place: with the core, flying, or waiting. What waits, waits for librbd to answer what is lost (waiting)
+ *     or for a question before it (asks); both are looked at again after a while.
+ *  2. What blocks (where is data?) is asked by a system thread, one for a channel at a time, so that a silent cluster holds up
+ *     nobody else's questions.
+ *  3. What is cancelled ends at once when it waits. When it flies, there is some patience for the answer; then it is given up.
+ * Context: the channel's thread; answered(), a thread of librbd's; ask(), a job's.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/iov.h"
 #include "bdevs/rbd/internal.h"
 
@@ -20,30 +24,29 @@
 #define RANGE_MAX_BYTES ((uint64_t)1 << 30)
 /* Of a question where data is. */
 #define STATUS_MAX_BYTES ((uint64_t)16 << 30)
-#define STATUS_THREADS 2
+#define STATUS_EXTENTS_MAX 512u
+/* A thread that is lost with its question counts as so much memory. */
+#define STATUS_HELD_BYTES (1u << 20)
+
+#define PATIENCE_US (NS_PER_S / NS_PER_US)
+#define AGAIN_US (50 * NS_PER_MS / NS_PER_US)
 
 struct request {
-	struct msg msg;
+	struct list link; /* flying, waiting or asks */
 	struct bdev_io *io;
-	rbd_completion_t completion;
-	ssize_t result;
-	uint64_t mismatch;
-	uint8_t *buffer; /* compare-and-write: both sides in one piece; NULL: none */
-
-	struct worker_job job; /* block status */
-	struct rbd_disk *disk;
-	unsigned extents;
-	uint64_t next; /* bytes from the image's start that have been told */
-	uint64_t end;
+	struct rbd_flight *flight; /* NULL: it waits */
+	int cancelled; /* with this status; 0: not */
 };
 
 struct rbd_channel {
-	struct mem_cache buffers;
+	struct list flying, waiting, asks;
+	struct request *asking; /* one of the flying */
+	struct mem_cache buffers[RBD_BUFFER_SIZES];
+	struct timer patience, again;
+	bool patient;
 };
 
-static struct mem_pool swap_pool = MEM_POOL_INIT(2 * BDEV_COMPARE_WRITE_MAX_BYTES, 4096, 64);
-static struct worker *status_worker;
-static unsigned status_users;
+static atomic_bool in_a_hurry;
 
 static struct rbd_disk *
 disk_of(const struct bdev *bdev)
@@ -51,198 +54,360 @@ disk_of(const struct bdev *bdev)
 	return CONTAINER_OF(bdev, struct rbd_disk, bdev);
 }
 
+static struct rbd_room *
+room_of(const struct request *r)
+{
+	return disk_of(r->io->ch->bdev)->room;
+}
+
+static uint64_t
+offset_of(const struct bdev_io *io)
+{
+	return io->lba << io->ch->block_size_shift;
+}
+
+static uint64_t
+bytes_of(const struct bdev_io *io)
+{
+	return io->num_blocks << io->ch->block_size_shift;
+}
+
+static void ask_next(struct rbd_channel *c);
+
 /* ---- Answers ---- */
 
 static int
-status_of(const struct request *r)
+status_of(const struct bdev_io *io, const struct rbd_flight *f)
 {
-	uint64_t bytes = r->io->num_blocks << r->io->ch->block_size_shift;
-
-	if (r->io->op == BDEV_READ && r->result >= 0 && (uint64_t)r->result != bytes) {
+	if (io->op == BDEV_READ && f->result >= 0 && (uint64_t)f->result != bytes_of(io)) {
 		return -EIO;
 	}
-	if (r->result == -ENOMEM || r->result == -EAGAIN) {
+	if (f->result == -ENOMEM || f->result == -EAGAIN) {
 		return -EIO; /* these mean something else to who asked */
 	}
-	return r->result >= 0 ? 0 : (int)r->result;
+	return f->result >= 0 ? 0 : (int)f->result;
 }
 
-static void
-end(struct request *r)
+/* The submitter's part of the answer. */
+static int
+deliver(struct bdev_io *io, const struct rbd_flight *f)
 {
-	struct bdev_io *io = r->io;
-	struct rbd_channel *c = io->ch->module_ctx;
-	int status = status_of(r);
+	uint64_t from = offset_of(io);
+	int status = status_of(io, f);
 
-	if (r->buffer != NULL) {
-		mem_cache_put(&c->buffers, r->buffer);
-		if (status == -EILSEQ) {
-			/* From the image's start, or from the request's: versions differ. */
-			uint64_t from = io->lba << io->ch->block_size_shift;
-
-			io->result = r->mismatch >= from ? r->mismatch - from : r->mismatch;
-		}
+	if (io->op == BDEV_READ && status == 0) {
+		iov_from_buf(io->iov, io->iovcnt, 0, f->buffer, bytes_of(io));
+	} else if (io->op == BDEV_BLOCK_STATUS) {
+		io->result = f->extents;
+		memcpy(io->extents, f->buffer, f->extents * sizeof(io->extents[0]));
+	} else if (status == -EILSEQ) {
+		/* From the image's start, or from the request's: versions differ. */
+		io->result = f->mismatch >= from ? f->mismatch - from : f->mismatch;
 	}
-	bdev_io_complete(io, status);
+	return status;
 }
 
 static void
 came_back(struct msg *msg)
 {
-	end(CONTAINER_OF(msg, struct request, msg));
+	struct rbd_flight *f = CONTAINER_OF(msg, struct rbd_flight, msg);
+	struct request *r = f->request;
+	struct rbd_channel *c = r->io->ch->module_ctx;
+	int status = deliver(r->io, f);
+
+	list_remove(&r->link);
+	rbd_flight_free(f, c->buffers);
+	if (r == c->asking) {
+		c->asking = NULL;
+		ask_next(c);
+	}
+	bdev_io_complete(r->io, status);
 }
 
 static void
 answered(rbd_completion_t completion, void *arg)
 {
-	struct request *r = arg;
+	struct rbd_flight *f = arg;
 
-	r->result = rbd_api->rbd_aio_get_return_value(completion);
+	f->result = rbd_api->rbd_aio_get_return_value(completion);
 	rbd_api->rbd_aio_release(completion);
-	thread_send(r->io->ch->channel.thread, &r->msg, came_back);
+	rbd_flight_answered(f, came_back);
 }
 
 /* ---- Where data is ---- */
 
 static void
-add_extent(struct request *r, uint64_t until, uint32_t flags)
+add_extent(struct rbd_flight *f, uint64_t until, uint32_t flags)
 {
-	struct bdev_io *io = r->io;
-	uint64_t blocks = (until - r->next) >> io->ch->block_size_shift;
+	uint64_t blocks = (until - f->next) >> f->block_size_shift;
 
-	if (blocks == 0 || r->extents == io->max_results) {
+	if (blocks == 0 || f->extents == f->max_extents) {
 		return;
 	}
-	io->extents[r->extents++] = (struct bdev_extent){.num_blocks = blocks, .flags = flags};
-	r->next += blocks << io->ch->block_size_shift;
+	((struct bdev_extent *)(void *)f->buffer)[f->extents++] = (struct bdev_extent){.num_blocks = blocks, .flags = flags};
+	f->next += blocks << f->block_size_shift;
 }
 
 /* A run of data; they come in order. Not 0: enough. */
 static int
 has_data(uint64_t from, size_t bytes, int exists, void *arg)
 {
-	struct request *r = arg;
-	uint64_t block = (uint64_t)1 << r->io->ch->block_size_shift;
-	uint64_t until = MIN((from + bytes + block - 1) & ~(block - 1), r->end);
+	struct rbd_flight *f = arg;
+	uint64_t block = (uint64_t)1 << f->block_size_shift;
+	uint64_t until = MIN((from + bytes + block - 1) & ~(block - 1), f->end);
 
 	from = from & ~(block - 1);
-	if (exists == 0 || until <= r->next) {
+	if (exists == 0 || until <= f->next) {
 		return 0;
 	}
-	if (from > r->next) {
-		add_extent(r, from, BDEV_EXTENT_ZERO);
+	if (from > f->next) {
+		add_extent(f, from, BDEV_EXTENT_ZERO);
 	}
-	add_extent(r, until, BDEV_EXTENT_ALLOCATED);
-	return r->extents == r->io->max_results ? -ECANCELED : 0;
+	add_extent(f, until, BDEV_EXTENT_ALLOCATED);
+	return f->extents == f->max_extents ? -ECANCELED : 0;
 }
 
 static void
-ask(struct worker_job *job)
+ask(struct rbd_job *job)
 {
-	struct request *r = CONTAINER_OF(job, struct request, job);
-	int rc = rbd_api->rbd_diff_iterate2(r->disk->image, NULL, r->next, r->end - r->next, 1, 1, has_data, r);
+	struct rbd_flight *f = CONTAINER_OF(job, struct rbd_flight, job);
+	struct rbd_room *room = f->room;
+	int rc = rbd_api->rbd_diff_iterate2(f->image, NULL, f->next, f->end - f->next, 1, 1, has_data, f);
 
 	if (rc >= 0) {
-		add_extent(r, r->end, BDEV_EXTENT_ZERO);
+		add_extent(f, f->end, BDEV_EXTENT_ZERO);
 	}
-	r->result = r->extents > 0 ? 0 : rc < 0 ? rc : -EIO;
+	f->result = f->extents > 0 ? 0 : rc < 0 ? rc : -EIO;
+	rbd_flight_answered(f, came_back);
+	rbd_room_asked(room);
 }
 
-static void
-asked(struct worker_job *job)
-{
-	struct request *r = CONTAINER_OF(job, struct request, job);
-
-	r->io->result = r->extents;
-	end(r);
-}
-
-static void
-block_status(struct request *r)
+/* False: there is no memory, or no system thread for it. */
+static bool
+ask_now(struct rbd_channel *c, struct request *r)
 {
 	const struct bdev_io *io = r->io;
+	unsigned most = MIN(io->max_results, STATUS_EXTENTS_MAX);
+	struct rbd_flight *f = rbd_flight_new(room_of(r), c->buffers, most * sizeof(struct bdev_extent));
 
-	r->extents = 0;
-	r->next = io->lba << io->ch->block_size_shift;
-	r->end = r->next + MIN(io->num_blocks << io->ch->block_size_shift, STATUS_MAX_BYTES);
-	worker_submit(status_worker, &r->job, ask, asked);
+	if (f == NULL) {
+		return false;
+	}
+	f->request = r;
+	f->held_bytes = STATUS_HELD_BYTES;
+	f->image = disk_of(io->ch->bdev)->image;
+	f->max_extents = most;
+	f->block_size_shift = io->ch->block_size_shift;
+	f->next = offset_of(io);
+	f->end = f->next + MIN(bytes_of(io), STATUS_MAX_BYTES);
+	rbd_room_ask(f->room);
+	if (rbd_job_start(&f->job, ask, NULL) != 0) {
+		rbd_room_asked(f->room);
+		rbd_flight_free(f, c->buffers);
+		return false;
+	}
+	r->flight = f;
+	return true;
 }
 
 /* ---- To librbd ---- */
 
-/* 0; -EAGAIN: no buffer just now. */
-static int
-swap(struct request *r, uint64_t offset, size_t bytes)
+static size_t
+buffer_bytes(const struct bdev_io *io)
 {
-	struct bdev_io *io = r->io;
-	struct rbd_channel *c = io->ch->module_ctx;
-	int rc;
-
-	r->buffer = mem_cache_get(&c->buffers);
-	if (r->buffer == NULL) {
-		return -EAGAIN;
-	}
-	r->mismatch = 0;
-	iov_to_buf(io->iov, io->iovcnt, 0, r->buffer, bytes);
-	iov_to_buf(io->write_iov, (int)io->write_iovcnt, 0, r->buffer + bytes, bytes);
-	rc = (int)rbd_api->rbd_aio_compare_and_write(r->disk->image, offset, bytes, (char *)r->buffer, (char *)r->buffer + bytes,
-						     r->completion, &r->mismatch, 0);
-	if (rc < 0) {
-		mem_cache_put(&c->buffers, r->buffer);
-	}
-	return rc;
+	return io->op == BDEV_READ ? bytes_of(io) : io->op == BDEV_COMPARE_AND_WRITE ? 2 * bytes_of(io) : 0;
 }
 
 static int
-start(struct request *r)
+swap(rbd_image_t image, const struct bdev_io *io, struct rbd_flight *f)
 {
-	const struct bdev_io *io = r->io;
-	uint64_t offset = io->lba << io->ch->block_size_shift, bytes = io->num_blocks << io->ch->block_size_shift;
-	rbd_image_t image = r->disk->image;
+	size_t bytes = bytes_of(io);
+
+	iov_to_buf(io->iov, io->iovcnt, 0, f->buffer, bytes);
+	iov_to_buf(io->write_iov, (int)io->write_iovcnt, 0, f->buffer + bytes, bytes);
+	return (int)rbd_api->rbd_aio_compare_and_write(image, offset_of(io), bytes, (char *)f->buffer,
+						       (char *)f->buffer + bytes, f->completion, &f->mismatch, 0);
+}
+
+static int
+start(const struct bdev_io *io, struct rbd_flight *f)
+{
+	uint64_t offset = offset_of(io), bytes = bytes_of(io);
+	rbd_image_t image = disk_of(io->ch->bdev)->image;
 
 	switch ((enum bdev_op)io->op) {
 	case BDEV_READ:
-		return rbd_api->rbd_aio_readv(image, io->iov, io->iovcnt, offset, r->completion);
+		return rbd_api->rbd_aio_read(image, offset, bytes, (char *)f->buffer, f->completion);
 	case BDEV_WRITE:
-		return rbd_api->rbd_aio_writev(image, io->iov, io->iovcnt, offset, r->completion);
+		return rbd_api->rbd_aio_writev(image, io->iov, io->iovcnt, offset, f->completion);
 	case BDEV_FLUSH:
-		return rbd_api->rbd_aio_flush(image, r->completion);
+		return rbd_api->rbd_aio_flush(image, f->completion);
 	case BDEV_UNMAP:
-		return rbd_api->rbd_aio_discard(image, offset, bytes, r->completion);
+		return rbd_api->rbd_aio_discard(image, offset, bytes, f->completion);
 	case BDEV_WRITE_ZEROES:
-		return rbd_api->rbd_aio_write_zeroes(image, offset, bytes, r->completion,
+		return rbd_api->rbd_aio_write_zeroes(image, offset, bytes, f->completion,
 						     (io->flags & BDEV_IO_MAY_UNMAP) != 0
 							     ? 0
 							     : RBD_WRITE_ZEROES_FLAG_THICK_PROVISION,
 						     0);
 	default:
-		return swap(r, offset, bytes);
+		return swap(image, io, f);
 	}
+}
+
+/* It flies, or is answered, or goes back to the core for a while. */
+static void
+go(struct rbd_channel *c, struct request *r)
+{
+	struct bdev_io *io = r->io;
+	struct rbd_flight *f = rbd_flight_new(room_of(r), c->buffers, buffer_bytes(io));
+	int rc;
+
+	if (f == NULL || rbd_api->rbd_aio_create_completion(f, answered, &f->completion) < 0) {
+		if (f != NULL) {
+			rbd_flight_free(f, c->buffers);
+		}
+		bdev_io_complete(io, -EAGAIN);
+		return;
+	}
+	f->request = r;
+	f->writes = io->op != BDEV_READ && io->op != BDEV_FLUSH;
+	if (io->op == BDEV_WRITE) {
+		f->held_bytes = MAX(f->held_bytes, bytes_of(io));
+	}
+	r->flight = f;
+	list_append(&c->flying, &r->link);
+	rc = start(io, f);
+	if (rc < 0) {
+		/* Nobody has heard of it. */
+		list_remove(&r->link);
+		rbd_api->rbd_aio_release(f->completion);
+		rbd_flight_free(f, c->buffers);
+		bdev_io_complete(io, rc == -ENOMEM ? -EAGAIN : rc);
+	}
+}
+
+/* ---- Waiting ---- */
+
+static void
+go_on(struct timer *timer)
+{
+	struct rbd_channel *c = CONTAINER_OF(timer, struct rbd_channel, again);
+
+	while (!list_empty(&c->waiting)) {
+		struct request *r = LIST_FIRST(&c->waiting, struct request, link);
+
+		if (rbd_room_full(room_of(r))) {
+			CHECK(timer_start(&c->again, AGAIN_US, go_on) == 0);
+			break;
+		}
+		list_remove(&r->link);
+		go(c, r);
+	}
+	ask_next(c);
+}
+
+static void
+look_again(struct rbd_channel *c)
+{
+	if (!heap_linked(&c->again.node)) {
+		CHECK(timer_start(&c->again, AGAIN_US, go_on) == 0);
+	}
+}
+
+static void
+ask_next(struct rbd_channel *c)
+{
+	struct request *r;
+
+	if (c->asking != NULL || list_empty(&c->asks)) {
+		return;
+	}
+	r = LIST_FIRST(&c->asks, struct request, link);
+	if (rbd_room_full(room_of(r)) || !ask_now(c, r)) {
+		look_again(c);
+		return;
+	}
+	c->asking = r;
+	list_remove(&r->link);
+	list_append(&c->flying, &r->link);
 }
 
 static void
 submit(struct bdev_channel *ch, struct bdev_io *io)
 {
+	struct rbd_channel *c = ch->module_ctx;
 	struct request *r = bdev_io_ctx(io);
-	int rc;
 
-	r->io = io;
-	r->disk = disk_of(ch->bdev);
-	r->buffer = NULL;
+	*r = (struct request){.io = io};
+	list_init(&r->link);
 	if (io->op == BDEV_BLOCK_STATUS) {
-		block_status(r);
+		list_append(&c->asks, &r->link);
+		ask_next(c);
+	} else if (UNLIKELY(!list_empty(&c->waiting) || rbd_room_full(room_of(r)))) {
+		list_append(&c->waiting, &r->link);
+		look_again(c);
+	} else {
+		go(c, r);
+	}
+}
+
+/* ---- Cancelling ---- */
+
+void
+rbd_io_hurry(bool hurry)
+{
+	atomic_store(&in_a_hurry, hurry);
+}
+
+static void
+end_all(struct list *list, int status)
+{
+	while (!list_empty(list)) {
+		struct request *r = LIST_FIRST(list, struct request, link);
+
+		list_remove(&r->link);
+		bdev_io_complete(r->io, status);
+	}
+}
+
+static void
+patience_ends(struct timer *timer)
+{
+	struct rbd_channel *c = CONTAINER_OF(timer, struct rbd_channel, patience);
+	struct request *r, *next;
+
+	c->patient = false;
+	LIST_FOREACH_SAFE (r, next, &c->flying, link) {
+		if (r->cancelled != 0 && rbd_flight_give_up(r->flight)) {
+			list_remove(&r->link);
+			if (r == c->asking) {
+				c->asking = NULL;
+			}
+			bdev_io_complete(r->io, r->cancelled);
+		}
+	}
+	ask_next(c);
+}
+
+static void
+cancel(struct bdev_channel *ch, int status)
+{
+	struct rbd_channel *c = ch->module_ctx;
+	struct request *r;
+
+	end_all(&c->waiting, status);
+	end_all(&c->asks, status);
+	LIST_FOREACH (r, &c->flying, link) {
+		r->cancelled = status;
+	}
+	if (list_empty(&c->flying) || (c->patient && !atomic_load(&in_a_hurry))) {
 		return;
 	}
-	rc = rbd_api->rbd_aio_create_completion(r, answered, &r->completion);
-	if (rc < 0) {
-		bdev_io_complete(io, -EAGAIN);
-		return;
-	}
-	rc = start(r);
-	if (rc < 0) {
-		/* Nobody has heard of it; the request may be gone behind this. */
-		rbd_api->rbd_aio_release(r->completion);
-		bdev_io_complete(io, rc == -ENOMEM ? -EAGAIN : rc);
+	timer_stop(&c->patience);
+	c->patient = !atomic_load(&in_a_hurry) && timer_start(&c->patience, PATIENCE_US, patience_ends) == 0;
+	if (!c->patient) {
+		patience_ends(&c->patience);
 	}
 }
 
@@ -253,7 +418,10 @@ channel_create(struct bdev *bdev, struct bdev_channel *ch)
 {
 	struct rbd_channel *c = ch->module_ctx;
 
-	c->buffers.pool = &swap_pool;
+	list_init(&c->flying);
+	list_init(&c->waiting);
+	list_init(&c->asks);
+	rbd_buffers_init(c->buffers);
 	return 0;
 }
 
@@ -262,7 +430,10 @@ channel_destroy(struct bdev *bdev, struct bdev_channel *ch)
 {
 	struct rbd_channel *c = ch->module_ctx;
 
-	mem_cache_release(&c->buffers);
+	CHECK(list_empty(&c->flying) && list_empty(&c->waiting) && list_empty(&c->asks));
+	timer_stop(&c->patience);
+	timer_stop(&c->again);
+	rbd_buffers_release(c->buffers);
 }
 
 const struct bdev_ops rbd_bdev_ops = {
@@ -271,6 +442,7 @@ const struct bdev_ops rbd_bdev_ops = {
 	.channel_create = channel_create,
 	.channel_destroy = channel_destroy,
 	.submit = submit,
+	.cancel = cancel,
 };
 
 void
@@ -291,27 +463,4 @@ rbd_io_describe(struct bdev *bdev, const struct rbd_disk *disk)
 	bdev->max_write_zeroes_blocks = RANGE_MAX_BYTES / bdev->block_size;
 	bdev->io_ctx_bytes = sizeof(struct request);
 	bdev->channel_ctx_bytes = sizeof(struct rbd_channel);
-}
-
-int
-rbd_io_start(struct err *err)
-{
-	if (status_users == 0) {
-		status_worker = worker_create_pool("rbd_status", STATUS_THREADS, err);
-		if (status_worker == NULL) {
-			return err->code;
-		}
-	}
-	status_users++;
-	return 0;
-}
-
-void
-rbd_io_stop(void)
-{
-	if (--status_users == 0) {
-		worker_free(status_worker);
-		status_worker = NULL;
-		mem_pool_release(&swap_pool);
-	}
 }

@@ -14,7 +14,6 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned generation; /* under lock: jobs of older ones are abandoned */
 
-
 static void
 finished(struct msg *msg)
 {
@@ -48,9 +47,13 @@ static void *
 run(void *arg)
 {
 	struct rbd_job *job = arg;
+	bool answers = job->done != NULL;
 
 	choose_cpus(job->core_mask);
 	job->fn(job);
+	if (!answers) {
+		return NULL;
+	}
 	pthread_mutex_lock(&lock);
 	if (job->generation == generation) {
 		thread_send(job->origin, &job->msg, finished);
@@ -74,7 +77,7 @@ rbd_job_start(struct rbd_job *job, void (*fn)(struct rbd_job *job), void (*done)
 	pthread_mutex_unlock(&lock);
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = pthread_create(&thread, NULL, run, job);
+	rc = rbd_api->thread_create(&thread, NULL, run, job);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (rc == 0) {
 		pthread_setname_np(thread, "rbd_job");

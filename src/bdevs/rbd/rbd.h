@@ -74,7 +74,8 @@ struct rbd_bdev_options {
 int bdev_rbd_create(const struct rbd_bdev_options *options,
 		    void (*done)(void *ctx, const char *name, struct bdev *bdev, const struct err *err), void *ctx,
 		    struct err *err);
-/* Also one that still waits. 0: done(ctx, 0) follows, when the image is closed; -ENODEV. done may be NULL. */
+/* Also one that still waits. 0: done(ctx, 0) follows, when the bdev is gone and the image closed, or a cluster that does not
+ * answer keeps it open; -ENODEV. done may be NULL. */
 int bdev_rbd_delete(const char *name, void (*done)(void *ctx, int status), void *ctx, struct err *err);
 /* Makes the image larger. 0: done(ctx, err) follows; -ENODEV; -EINVAL (smaller); -EBUSY (being resized). */
 int bdev_rbd_resize(const char *name, uint64_t bytes, void (*done)(void *ctx, const struct err *err), void *ctx,
@@ -87,9 +88,11 @@ bool bdev_rbd_find(const char *name, struct rbd_bdev_options *ret_options);
 /* Calls fn for each that is no bdev yet because its image is awaited. */
 void bdev_rbd_for_each_waiting(void (*fn)(void *ctx, const struct rbd_bdev_options *options), void *ctx);
 
+/* The process is to end, and somebody waits for a cluster, perhaps through what stands on a bdev: all bdevs go, at once. */
+void bdev_rbd_leave_all(void);
 /*
  * Before the process ends, when all bdevs are removed: images are closed, clusters disconnected; then done(ctx). A cluster that
- * does not answer is given some seconds, then left alone.
+ * does not answer is given some seconds, or less when it had its chance, then left alone.
  */
 void bdev_rbd_shutdown(void (*done)(void *ctx), void *ctx);
 

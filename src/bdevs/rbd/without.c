@@ -79,6 +79,11 @@ bdev_rbd_for_each_waiting(void (*fn)(void *ctx, const struct rbd_bdev_options *o
 }
 
 void
+bdev_rbd_leave_all(void)
+{
+}
+
+void
 bdev_rbd_shutdown(void (*done)(void *ctx), void *ctx)
 {
 	done(ctx);
