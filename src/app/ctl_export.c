@@ -312,6 +312,12 @@ print_list(const json_t *servers, const json_t *exports)
 		}
 	}
 	ctl_table_print(&table);
+	json_array_foreach(exports, i, export) {
+		if (json_is_true(json_object_get(export, "since_lost"))) {
+			printf("%s: snapshot %s is no more: all of it counts as changed\n", text_of(export, "name"),
+			       text_of(export, "changed_since"));
+		}
+	}
 }
 
 static int

@@ -88,6 +88,8 @@ const char *bdev_op_name(enum bdev_op op);
 /* Read, write, compare, of bdevs that have metadata: md has that of num_blocks blocks. Without it
  * the core makes up and checks the protection information of a bdev that has any. */
 #define BDEV_IO_MD 0x4
+/* Block status: BDEV_EXTENT_CHANGED compares with `since`; without it with what bdev_desc_set_since() said. Of stacked modules. */
+#define BDEV_IO_SINCE 0x2
 /* The submitter's own: a bit to find again in done; nobody else looks at it. */
 #define BDEV_IO_SUBMITTER 0x8
 
@@ -98,7 +100,7 @@ struct bdev_extent {
 };
 #define BDEV_EXTENT_ALLOCATED 0x1 /* has storage of its own here */
 #define BDEV_EXTENT_ZERO 0x2      /* reads as zeroes */
-#define BDEV_EXTENT_CHANGED 0x4   /* differs from the volume's parent; of volumes only */
+#define BDEV_EXTENT_CHANGED 0x4   /* differs from the volume's parent; of volumes, and what keeps their blocks' place */
 
 enum bdev_zone_state {
 	BDEV_ZONE_EMPTY,
@@ -179,7 +181,7 @@ struct bdev_io {
 	uint32_t max_results;     /* room in extents, zones; at least 1 */
 	uint32_t core_word;       /* the core's */
 	struct list core_link;    /* the core's: among those that range locks look at */
-	uint64_t reserved;
+	const struct bdev *since; /* BDEV_IO_SINCE: borrowed until done; NULL: the parent */
 	/* bdev_io_bytes() - sizeof(struct bdev_io) bytes for the modules below follow. */
 	_Alignas(16) uint8_t ctx[];
 };
@@ -278,9 +280,12 @@ struct bdev *bdev_desc_bdev(struct bdev_desc *desc);
 
 /*
  * Before the first channel: BDEV_EXTENT_CHANGED on this descriptor's channels says what differs from `since`, a snapshot below
- * a volume, instead of from its parent; everything, when that is not below it any more. The caller has `since` open as long.
+ * a volume, instead of from its parent; everything, when that is not below it any more. The caller has `since` open as long. It is
+ * asked of the volume through what stands on it.
  */
 void bdev_desc_set_since(struct bdev_desc *desc, const struct bdev *since);
+/* The same for a snapshot that is no more: everything has changed. */
+void bdev_desc_set_since_lost(struct bdev_desc *desc);
 
 /*
  * What modules that stand on a bdev rely on, from bdev_claim() until the descriptor is closed.

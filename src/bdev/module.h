@@ -142,6 +142,14 @@ struct bdev_channel {
 	bool careful; /* completions need a closer look */
 };
 
+/* Of a block status that the module has been given: what BDEV_EXTENT_CHANGED compares with, perhaps no bdev of this module (then
+ * everything has changed); NULL: the parent. */
+static inline const struct bdev *
+bdev_io_since(const struct bdev_io *io)
+{
+	return (io->flags & BDEV_IO_SINCE) != 0 ? io->since : io->ch->since;
+}
+
 /* App thread. Takes nothing: the module still owns bdev. 0; -EEXIST (name or UUID taken);
  * -EINVAL (sizes); -ENOMEM. */
 int bdev_register(struct bdev *bdev, struct err *err);

@@ -149,6 +149,15 @@ bdev_desc_set_since(struct bdev_desc *desc, const struct bdev *since)
 	desc->since = since;
 }
 
+void
+bdev_desc_set_since_lost(struct bdev_desc *desc)
+{
+	static const struct bdev_ops none;
+	static const struct bdev nobodys = {.ops = &none};
+
+	bdev_desc_set_since(desc, &nobodys);
+}
+
 struct bdev *
 bdev_desc_bdev(struct bdev_desc *desc)
 {

@@ -472,7 +472,8 @@ bdev_write_cache(const struct bdev *bdev)
 bool
 bdev_tells_changes(const struct bdev *bdev)
 {
-	return bdev->tells_changes;
+	/* A stack says what its base says, and may not ask it. */
+	return bdev->tells_changes && bdev_supports_natively(bdev, BDEV_BLOCK_STATUS);
 }
 
 const uint8_t *

@@ -221,6 +221,7 @@ inherit(struct stack *s)
 		.write_cache = base->write_cache,
 		.native_fua = true, /* the base's core adds the flush */
 		.readonly = base->readonly || s->ops->read_only,
+		.tells_changes = base->tells_changes,
 		.md_bytes = base->md_bytes,
 		.md_interleave = base->md_interleave,
 		.dif_head_of_md = base->dif_head_of_md,
@@ -516,6 +517,9 @@ child_init(struct bdev_io *child, struct bdev_io *io, uint64_t offset,
 		child->max_results = io->max_results;
 		if (io->op == BDEV_COPY) {
 			child->src_lba += offset;
+		} else if (io->op == BDEV_BLOCK_STATUS) {
+			child->since = bdev_io_since(io);
+			child->flags |= BDEV_IO_SINCE;
 		}
 	}
 }

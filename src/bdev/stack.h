@@ -31,8 +31,8 @@ struct stack_ops {
 
 	/*
 	 * s->base is open and claimed, s->bdev filled with what the base is like
-	 * (stack_inherit()); changes what is different, and prepares what it needs. The bdev is
-	 * registered afterwards. 0 or -errno.
+	 * (stack_inherit()); changes what is different, and prepares what it needs: a module whose blocks are elsewhere in the
+	 * base, and which answers block status itself, clears tells_changes. The bdev is registered afterwards. 0 or -errno.
 	 */
 	int (*start)(struct stack *s, struct err *err);
 	/* Undoes start; the bdev is gone. May be NULL. */

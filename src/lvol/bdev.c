@@ -150,9 +150,9 @@ submit_flush(struct lvol_channel *lc, struct bdev_io *io)
 
 /* How many clusters from this one on are alike, and what they are (BDEV_EXTENT_...). */
 static uint64_t
-extent(const struct bdev_channel *ch, uint64_t cluster, uint32_t *ret_flags)
+extent(const struct bdev_channel *ch, const struct bdev *since_bdev, uint64_t cluster, uint32_t *ret_flags)
 {
-	const struct lvol *since = ch->since == NULL ? NULL : lvol_of_bdev(ch->since);
+	const struct lvol *since = since_bdev == NULL ? NULL : lvol_of_bdev(since_bdev);
 	const struct blob *blob = lvol_of_ch(ch)->blob;
 	uint32_t flags = 0, diff = BLOB_EXTENT_CHANGED;
 	uint64_t n = blob_extent(blob, cluster, &flags);
@@ -169,7 +169,7 @@ extent(const struct bdev_channel *ch, uint64_t cluster, uint32_t *ret_flags)
 	} else if ((flags & BLOB_EXTENT_ZERO) != 0) {
 		*ret_flags = BDEV_EXTENT_ZERO;
 	}
-	if (ch->since == NULL ? own : (diff & BLOB_EXTENT_CHANGED) != 0) {
+	if (since_bdev == NULL ? own : (diff & BLOB_EXTENT_CHANGED) != 0) {
 		*ret_flags |= BDEV_EXTENT_CHANGED;
 	}
 	return n;
@@ -179,11 +179,12 @@ static void
 block_status(struct bdev_channel *ch, struct bdev_io *io)
 {
 	uint64_t cluster_blocks = ch->bdev->optimal_boundary_blocks, lba = io->lba, end = io->lba + io->num_blocks;
+	const struct bdev *since = bdev_io_since(io);
 	uint32_t n = 0;
 
 	while (lba < end && n < io->max_results) {
 		uint32_t flags = 0;
-		uint64_t next = (lba / cluster_blocks + extent(ch, lba / cluster_blocks, &flags)) * cluster_blocks;
+		uint64_t next = (lba / cluster_blocks + extent(ch, since, lba / cluster_blocks, &flags)) * cluster_blocks;
 
 		next = MIN(next, end);
 		io->extents[n++] = (struct bdev_extent){.num_blocks = next - lba, .flags = flags};

@@ -294,6 +294,15 @@ lvol_carrier(const struct bdev *bdev, const struct lvol_store *store)
 	return carrier(bdev, store, 0);
 }
 
+struct lvol *
+lvol_below(const struct bdev *bdev)
+{
+	for (unsigned depth = 0; bdev != NULL && lvol_of_bdev(bdev) == NULL; depth++) {
+		bdev = depth < DEPTH_MAX && bdev_tells_changes(bdev) ? bdev_base(bdev, 0) : NULL;
+	}
+	return bdev == NULL ? NULL : lvol_of_bdev(bdev);
+}
+
 bool
 lvol_stands_on(const struct bdev *bdev, const struct lvol *lvol)
 {

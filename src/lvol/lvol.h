@@ -111,6 +111,8 @@ void lvol_store_wait_idle(struct lvol_store *store, lvol_done_fn done, void *ctx
 struct lvol *lvol_find(const char *name);
 struct lvol *lvol_find_in(struct lvol_store *store, const char *volume_name);
 struct lvol *lvol_of_bdev(const struct bdev *bdev);
+/* The same of one that stands on a volume and tells its changes (bdev_tells_changes()): encrypted volumes, partitions, ... */
+struct lvol *lvol_below(const struct bdev *bdev);
 /* In the order they came; NULL for the first, NULL at the end. */
 struct lvol *lvol_next(struct lvol_store *store, struct lvol *lvol);
 

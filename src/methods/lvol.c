@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "methods/lvol_internal.h"
+#include "nbd/nbd.h"
 #include "rpc/schema_gen.h"
 
 #define MIB_SHIFT 20
@@ -86,6 +87,14 @@ lvol_named(struct rpc_request *req, const char *name)
 		rpc_error(req, -ENODEV, "there is no volume '%.128s'", name);
 	}
 	return lvol;
+}
+
+struct lvol *
+lvol_behind(const char *name)
+{
+	const struct bdev *bdev = bdev_find(name);
+
+	return bdev != NULL ? lvol_below(bdev) : lvol_find(name);
 }
 
 void
@@ -506,6 +515,23 @@ crypt_deleted(void *ctx)
 	}
 }
 
+/* A backup of what an export says has changed must not become all of it behind somebody's back. True: answered. */
+static bool
+is_compared_with(struct rpc_request *req, struct lvol *lvol)
+{
+	const struct bdev *bdev = lvol_bdev(lvol);
+	const struct nbd_export *e = bdev != NULL ? nbd_export_comparing_with(bdev) : NULL;
+	struct nbd_export_info info;
+
+	if (e == NULL) {
+		return false;
+	}
+	nbd_export_get_info(e, &info);
+	rpc_error(req, -EBUSY, "snapshot '%.128s': export '%.255s' tells what has changed since then: remove that first",
+		  lvol_name(lvol), info.options->name);
+	return true;
+}
+
 static void delete (struct rpc_request *req, const void *params)
 {
 	const struct bdev_lvol_delete_params *p = params;
@@ -513,7 +539,7 @@ static void delete (struct rpc_request *req, const void *params)
 	const struct bdev *bdev;
 	struct deletion *d;
 
-	if (lvol == NULL) {
+	if (lvol == NULL || is_compared_with(req, lvol)) {
 		return;
 	}
 	if (p->unneeded && (bdev = bdev_find(lvol_id(lvol))) != NULL && bdev_needed(bdev)) {

@@ -18,6 +18,7 @@
 
 struct changes {
 	struct lvol *lvol, *since;
+	bool stacked; /* what stands on it is asked about: zeroes in the volume may be none there */
 	uint64_t lba, num_blocks;
 	uint32_t block_size;
 	size_t max;
@@ -45,14 +46,14 @@ static bool
 listed(const struct changes *c, const struct bdev_extent *e)
 {
 	return c->since != NULL ? (e->flags & BDEV_EXTENT_CHANGED) != 0
-				: (e->flags & BDEV_EXTENT_ZERO) == 0;
+				: (e->flags & BDEV_EXTENT_ZERO) == 0 || c->stacked;
 }
 
 /* False: there is no more room; the extent has not been taken. */
 static bool
 take(struct changes *c, const struct bdev_extent *e)
 {
-	bool zero = (e->flags & BDEV_EXTENT_ZERO) != 0;
+	bool zero = (e->flags & BDEV_EXTENT_ZERO) != 0 && !c->stacked;
 
 	if (listed(c, e)) {
 		if (c->length > 0 && (c->start + c->length != c->lba || c->zero != zero)) {
@@ -96,6 +97,31 @@ collect(struct changes *c, struct err *err)
 	return 0;
 }
 
+/* The volume itself, or what has its blocks in the same places. False: answered. */
+static bool
+find_volumes(struct rpc_request *req, const struct bdev_lvol_get_changed_blocks_params *p, struct changes *c)
+{
+	const struct bdev *bdev = bdev_find(p->name);
+	struct lvol_info info;
+
+	c->lvol = bdev != NULL && lvol_below(bdev) != NULL ? lvol_below(bdev) : lvol_named(req, p->name);
+	if (c->lvol == NULL) {
+		return false;
+	}
+	c->stacked = bdev != NULL && lvol_of_bdev(bdev) == NULL;
+	lvol_get_info(c->lvol, &info);
+	if (c->stacked && bdev_num_blocks(bdev) * bdev_block_size(bdev) != info.bytes) {
+		rpc_error(req, -EINVAL, "bdev '%.128s' is only a part of volume '%s'", p->name, info.alias);
+		return false;
+	}
+	c->since = p->since != NULL ? lvol_behind(p->since) : NULL;
+	if (p->since != NULL && c->since == NULL) {
+		rpc_error(req, -ENODEV, "there is no volume '%.128s'", p->since);
+		return false;
+	}
+	return true;
+}
+
 static void
 get_changed_blocks(struct rpc_request *req, const void *params)
 {
@@ -106,11 +132,7 @@ get_changed_blocks(struct rpc_request *req, const void *params)
 	struct err err = ERR_NONE;
 	int rc;
 
-	c.lvol = lvol_named(req, p->name);
-	if (c.lvol == NULL) {
-		return;
-	}
-	if (p->since != NULL && (c.since = lvol_named(req, p->since)) == NULL) {
+	if (!find_volumes(req, p, &c)) {
 		return;
 	}
 	lvol_get_info(c.lvol, &info);

@@ -15,6 +15,9 @@ struct lvol_store *lvol_store_named(struct rpc_request *req, const char *uuid, c
 /* The volume, degraded or not; NULL: answered with -19. */
 struct lvol *lvol_named(struct rpc_request *req, const char *name);
 
+/* The same that stands below a bdev of that name, encrypted say; NULL: none, and no answer. */
+struct lvol *lvol_behind(const char *name);
+
 /* Callbacks whose ctx is the request: true, or the volume's UUID, else the error with SPDK's code for what goes wrong late. What
  * they did is on the store's disk: nothing of it goes to the state directory. */
 void lvol_answer_true(void *ctx, int status, const struct err *err);

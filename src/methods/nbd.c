@@ -6,9 +6,10 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "bdev/bdev.h"
 #include "lvol/lvol.h"
-#include "methods/internal.h"
+#include "methods/lvol_internal.h"
 #include "rpc/schema_gen.h"
 
 #define SERVER_FAMILY "berth_nbd_server_"
@@ -182,10 +183,10 @@ export_json(const struct nbd_export *e)
 
 	nbd_export_get_info(e, &info);
 	nbd_export_for_each_client(e, add_client, clients);
-	return json_pack("{s:o, s:o, s:o, s:b, s:o, s:o, s:I, s:I, s:o}", "name", text_json(info.options->name),
+	return json_pack("{s:o, s:o, s:o, s:b, s:o, s:o, s:b, s:I, s:I, s:o}", "name", text_json(info.options->name),
 			 "bdev_name", text_or_null(info.bdev_name), "description", text_or_null(info.options->description),
 			 "readonly", info.options->readonly, "server", text_or_null(info.options->server), "changed_since",
-			 text_or_null(info.options->changed_since), "size", (json_int_t)info.size_bytes, "connections",
+			 text_or_null(info.options->changed_since), "since_lost", info.options->since_lost, "size", (json_int_t)info.size_bytes, "connections",
 			 (json_int_t)info.connections, "clients", clients);
 }
 
@@ -204,28 +205,37 @@ export_params(const struct nbd_export *e)
 	return params;
 }
 
-/* NULL with an answer: `since` is no snapshot that the volume stands on. Once that is so it may end: all has changed then. */
-static const char *
-since_name(struct rpc_request *req, const char *name, const struct bdev *bdev)
+/*
+ * What the export compares with. False: answered, it is no snapshot that what is exported stands on. Once that is so it may end:
+ * all has changed then; and so it has when the snapshot is no more at the next start, rather than that there is no export.
+ */
+static bool
+take_since(struct rpc_request *req, const char *name, const struct bdev *bdev, struct nbd_export_options *o)
 {
-	struct lvol *lvol = lvol_of_bdev(bdev), *since = lvol_find(name);
-	struct bdev *snapshot = since != NULL ? bdev_find(name) : NULL;
+	struct lvol *lvol = lvol_below(bdev), *since = lvol_behind(name);
+	struct bdev *snapshot = since != NULL ? lvol_bdev(since) : NULL;
 	struct err err = ERR_NONE;
 	struct bdev_extent first;
 	unsigned count;
 
+	o->changed_since = snapshot != NULL ? bdev_name(snapshot) : name;
+	if (snapshot == NULL && rpc_is_replayed(req)) {
+		o->since_lost = true;
+		LOG_WARNING(NBD, o->name, "%s, the snapshot that it is compared with, is no more: all of it counts as changed", name);
+		return true;
+	}
 	if (snapshot == NULL) {
 		rpc_error(req, -ENODEV, "changed_since: there is no volume '%.128s'", name);
 	} else if (lvol == NULL) {
-		rpc_error(req, -EINVAL, "changed_since: bdev '%.128s' is no volume", bdev_name(bdev));
+		rpc_error(req, -EINVAL, "changed_since: bdev '%.128s' is no volume, nor stands on one", bdev_name(bdev));
 	} else if (since == lvol) {
 		rpc_error(req, -EINVAL, "changed_since: '%.128s' is the volume itself", name);
 	} else if (!rpc_is_replayed(req) && lvol_extents(lvol, since, 0, &first, 1, &count, &err) != 0) {
 		rpc_error(req, -EINVAL, "changed_since: %s", err_text(&err));
 	} else {
-		return bdev_name(snapshot);
+		return true;
 	}
-	return NULL;
+	return false;
 }
 
 static void
@@ -251,7 +261,7 @@ export_create(struct rpc_request *req, const void *params)
 	if (!check_name(req, o.name)) {
 		return;
 	}
-	if (p->changed_since != NULL && bdev != NULL && (o.changed_since = since_name(req, p->changed_since, bdev)) == NULL) {
+	if (p->changed_since != NULL && bdev != NULL && !take_since(req, p->changed_since, bdev, &o)) {
 		return;
 	}
 	rc = nbd_export_create(&o, &e, &err);

@@ -86,8 +86,9 @@ struct nbd_export {
 	struct names_node node;
 	struct nbd_export_options options; /* strings are its own */
 	struct bdev_desc *desc; /* NULL: the bdev was removed */
-	struct bdev_desc *since; /* of options.changed_since */
-	bool gone;              /* one of them is being removed */
+	struct bdev_desc *since; /* of options.changed_since; NULL: there is none, or it is lost */
+	bool since_going;       /* it is being removed: nobody may come until it is closed */
+	bool gone;              /* the bdev is being removed */
 	struct list conns;
 	unsigned connections;
 	uint64_t accepted;

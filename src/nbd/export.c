@@ -119,6 +119,19 @@ drop_one(void)
 	}
 }
 
+/* From now on everything has changed. */
+static void
+lose_since(struct nbd_export *e)
+{
+	if (e->since != NULL) {
+		bdev_close(e->since);
+		e->since = NULL;
+	}
+	e->since_going = false;
+	e->options.since_lost = true;
+	bdev_desc_set_since_lost(e->desc);
+}
+
 /* Nobody uses it any more: what was to happen then. */
 static void
 settle(struct nbd_export *e)
@@ -135,6 +148,8 @@ settle(struct nbd_export *e)
 		drop_one();
 	} else if (e->gone) {
 		close_bdevs(e);
+	} else if (e->since_going) {
+		lose_since(e);
 	}
 }
 
@@ -162,11 +177,16 @@ on_event(void *ctx, struct bdev *bdev, enum bdev_event ev)
 	if (e->gone) {
 		return;
 	}
-	e->gone = true;
-	LOG_NOTICE(NBD, e->options.name, "%s %s was removed: clients are sent away",
-		   bdev == bdev_of(e) ? "its bdev" : "the snapshot that it is compared with", bdev_name(bdev));
-	if (e->on_gone != NULL) {
-		e->on_gone(e);
+	if (bdev == bdev_of(e)) {
+		e->gone = true;
+		LOG_NOTICE(NBD, e->options.name, "its bdev %s was removed: clients are sent away", bdev_name(bdev));
+		if (e->on_gone != NULL) {
+			e->on_gone(e);
+		}
+	} else {
+		e->since_going = true;
+		LOG_WARNING(NBD, e->options.name, "%s, the snapshot that it is compared with, was removed: clients are sent away, "
+			    "and may come again; all of it counts as changed", bdev_name(bdev));
 	}
 	end_clients(e);
 	settle(e);
@@ -182,7 +202,13 @@ copy(const char *text, const char **ret)
 static int
 open_since(struct nbd_export *e, struct err *err)
 {
-	int rc = bdev_open(e->options.changed_since, false, on_event, e, &e->since, err);
+	int rc;
+
+	if (e->options.since_lost) {
+		lose_since(e);
+		return 0;
+	}
+	rc = bdev_open(e->options.changed_since, false, on_event, e, &e->since, err);
 
 	if (rc == 0) {
 		bdev_desc_set_since(e->desc, bdev_desc_bdev(e->since));
@@ -205,6 +231,7 @@ nbd_export_make(const struct nbd_export_options *options, struct err *err)
 	}
 	list_init(&e->conns);
 	e->options.readonly = options->readonly;
+	e->options.since_lost = options->since_lost;
 	alive++;
 	if (!copied) {
 		rc = err_set(err, -ENOMEM, "out of memory");
@@ -329,6 +356,19 @@ nbd_export_next(struct nbd_export *e)
 	return e->link.next == &exports ? NULL : LIST_ENTRY(e->link.next, struct nbd_export, link);
 }
 
+const struct nbd_export *
+nbd_export_comparing_with(const struct bdev *snapshot)
+{
+	struct nbd_export *e;
+
+	LIST_FOREACH(e, &exports, link) {
+		if (e->since != NULL && !e->gone && bdev_desc_bdev(e->since) == snapshot) {
+			return e;
+		}
+	}
+	return NULL;
+}
+
 void
 nbd_export_get_info(const struct nbd_export *e, struct nbd_export_info *ret)
 {
@@ -395,7 +435,7 @@ nbd_export_uses(const char *server)
 static bool
 sees(const struct nbd_server *s, const struct nbd_export *e)
 {
-	return !e->gone && (e->options.server == NULL || strcmp(e->options.server, s->options.name) == 0);
+	return !e->gone && !e->since_going && (e->options.server == NULL || strcmp(e->options.server, s->options.name) == 0);
 }
 
 struct nbd_export *

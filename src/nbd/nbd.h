@@ -15,6 +15,7 @@
 #include "event/worker.h"
 #include "sock/tcp.h"
 
+struct bdev;
 struct nbd_server;
 struct nbd_export;
 
@@ -82,6 +83,7 @@ struct nbd_export_options {
 	const char *description; /* NULL: none */
 	const char *server;      /* only clients of this one; NULL: of all */
 	const char *changed_since; /* a snapshot: what berth:changed compares with; NULL: the parent */
+	bool since_lost; /* there is none of that name any more: everything has changed */
 	bool readonly;
 };
 
@@ -94,6 +96,9 @@ int nbd_export_delete(const char *name, void (*done)(void *ctx, int status), voi
 struct nbd_export *nbd_export_find(const char *name);
 struct nbd_export *nbd_export_first(void);
 struct nbd_export *nbd_export_next(struct nbd_export *e);
+
+/* The one that tells what has changed since a snapshot; NULL: there is none. */
+const struct nbd_export *nbd_export_comparing_with(const struct bdev *snapshot);
 
 struct nbd_export_info {
 	const struct nbd_export_options *options;

@@ -247,7 +247,6 @@ start(struct stack *s, struct err *err)
 	bdev->product_name = "crypto";
 	bdev->ops_mask &= 1u << BDEV_READ | 1u << BDEV_WRITE | 1u << BDEV_FLUSH | 1u << BDEV_UNMAP |
 			  1u << BDEV_BLOCK_STATUS;
-	bdev->tells_changes = bdev_tells_changes(s->base);
 	bdev->max_rw_blocks = (uint32_t)(LARGE_BYTES / bdev->block_size);
 	bdev->channel_ctx_bytes = sizeof(struct crypto_channel);
 	/* The base's core makes and checks protection information of what is encrypted. */

@@ -89,6 +89,7 @@ start(struct stack *s, struct err *err)
 	bdev->product_name = "qcow2";
 	bdev->num_blocks = (q->header.size + QCOW2_SECTOR - 1) / QCOW2_SECTOR;
 	bdev->ops_mask = 1u << BDEV_READ | 1u << BDEV_BLOCK_STATUS | 1u << BDEV_RESET;
+	bdev->tells_changes = false;
 	bdev->write_cache = false;
 	bdev->md_bytes = 0;
 	bdev->dif_type = 0;
