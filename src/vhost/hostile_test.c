@@ -9,6 +9,7 @@
 #include <linux/vhost_types.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ring.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -293,6 +294,44 @@ test_call_that_would_block(void **state)
 	assert_true(front_read(&f, 0, 1));
 	assert_int_equal(front_u64(&f, VHOST_USER_SET_VRING_CALL, 0, f.call[0]), 0);
 	close(call);
+}
+
+/* The open file is shared: what was set on it when it came can be taken back. Who waited here would be ended by the alarm. */
+static void
+test_call_that_blocks_later(void **state)
+{
+	int call = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+	alarm(10);
+	assert_int_equal(memmap_guard(), 0);
+	front_connect(&f, "vm");
+	/* Then each request has its call. */
+	front_negotiate(&f, 1ull << VIRTIO_RING_F_EVENT_IDX);
+	front_share(&f);
+	front_ring_start(&f, 0, 64, 0);
+	assert_int_equal(front_u64(&f, VHOST_USER_SET_VRING_CALL, 0, call), 0);
+	assert_true(front_read(&f, 0, 1));
+	assert_int_equal(fcntl(call, F_SETFL, 0), 0);
+	/* As much as fits, whatever is in it. */
+	for (uint64_t step = UINT64_C(1) << 63; step > 0; step >>= 1) {
+		struct pollfd p = {.fd = call, .events = POLLOUT};
+
+		assert_int_equal(fcntl(call, F_SETFL, O_NONBLOCK), 0);
+		(void)eventfd_write(call, step);
+		assert_int_equal(fcntl(call, F_SETFL, 0), 0);
+		if (poll(&p, 1, 0) == 0) {
+			break;
+		}
+	}
+	assert_true(front_read(&f, 0, 2));
+	assert_true(front_read(&neighbour, 0, 3));
+	/* Also the one call that is made for a new descriptor. */
+	assert_int_equal(front_u64(&f, VHOST_USER_SET_VRING_CALL, 0, call), 0);
+	assert_int_equal(fcntl(call, F_SETFL, 0), 0);
+	assert_true(front_read(&f, 0, 3));
+	assert_int_equal(front_u64(&f, VHOST_USER_SET_VRING_CALL, 0, f.call[0]), 0);
+	close(call);
+	alarm(0);
 }
 
 /* ---- Memory ---- */
@@ -759,6 +798,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_counts_that_disagree, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_kicks_that_are_no_eventfds, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_call_that_would_block, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_call_that_blocks_later, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_wrong_regions, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_half_a_table, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_ring_across_two_regions, setup, teardown),

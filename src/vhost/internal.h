@@ -25,6 +25,7 @@
 #include "virtio/memmap.h"
 #include "virtio/virtq.h"
 
+struct vhost_caller;
 struct vhost_queue;
 struct vhost_session;
 
@@ -170,6 +171,7 @@ struct vhost_queue {
 	bool armed;        /* the driver was asked to kick */
 	uint32_t inflight; /* chains taken and not completed */
 	int call_fd;
+	struct vhost_caller *caller; /* while it runs */
 	struct vhost_counters counters; /* read by others */
 	struct virtq vq;
 	struct poller poller;

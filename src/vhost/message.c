@@ -491,8 +491,7 @@ set_vring_call(struct vhost_session *s)
 	if (rc != 0) {
 		return rc;
 	}
-	/* Best effort against a front end that lets its eventfd overflow to make the I/O thread
-	 * wait. */
+	/* For kernels without asynchronous I/O (call.c): then at least none that waits by oversight. */
 	if (fd >= 0 && fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0) {
 		close(fd);
 		return err_set(&s->err, -EINVAL, "ring %u: a call descriptor that may block", r->q.index);

@@ -19,10 +19,10 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "event/reactor.h"
+#include "vhost/call.h"
 #include "vhost/internal.h"
 
 #define DRAIN_PATIENCE_US 3000000
@@ -53,8 +53,6 @@ weigh(struct vhost_queue *q, uint32_t weight)
 static void
 call_now(struct vhost_queue *q)
 {
-	uint64_t one = 1;
-
 	if (q->call_pending) {
 		timer_stop(&q->call_timer);
 		q->call_pending = false;
@@ -63,8 +61,7 @@ call_now(struct vhost_queue *q)
 		return;
 	}
 	vhost_count(&q->counters.calls, 1);
-	/* A VMM that lets its eventfd overflow has no use for more events. */
-	(void)!write(q->call_fd, &one, sizeof(one));
+	vhost_caller_call(q->caller, q->call_fd);
 }
 
 static void
@@ -262,8 +259,13 @@ start(struct vhost_queue *q)
 	q->starved = false;
 	q->draining = false;
 	q->armed = false;
+	q->caller = vhost_caller_get();
+	if (q->caller == NULL) {
+		return -ENOMEM;
+	}
 	rc = q->ctrlr->ops->queue_start(q);
 	if (rc != 0) {
+		vhost_caller_put(q->caller);
 		return rc;
 	}
 	virtq_disable_kick(&q->vq);
@@ -274,6 +276,7 @@ start(struct vhost_queue *q)
 	}
 	if (rc != 0) {
 		q->ctrlr->ops->queue_stop(q);
+		vhost_caller_put(q->caller);
 		return rc;
 	}
 	q->running = true;
@@ -300,6 +303,7 @@ finish_drain(struct vhost_queue *q)
 		}
 		weigh(q, 0);
 		q->ctrlr->ops->queue_stop(q);
+		vhost_caller_put(q->caller);
 		q->running = false;
 	}
 	answer(q, 0);
