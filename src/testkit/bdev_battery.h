@@ -23,7 +23,7 @@ struct battery {
 	bool no_data;      /* reads return anything: null */
 	bool shows_holes;  /* what was unmapped is known to be a hole, whole mebibytes at least */
 	bool unmap_zeroes; /* what was unmapped reads as zero */
-	bool may_cancel;   /* requests may end with -ECANCELED during a reset */
+	bool may_cancel;   /* requests may end with -ECANCELED during a reset; those of disks elsewhere when it takes a second */
 	unsigned depth;    /* of the loads, 0: 32 */
 	unsigned requests; /* of the random load, per thread; 0: 3000 */
 };

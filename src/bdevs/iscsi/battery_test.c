@@ -46,6 +46,7 @@ static const struct battery battery = {
 	.remove = remove_bdev,
 	.shows_holes = true,
 	.unmap_zeroes = true,
+	.may_cancel = true,
 	.requests = 300,
 };
 

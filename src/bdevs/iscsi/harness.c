@@ -140,7 +140,11 @@ tgt_give_unit(struct tgt *t)
 void
 tgt_take_unit(struct tgt *t)
 {
-	ADMIN(t, "--op delete --mode logicalunit --tid 1 --lun 1");
+	/* tgtd refuses while a request to it is under way, and one that was answered may be for a moment yet. */
+	for (unsigned ms = 0; try_admin(t, "--op delete --mode logicalunit --tid 1 --lun 1") != 0; ms++) {
+		EXPECT(ms < START_MS);
+		usleep(1000);
+	}
 }
 
 void

@@ -152,7 +152,8 @@ remove_bdev(const struct battery *b, void (*done)(void *ctx, int status), void *
 }
 
 static const struct battery battery = {
-	.name = "nbd0", .create = create, .remove = remove_bdev, .unmap_zeroes = true, .requests = 300};
+	.name = "nbd0", .create = create, .remove = remove_bdev, .unmap_zeroes = true, .may_cancel = true,
+	.requests = 300};
 
 /* All that a server can do, with a connection for each thread. */
 static void

@@ -68,6 +68,7 @@ static const struct battery battery = {
 	.resize = resize_bdev,
 	.shows_holes = true,
 	.unmap_zeroes = true,
+	.may_cancel = true,
 	.requests = 1000,
 };
 

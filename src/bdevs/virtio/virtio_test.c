@@ -96,6 +96,7 @@ static const struct battery battery = {
 	.remove = remove_bdev,
 	.resize = resize,
 	.unmap_zeroes = true,
+	.may_cancel = true,
 	.requests = 400,
 };
 
