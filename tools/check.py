@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-FUZZ_SECONDS = 8
+FUZZ_SECONDS = 40 # at most; fuzz/runs says how much
 FUZZ_SECONDS_LONG = 600
 FUZZ_SEED = 1
 SANITIZER_ENV = {
@@ -178,9 +178,15 @@ def run_tests(folder, names, patience, tally):
         tally.add_failure(f"{folder}: {len(names) - len(done)} of {len(names)} tests did not run")
 
 
-def fuzz_one(target, seconds, seed):
-    """seed None: another one each time. With the same seed, addresses and committed corpus a run tries the same in the same order, but
-    for targets with threads, which vary a little; how far it gets depends on the machine."""
+def fuzz_runs():
+    """How many inputs each target tries when it is not to find something new."""
+    with open(os.path.join(ROOT, "fuzz", "runs")) as f:
+        return {words[0]: int(words[1]) for words in (line.split() for line in f) if words and words[0] != "#"}
+
+
+def fuzz_one(target, seconds, seed, inputs):
+    """seed None: another one each time. With the same seed, addresses, committed corpus and number of inputs a run tries the same in
+    the same order on every machine, but for targets with threads, which vary a little, and where a slow one runs out of time."""
     name = os.path.basename(target)
     seeds = [d for d in (os.path.join(ROOT, "fuzz", "corpus", name),) if os.path.isdir(d)]
     with tempfile.TemporaryDirectory(prefix="berth-fuzz-") as tmp:
@@ -190,6 +196,7 @@ def fuzz_one(target, seconds, seed):
         argv = same_addresses() + [target, f"-max_total_time={seconds}", "-timeout=25", "-rss_limit_mb=2048", "-reload=0",
                                    "-print_final_stats=1", f"-artifact_prefix={tmp}/"]
         argv += [f"-seed={seed}"] if seed is not None else []
+        argv += [f"-runs={inputs}"] if inputs is not None else []
         code, output = run_logged(argv + [corpus] + seeds, SANITIZER_ENV)
         crashes = []
         for found in sorted(os.listdir(tmp)):
@@ -204,13 +211,16 @@ def run_fuzz(folder, seconds, seed, tally):
     targets = [t["filename"][0] for t in introspect(folder, "--targets")
                if t["type"] == "executable" and t["defined_in"].endswith("fuzz/meson.build")]
     built = {os.path.basename(t) for t in targets}
+    inputs = fuzz_runs() if seed is not None else {}
+    for name in sorted(built - inputs.keys() if inputs else []):
+        tally.add_failure(f"fuzz: {name} is not in fuzz/runs")
     for source in sorted(os.listdir(os.path.join(ROOT, "fuzz"))):
         if source.endswith("_fuzz.c") and source[:-2] not in built:
             tally.add_failure(f"fuzz: {source[:-2]} was not built")
         if source.endswith("_fuzz.c") and not os.path.isdir(os.path.join(ROOT, "fuzz", "corpus", source[:-2])):
             tally.add_failure(f"fuzz: {source[:-2]} has no seeds (fuzz/seeds.py)")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for name, code, output, runs in pool.map(lambda t: fuzz_one(t, seconds, seed), targets):
+        for name, code, output, runs in pool.map(lambda t: fuzz_one(t, seconds, seed, inputs.get(os.path.basename(t))), targets):
             say(f"    fuzz {name}: {'no fault' if code == 0 else 'FAULT'} in {runs} runs")
             if code != 0 or runs == 0:
                 say(tail(output))
@@ -229,7 +239,7 @@ def test_build(spec, everything, tally):
     run_tests(spec.folder, names, spec.patience, tally)
     if "-Dfuzz=true" in spec.options:
         seconds, seed = (FUZZ_SECONDS_LONG, None) if everything else (FUZZ_SECONDS, FUZZ_SEED)
-        say(f"==> fuzzing, {seconds} s each")
+        say(f"==> fuzzing, at most {seconds} s each")
         run_fuzz(spec.folder, seconds, seed, tally)
 
 
