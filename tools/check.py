@@ -229,6 +229,17 @@ def run_fuzz(folder, seconds, seed, tally):
                 tally.passed += 1
 
 
+def run_shaken(folder, tally):
+    """One round of the unit tests with delays at random: see tools/shake.py, which says what failed."""
+    code, output = run_logged([os.path.join(ROOT, "tools", "shake.py"), "-C", folder])
+    runs = re.search(r"^(\d+) clean, (\d+) failed", output, re.M)
+    tally.passed += int(runs.group(1)) if runs else 0
+    if code != 0:
+        say(tail(output))
+    for name in re.findall(r"^FAILED: (\S+),", output, re.M) or ["no round"] * (code != 0):
+        tally.add_failure(f"shaken: {name}")
+
+
 def test_build(spec, everything, tally):
     """All that is to be run of one build; everything: the long tests too, and what others have shown already."""
     suites, left_out = (spec.suites + ["long"] * (spec is BUILDS[0]), "") if everything else (spec.suites, spec.left_out)
@@ -237,6 +248,9 @@ def test_build(spec, everything, tally):
         tally.add_failure(f"{spec.folder}: no tests")
     say(f"==> testing {spec.folder}/ ({spec.title}): {len(names)} test programs")
     run_tests(spec.folder, names, spec.patience, tally)
+    if everything and spec is BUILDS[0]:
+        say("==> unit tests with delays at random")
+        run_shaken(spec.folder, tally)
     if "-Dfuzz=true" in spec.options:
         seconds, seed = (FUZZ_SECONDS_LONG, None) if everything else (FUZZ_SECONDS, FUZZ_SEED)
         say(f"==> fuzzing, at most {seconds} s each")

@@ -6,6 +6,7 @@ a Test: a folder of its own, daemons and guests in it that end with the test how
     BERTH_BUILD=DIR        folder with berthd and berth (default: build/)
     BERTH_SANITIZED=1      they are slow: more patience
     BERTH_LONG=1           runs the long cases, test_long_NAME, and no others
+    BERTH_PRELOAD=LIBRARY  daemons have it loaded before them (tools/shake.py)
     x_test.py [NAME ...]   runs those only whose name contains one of the words
 """
 import contextlib
@@ -32,8 +33,9 @@ import vm  # noqa: E402
 SANITIZER = re.compile(r"ERROR: \w+Sanitizer|runtime error:|WARNING: ThreadSanitizer|LeakSanitizer")
 LONG = os.environ.get("BERTH_LONG") == "1"
 SANITIZED = os.environ.get("BERTH_SANITIZED") == "1"
-# A sanitized daemon on a busy machine is several times slower.
-PATIENCE = 4 if SANITIZED else 1
+PRELOAD = os.environ.get("BERTH_PRELOAD")
+# A daemon that is sanitized, or delayed, is several times slower on a busy machine.
+PATIENCE = 4 if SANITIZED or PRELOAD else 1
 
 
 class Skip(Exception):
@@ -67,8 +69,8 @@ def contains(text, part, what=""):
         raise Failure(f"{what}{': ' if what else ''}{part!r} is not in {text!r}")
 
 
-def until(condition, what, seconds=10.0):
-    """Waits for condition() to be true; its value."""
+def until(condition, what, seconds=60.0):
+    """Waits for condition() to be true; its value. So long that a machine which stands still for some seconds is none that fails."""
     deadline = time.monotonic() + seconds * PATIENCE
     while True:
         value = condition()
@@ -121,7 +123,7 @@ def stays_asleep(d, what, seconds=3.0):
 class Rpc:
     """One connection to a daemon. Answers are told apart by JSON alone, as the protocol has no other framing."""
 
-    def __init__(self, path, timeout=30.0):
+    def __init__(self, path, timeout=60.0):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(timeout * PATIENCE)
         self.sock.connect(path)
@@ -188,8 +190,9 @@ class Daemon:
         self.log = open(self.log_path, "ab")
         argv = [*prefix, program or os.path.join(BUILD, "berthd"), "-r", self.socket, "-S", folder, *args]
         self.argv = argv
+        preload = {"LD_PRELOAD": PRELOAD} if PRELOAD else {}
         self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, cwd=folder,
-                                        env={**os.environ, **(env or {})}, preexec_fn=vm.die_with_parent)
+                                        env={**os.environ, **preload, **(env or {})}, preexec_fn=vm.die_with_parent)
         self.pid = self.process.pid
         self.told_to_end = False
         if ready:
@@ -205,7 +208,7 @@ class Daemon:
                 return True
             except (FileNotFoundError, ConnectionRefusedError, EOFError):
                 return False
-        until(answers, "berthd answers on its socket", 20)
+        until(answers, "berthd answers on its socket")
 
     def tail(self, count=30):
         with open(self.log_path, errors="replace") as f:
@@ -246,7 +249,7 @@ class Daemon:
         self.told_to_end = True
         self.process.send_signal(sig)
 
-    def stop(self, seconds=20):
+    def stop(self, seconds=60):
         """A clean end: SIGTERM, exit code 0, no complaint of a sanitizer, no socket left. Not told twice: a second signal
         ends berthd at once."""
         if self.process.poll() is None and not self.told_to_end:
