@@ -260,6 +260,21 @@ alloc_put_back(struct blob_store *store, uint32_t cluster)
 	atomic_fetch_add_explicit(&store->free_clusters, 1, memory_order_release);
 }
 
+void
+alloc_put_back_extent(struct blob_store *store, const struct blob_extent *e, uint64_t from)
+{
+	for (uint64_t k = from; k < BLOB_EXTENT_CLUSTERS; k++) {
+		uint32_t cluster = atomic_load_explicit(&e->cluster[k], memory_order_relaxed);
+
+		if (cluster != 0) {
+			alloc_put_back(store, cluster);
+		}
+	}
+	if (e->page != 0) {
+		alloc_free_page(store, e->page);
+	}
+}
+
 /* ---- The watermark ---- */
 
 void

@@ -12,8 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blob/internal.h"
-#include "event/steps.h"
+#include "blob/open_internal.h"
 
 /*
  * Metadata pages, when nobody says how many. A volume needs one, and one for each 512 clusters that lie together in it;
@@ -30,29 +29,14 @@
 #define GROWTH 8u
 
 struct create {
-	struct steps steps;
-	struct defer defer;
-	struct blob_store *store;
-	struct store_io *io;
+	struct opening opening;
 	bool was_there; /* a store, to be overwritten */
-	blob_store_done_fn done;
-	void *ctx;
-	int status;
-	struct err err;
 };
 
-static void
-step_done(void *ctx, int status)
+static struct create *
+create_of(struct steps *s)
 {
-	struct create *c = ctx;
-
-	steps_continue(&c->steps, status);
-}
-
-static void
-io_done(struct store_io *io, int status)
-{
-	step_done(io->ctx, status);
+	return CONTAINER_OF(s, struct create, opening.steps);
 }
 
 /* ---- Steps ---- */
@@ -60,8 +44,7 @@ io_done(struct store_io *io, int status)
 static int
 read_super(struct steps *s)
 {
-	struct create *c = CONTAINER_OF(s, struct create, steps);
-	struct blob_store *store = c->store;
+	struct blob_store *store = create_of(s)->opening.store;
 	size_t bytes = MAX(BLOB_PAGE_BYTES, store->dev->block_size);
 
 	if (store->readonly) {
@@ -70,24 +53,18 @@ read_super(struct steps *s)
 	if (store->dev->num_blocks << store->block_shift < bytes) {
 		return err_set(&s->err, -ENOSPC, "%s has less than %zu bytes", store->dev->name, bytes);
 	}
-	c->io = store_io_create(store, bytes);
-	if (c->io == NULL) {
-		return -ENOMEM;
-	}
-	c->io->ctx = c;
-	store_io_submit(c->io, BLOB_DEV_READ, 0, bytes, io_done);
-	return STEPS_WAIT;
+	return opening_read_super(s);
 }
 
 static int
 look_at_super(struct steps *s)
 {
-	struct create *c = CONTAINER_OF(s, struct create, steps);
+	struct create *c = create_of(s);
 	struct blob_super super;
 
-	c->was_there = blob_super_decode(c->io->buf, &super, NULL) != -EINVAL;
-	if (c->was_there && !c->store->options.overwrite) {
-		return err_set(&s->err, -EEXIST, "%s has a blobstore", c->store->dev->name);
+	c->was_there = blob_super_decode(c->opening.io->buf, &super, NULL) != -EINVAL;
+	if (c->was_there && !c->opening.store->options.overwrite) {
+		return err_set(&s->err, -EEXIST, "%s has a blobstore", c->opening.store->dev->name);
 	}
 	return 0;
 }
@@ -95,8 +72,8 @@ look_at_super(struct steps *s)
 static int
 lay_out(struct steps *s)
 {
-	struct create *c = CONTAINER_OF(s, struct create, steps);
-	struct blob_store *store = c->store;
+	struct create *c = create_of(s);
+	struct blob_store *store = c->opening.store;
 	const struct blob_store_options *o = &store->options;
 	struct blob_layout layout = {
 		.device_bytes = store->dev->num_blocks << store->block_shift,
@@ -128,20 +105,20 @@ lay_out(struct steps *s)
 static int
 destroy_old(struct steps *s)
 {
-	struct create *c = CONTAINER_OF(s, struct create, steps);
+	struct create *c = create_of(s);
 
 	if (!c->was_there) {
 		return 0;
 	}
-	super_write(c->store, &c->store->super, true, step_done, c);
+	super_write(c->opening.store, &c->opening.store->super, true, opening_step_done, &c->opening);
 	return STEPS_WAIT;
 }
 
 static int
 clear_data(struct steps *s)
 {
-	struct create *c = CONTAINER_OF(s, struct create, steps);
-	struct blob_store *store = c->store;
+	struct create *c = create_of(s);
+	struct blob_store *store = c->opening.store;
 	uint64_t from = blob_super_md_clusters(&store->super) * store->super.cluster_bytes;
 	uint64_t bytes = (store->dev->num_blocks << store->block_shift) - from;
 	bool zeroes = store->options.clear == BLOB_CLEAR_WRITE_ZEROES;
@@ -149,7 +126,7 @@ clear_data(struct steps *s)
 	if (store->options.clear == BLOB_CLEAR_NONE || (!zeroes && !store->dev->unmap)) {
 		return 0;
 	}
-	store_clear_range(store, zeroes ? BLOB_DEV_WRITE_ZEROES : BLOB_DEV_UNMAP, from, bytes, step_done, c);
+	store_clear_range(store, zeroes ? BLOB_DEV_WRITE_ZEROES : BLOB_DEV_UNMAP, from, bytes, opening_step_done, &c->opening);
 	return STEPS_WAIT;
 }
 
@@ -157,42 +134,37 @@ clear_data(struct steps *s)
 static int
 zero_metadata(struct steps *s)
 {
-	struct create *c = CONTAINER_OF(s, struct create, steps);
-	uint64_t page = c->store->super.md_page_bytes;
-	uint64_t end = ((uint64_t)c->store->super.md.start + c->store->super.md.length) * page;
+	struct create *c = create_of(s);
+	uint64_t page = c->opening.store->super.md_page_bytes;
+	uint64_t end = ((uint64_t)c->opening.store->super.md.start + c->opening.store->super.md.length) * page;
 
-	store_clear_range(c->store, BLOB_DEV_WRITE_ZEROES, page, end - page, step_done, c);
+	store_clear_range(c->opening.store, BLOB_DEV_WRITE_ZEROES, page, end - page, opening_step_done, &c->opening);
 	return STEPS_WAIT;
 }
 
 static int
 write_masks(struct steps *s)
 {
-	struct create *c = CONTAINER_OF(s, struct create, steps);
+	struct create *c = create_of(s);
 
-	masks_write(c->store, step_done, c);
+	masks_write(c->opening.store, opening_step_done, &c->opening);
 	return STEPS_WAIT;
 }
 
 static int
 write_super(struct steps *s)
 {
-	struct create *c = CONTAINER_OF(s, struct create, steps);
+	struct create *c = create_of(s);
 
-	super_write(c->store, &c->store->super, false, step_done, c);
+	super_write(c->opening.store, &c->opening.store->super, false, opening_step_done, &c->opening);
 	return STEPS_WAIT;
 }
 
 static int
 get_ready(struct steps *s)
 {
-	struct create *c = CONTAINER_OF(s, struct create, steps);
-
-	c->store->clean_on_disk = true;
-	if (alloc_init(c->store) != 0 || commit_init(c->store) != 0 || merge_init(c->store) != 0) {
-		return -ENOMEM;
-	}
-	return 0;
+	create_of(s)->opening.store->clean_on_disk = true;
+	return opening_get_ready(s);
 }
 
 static const struct step steps[] = {
@@ -207,50 +179,10 @@ static const struct step steps[] = {
 	{"getting ready", get_ready, NULL},
 };
 
-/* ---- Beginning and end ---- */
-
-static void
-answer(struct defer *d)
-{
-	struct create *c = CONTAINER_OF(d, struct create, defer);
-
-	if (c->status != 0) {
-		store_free(c->store);
-		c->store = NULL;
-	}
-	c->done(c->ctx, c->store, c->status, c->status == 0 ? NULL : &c->err);
-	free(c);
-}
-
-static void
-created(struct steps *s, int status)
-{
-	struct create *c = CONTAINER_OF(s, struct create, steps);
-
-	store_io_free(c->io);
-	c->status = status;
-	c->err = s->err;
-	thread_defer(&c->defer, answer); /* not from inside the call, nor from a request's end: the device may be closed */
-}
-
 int
 blob_store_create(struct blob_dev *dev, const struct blob_store_options *options, blob_store_done_fn done, void *ctx)
 {
 	struct create *c = calloc(1, sizeof(*c));
 
-	if (c == NULL) {
-		dev->ops->close(dev);
-		return -ENOMEM;
-	}
-	c->done = done;
-	c->ctx = ctx;
-	c->store = store_alloc(dev, options, &c->status);
-	if (c->store == NULL) {
-		err_set(&c->err, c->status, "%s cannot be opened", dev->name);
-		dev->ops->close(dev);
-		thread_defer(&c->defer, answer);
-		return 0;
-	}
-	steps_run(&c->steps, steps, ARRAY_SIZE(steps), created);
-	return 0;
+	return opening_start(c == NULL ? NULL : &c->opening, dev, options, steps, ARRAY_SIZE(steps), done, ctx);
 }

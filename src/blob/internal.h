@@ -4,8 +4,8 @@
  *
  *	format.c          bytes <-> structures
  *	store.c           options, information, owner's queue of changes (md_op), events
- *	create.c load.c unload.c   a store's beginning and end; load.c reads all metadata, parse.c makes blobs of it,
- *	                  family.c brings them together, recover.c decides what was under way
+ *	create.c load.c unload.c   a store's beginning and end; open.c: what the first two have in common; load.c reads all
+ *	                  metadata, parse.c makes blobs of it, family.c brings them together, recover.c decides what was under way
  *	grow.c            a store on a device that has grown; masks.c: the three masks, read and written; ask.c: what only asks;
  *	map.c             maps of clusters
  *	alloc.c           who has which cluster and metadata page, watermarks; limbo.c: clusters on their way to be free
@@ -13,9 +13,9 @@
  *	io.c              the long way of requests; cow.c: clusters that a write needs; commit.c: their entry into the metadata
  *	                  (batched); release.c: unmapped clusters
  *	md.c              a blob's metadata to pages, and their writing
- *	volume.c          create, delete, xattrs, read-only; resize.c; reap.c: what deleted blobs give back
- *	snapshot.c        snapshots (of groups), clones; merge.c: what becomes of deleted snapshots; inflate.c; parent.c;
- *	                  external.c; copy.c; extent.c
+ *	volume.c          create, delete, xattrs, read-only; resize.c, resize_fresh.c; reap.c: what deleted blobs give back
+ *	snapshot.c        snapshots (of groups), clones; merge.c, merge_extents.c, merge_queue.c: what becomes of deleted
+ *	                  snapshots; inflate.c; parent.c; external.c; copy.c; extent.c
  *	check*.c          looks at and mends a store that nobody has open (check.h); survey*.c reads it, salvage*.c saves from it
  *
  * Invariants
@@ -236,7 +236,7 @@ struct blob_store {
 	struct unload *unload; /* unload.c: there beforehand, so that leaving needs no memory to begin */
 
 	struct blob_commit *commit;   /* commit.c */
-	struct blob_merges *merges;   /* merge.c */
+	struct blob_merges *merges;   /* merge_queue.c */
 	struct list externals;        /* external.c: struct blob_external */
 	struct blob_recovery *recovery; /* recover.c, while it is loaded */
 };
@@ -361,6 +361,8 @@ void alloc_unreserve(struct blob_store *store, uint64_t count);
 uint32_t alloc_take(struct blob_store *store, uint32_t near);
 /* A cluster that never became part of a blob on disk. Any thread. */
 void alloc_put_back(struct blob_store *store, uint32_t cluster);
+/* Owner: the same for an extent that is in no map any thread uses: its clusters from its entry `from` on, and its page. */
+void alloc_put_back_extent(struct blob_store *store, const struct blob_extent *e, uint64_t from);
 /*
  * Owner. Clusters that the metadata on stable storage gives up: they are free after a grace period, and cleared by `clear`.
  * In the background; the array is copied. BUSY and 0 entries are skipped.
@@ -673,8 +675,10 @@ struct snapshot_pair {
 /* How many pairs; -EILSEQ. Pure. */
 int snapshot_intent_decode(const void *value, size_t bytes, struct snapshot_pair ret_pairs[SNAPSHOT_GROUP_MAX]);
 
-/* ---- merge.c ---- */
+/* ---- merge_queue.c ---- */
 
+/* A deleted snapshot has one clone, or none, left, or was found when the store was loaded: background work. Owner. */
+void merge_consider(struct blob *snapshot);
 /* The blob's map or place in its family is about to change in this md_op: what was prepared for a merge that it takes part in is
  * dropped; the merge begins anew, or is considered again. */
 void merge_disturb(struct blob *blob);
@@ -700,8 +704,5 @@ struct touch {
 /* free(); NULL: memory */
 struct touch *touch_create(struct blob_channel *ch, void (*done)(struct touch *touch, int status), void *ctx);
 void touch_start(struct touch *touch, uint64_t cluster);
-
-/* A deleted snapshot has one clone, or none, left, or was found when the store was loaded: background work. Owner. */
-void merge_consider(struct blob *snapshot);
 
 #endif

@@ -17,8 +17,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "blob/internal.h"
-#include "event/steps.h"
+#include "blob/open_internal.h"
 
 #define READERS 8u
 #define GAP_PAGES 8u     /* pages that nobody needs, read along rather than making two requests */
@@ -32,10 +31,8 @@ struct slab {
 };
 
 struct load {
-	struct steps steps;
+	struct opening opening;
 	struct defer defer;
-	struct blob_store *store;
-	struct store_io *super_io;
 	struct md_pages pages;
 	struct slab *slabs;
 	bool whole; /* the masks are not to be believed */
@@ -44,24 +41,18 @@ struct load {
 	unsigned reading;
 	int read_status;
 	uint32_t next_blob;
-	blob_store_done_fn done;
-	void *ctx;
-	int status;
-	struct err err;
 };
 
-static void
-step_done(void *ctx, int status)
+static struct load *
+load_of(struct steps *s)
 {
-	struct load *l = ctx;
-
-	steps_continue(&l->steps, status);
+	return CONTAINER_OF(s, struct load, opening.steps);
 }
 
 static void
-io_done(struct store_io *io, int status)
+step_done(struct load *l, int status)
 {
-	step_done(io->ctx, status);
+	opening_step_done(&l->opening, status);
 }
 
 /* ---- The super block and the masks ---- */
@@ -69,29 +60,22 @@ io_done(struct store_io *io, int status)
 static int
 read_super(struct steps *s)
 {
-	struct load *l = CONTAINER_OF(s, struct load, steps);
-	struct blob_store *store = l->store;
+	struct blob_store *store = load_of(s)->opening.store;
 	size_t bytes = MAX(BLOB_PAGE_BYTES, store->dev->block_size);
 
 	if (store->dev->num_blocks << store->block_shift < bytes) {
 		return err_set(&s->err, -EINVAL, "%s has less than %zu bytes", store->dev->name, bytes);
 	}
-	l->super_io = store_io_create(store, bytes);
-	if (l->super_io == NULL) {
-		return -ENOMEM;
-	}
-	l->super_io->ctx = l;
-	store_io_submit(l->super_io, BLOB_DEV_READ, 0, bytes, io_done);
-	return STEPS_WAIT;
+	return opening_read_super(s);
 }
 
 static int
 check_super(struct steps *s)
 {
-	struct load *l = CONTAINER_OF(s, struct load, steps);
-	struct blob_store *store = l->store;
+	struct load *l = load_of(s);
+	struct blob_store *store = l->opening.store;
 	const char *wanted = store->options.type;
-	int rc = blob_super_decode(l->super_io->buf, &store->super, &s->err);
+	int rc = blob_super_decode(l->opening.io->buf, &store->super, &s->err);
 
 	if (rc == 0) {
 		rc = blob_super_fits(&store->super, store->dev->num_blocks << store->block_shift, &s->err);
@@ -132,12 +116,12 @@ masks_done(void *ctx, int status)
 static int
 read_masks(struct steps *s)
 {
-	struct load *l = CONTAINER_OF(s, struct load, steps);
+	struct load *l = load_of(s);
 
 	if (l->whole) {
 		return 0;
 	}
-	masks_read(l->store, masks_done, l);
+	masks_read(l->opening.store, masks_done, l);
 	return STEPS_WAIT;
 }
 
@@ -185,7 +169,7 @@ forget_pages(struct load *l)
 static bool
 wanted(const struct load *l, uint32_t page)
 {
-	return l->whole || bits_get(&l->store->pages, page);
+	return l->whole || bits_get(&l->opening.store->pages, page);
 }
 
 /* Whether the page may be of use. One whose checksum is wrong is, when it says that it is the first of a blob: damaged, not
@@ -220,7 +204,7 @@ static void
 run_read(struct store_io *io, int status)
 {
 	struct load *l = io->ctx;
-	uint32_t page_bytes = l->store->super.md_page_bytes;
+	uint32_t page_bytes = l->opening.store->super.md_page_bytes;
 	uint32_t n = (uint32_t)(io->iov.iov_len / page_bytes);
 
 	for (uint32_t i = 0; i < n && status == 0; i++) {
@@ -236,11 +220,11 @@ run_read(struct store_io *io, int status)
 static uint32_t
 next_run(struct load *l, uint32_t *ret_first)
 {
-	uint32_t most = (uint32_t)MAX(STORE_IO_BYTES / l->store->super.md_page_bytes, 1u);
-	uint32_t length = l->store->super.md.length, first = l->next_page, end;
+	uint32_t most = (uint32_t)MAX(STORE_IO_BYTES / l->opening.store->super.md_page_bytes, 1u);
+	uint32_t length = l->opening.store->super.md.length, first = l->next_page, end;
 
 	while (first < length && !wanted(l, first)) {
-		if (first % 64 == 0 && l->store->pages.words[first / 64] == 0) {
+		if (first % 64 == 0 && l->opening.store->pages.words[first / 64] == 0) {
 			first += 64;
 		} else {
 			first++;
@@ -264,12 +248,12 @@ next_run(struct load *l, uint32_t *ret_first)
 static void
 read_more(struct load *l, struct store_io *io)
 {
-	uint64_t page_bytes = l->store->super.md_page_bytes;
+	uint64_t page_bytes = l->opening.store->super.md_page_bytes;
 	uint32_t first, n = l->read_status == 0 ? next_run(l, &first) : 0;
 
 	if (n > 0) {
 		io->at = first;
-		store_io_submit(io, BLOB_DEV_READ, (l->store->super.md.start + (uint64_t)first) * page_bytes, n * page_bytes,
+		store_io_submit(io, BLOB_DEV_READ, (l->opening.store->super.md.start + (uint64_t)first) * page_bytes, n * page_bytes,
 				run_read);
 		return;
 	}
@@ -282,8 +266,8 @@ read_more(struct load *l, struct store_io *io)
 static int
 read_pages(struct steps *s)
 {
-	struct load *l = CONTAINER_OF(s, struct load, steps);
-	struct blob_store *store = l->store;
+	struct load *l = load_of(s);
+	struct blob_store *store = l->opening.store;
 	struct store_io *io;
 
 	if (l->whole) { /* what masks may have said */
@@ -325,7 +309,7 @@ begins_blob(const struct load *l, uint32_t page)
 	struct blob_page decoded;
 
 	if (!l->whole) {
-		return bits_get(&l->store->blobids, page);
+		return bits_get(&l->opening.store->blobids, page);
 	}
 	if (bytes == NULL) {
 		return false;
@@ -348,7 +332,7 @@ make_blobs(struct defer *d)
 
 	for (unsigned n = 0; n < BLOBS_A_TURN && l->next_blob < l->pages.count && rc == 0; l->next_blob++) {
 		if (begins_blob(l, l->next_blob)) {
-			rc = load_blob(l->store, &l->pages, l->next_blob);
+			rc = load_blob(l->opening.store, &l->pages, l->next_blob);
 			n++;
 		}
 	}
@@ -362,7 +346,7 @@ make_blobs(struct defer *d)
 static int
 start_blobs(struct steps *s)
 {
-	struct load *l = CONTAINER_OF(s, struct load, steps);
+	struct load *l = load_of(s);
 
 	l->next_blob = 0;
 	thread_defer(&l->defer, make_blobs);
@@ -373,13 +357,13 @@ start_blobs(struct steps *s)
 static int
 read_whole(struct steps *s)
 {
-	struct load *l = CONTAINER_OF(s, struct load, steps);
+	struct load *l = load_of(s);
 
 	if (!l->pages.beyond || l->whole) {
 		return 0;
 	}
 	forget_pages(l);
-	store_forget_blobs(l->store);
+	store_forget_blobs(l->opening.store);
 	l->whole = true;
 	l->again = true;
 	return read_pages(s);
@@ -388,7 +372,7 @@ read_whole(struct steps *s)
 static int
 start_blobs_again(struct steps *s)
 {
-	struct load *l = CONTAINER_OF(s, struct load, steps);
+	struct load *l = load_of(s);
 
 	return l->again ? start_blobs(s) : 0;
 }
@@ -396,24 +380,13 @@ start_blobs_again(struct steps *s)
 static int
 bring_together(struct steps *s)
 {
-	struct load *l = CONTAINER_OF(s, struct load, steps);
+	struct load *l = load_of(s);
 	int rc;
 
-	l->store->recovered = l->whole;
-	rc = load_family(l->store, &l->pages, &s->err);
+	l->opening.store->recovered = l->whole;
+	rc = load_family(l->opening.store, &l->pages, &s->err);
 	forget_pages(l);
 	return rc;
-}
-
-static int
-get_ready(struct steps *s)
-{
-	struct load *l = CONTAINER_OF(s, struct load, steps);
-
-	if (alloc_init(l->store) != 0 || commit_init(l->store) != 0 || merge_init(l->store) != 0) {
-		return -ENOMEM;
-	}
-	return 0;
 }
 
 static void
@@ -425,20 +398,20 @@ recovered(void *ctx)
 static int
 write_recovery(struct steps *s)
 {
-	struct load *l = CONTAINER_OF(s, struct load, steps);
+	struct load *l = load_of(s);
 
-	recover_write(l->store, recovered, l);
+	recover_write(l->opening.store, recovered, l);
 	return STEPS_WAIT;
 }
 
 static int
 take_up_merges(struct steps *s)
 {
-	struct load *l = CONTAINER_OF(s, struct load, steps);
+	struct load *l = load_of(s);
 	struct blob *blob;
 
-	if (md_op_refused(l->store, NULL) == 0) {
-		LIST_FOREACH(blob, &l->store->blobs, link) {
+	if (md_op_refused(l->opening.store, NULL) == 0) {
+		LIST_FOREACH(blob, &l->opening.store->blobs, link) {
 			if (blob->deleted && blob->damage.code == 0) {
 				merge_consider(blob);
 			}
@@ -456,36 +429,15 @@ static const struct step steps[] = {
 	{"reading all metadata", read_whole, NULL},
 	{"making blobs", start_blobs_again, NULL},
 	{"bringing blobs together", bring_together, NULL},
-	{"getting ready", get_ready, NULL},
+	{"getting ready", opening_get_ready, NULL},
 	{"writing what was recovered", write_recovery, NULL},
 	{"taking up merges", take_up_merges, NULL},
 };
 
-/* ---- Beginning and end ---- */
-
 static void
-answer(struct defer *d)
+release(struct opening *o)
 {
-	struct load *l = CONTAINER_OF(d, struct load, defer);
-
-	forget_pages(l);
-	if (l->status != 0) {
-		store_free(l->store);
-		l->store = NULL;
-	}
-	l->done(l->ctx, l->store, l->status, l->status == 0 ? NULL : &l->err);
-	free(l);
-}
-
-static void
-loaded(struct steps *s, int status)
-{
-	struct load *l = CONTAINER_OF(s, struct load, steps);
-
-	store_io_free(l->super_io);
-	l->status = status;
-	l->err = s->err;
-	thread_defer(&l->defer, answer); /* not from inside the call, nor from a request's end: the device may be closed */
+	forget_pages(CONTAINER_OF(o, struct load, opening));
 }
 
 int
@@ -493,19 +445,8 @@ blob_store_load(struct blob_dev *dev, const struct blob_store_options *options, 
 {
 	struct load *l = calloc(1, sizeof(*l));
 
-	if (l == NULL) {
-		dev->ops->close(dev);
-		return -ENOMEM;
+	if (l != NULL) {
+		l->opening.release = release;
 	}
-	l->done = done;
-	l->ctx = ctx;
-	l->store = store_alloc(dev, options, &l->status);
-	if (l->store == NULL) {
-		err_set(&l->err, l->status, "%s cannot be opened", dev->name);
-		dev->ops->close(dev);
-		thread_defer(&l->defer, answer);
-		return 0;
-	}
-	steps_run(&l->steps, steps, ARRAY_SIZE(steps), loaded);
-	return 0;
+	return opening_start(l == NULL ? NULL : &l->opening, dev, options, steps, ARRAY_SIZE(steps), done, ctx);
 }

@@ -8,359 +8,28 @@
  *	        that writes changed meanwhile come again, until few are left.
  *	final   the clone's gate closed to writes; what is left; SNAPRM = clone on the snapshot, flush; the clone's chain with
  *	        the new pages and the snapshot's parent, flush: the commit; extents in memory, then what is below; the
- *	        gate opens; the
- *	        snapshot's first page zeroed, flush
+ *	        gate opens; the snapshot's first page zeroed, flush
  *	after   a grace period; the snapshot's clusters that the clone had itself, and its pages, are given back
  *
- * What cannot go on rests until merge_kick(). One that waits for others (a clone that is busy, an external snapshot that is
- * missing) does no more than that; one that lacks clusters goes on with merge_space(), too; and what failed, for whatever reason,
- * is tried again by itself, after a second, then twice as long each time, at most a minute. What was taken up is not written
- * anywhere: a deleted snapshot with one clone is taken up again when the store is loaded.
+ * Who has its turn, and what is tried again: merge_queue.c; the extents: merge_extents.c.
  *
  * Invariants
  *  1. What a reader of the clone finds is the same at every moment: an extent is replaced by one that has the same entries and,
  *     where there were none, those of the snapshot; only then what is below changes (internal.h, invariant 2).
- *  2. Prepared extents and pages belong to the merge until the commit; when the clone's map or the family changes, they are
- *     dropped (merge_disturb()).
- *  3. Clusters of the clone beyond the snapshot's end read as zeroes, not as what lies deeper: those for which there is something
+ *  2. Clusters of the clone beyond the snapshot's end read as zeroes, not as what lies deeper: those for which there is something
  *     deeper are allocated before the snapshot goes.
- *  4. The timer runs only while something has failed: a store at rest wakes nobody.
  *
  * Context: the owner.
  */
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "blob/internal.h"
+#include "blob/merge_internal.h"
 
 #define MERGE_PIECE 16u    /* extents of one operation */
 #define MERGE_FEW 16u      /* extents that the final operation may have left */
 #define MERGE_PASSES 8u    /* after so many it has as many as there are */
 #define MERGE_CLEAN 64u    /* extents cleaned up in one turn */
-#define AGAIN_MIN_S 1u     /* after a failure */
-#define AGAIN_MAX_S 60u
-
-/* An extent of the clone as it will be. */
-struct prepared {
-	struct blob_extent *e;          /* its page is claimed */
-	const struct blob_extent *from; /* the clone's, as it was; NULL: none */
-	uint64_t drop[BLOB_EXTENT_CLUSTERS / 64]; /* the snapshot's clusters that nobody has afterwards */
-};
-
-enum fate {
-	FATE_NONE, /* the snapshot has nothing there, or the clone ends before */
-	FATE_TAKE, /* the snapshot's extent becomes the clone's */
-	FATE_MIX,
-};
-
-struct merge {
-	struct list link;
-	struct blob_store *store;
-	struct blob *snapshot;
-	struct blob *clone; /* the one that `prepared` is for; NULL: none yet */
-	struct prepared **prepared;
-	uint64_t num_extents; /* of prepared */
-	uint64_t next;
-	unsigned passes, dirty;
-	int resting;  /* 0: to be taken up; -EBUSY: somebody's end, who kicks, is waited for; else how it failed */
-	bool failing; /* it has, and was not finished since */
-	bool restart, gated;
-	struct md_op op;
-	struct md_tx pages;
-	struct md_persist mark;
-	struct md_image image;
-	struct md_tx body, commit, end;
-	struct volume_erase erase;
-	struct blob_map *map; /* the clone's as it will be, for the image */
-	struct blob_extent **old; /* the clone's that were replaced */
-	uint64_t num_old;
-	struct reap *reap;
-	struct blob_wait wait;
-	struct defer defer;
-	/* Clusters that must be there before (invariant 3). */
-	struct blob_channel ch;
-	struct touch *touch;
-	uint64_t touch_at;
-};
-
-struct blob_merges {
-	struct blob_store *store;
-	struct list all;
-	struct merge *active;
-	unsigned failing; /* of all */
-	bool lost;        /* there was no memory for one */
-	struct timer again;
-	bool timing; /* it runs */
-	unsigned delay_s;
-};
-
-static void run(struct md_op *op);
-
-static void
-drop_prepared(struct merge *m)
-{
-	for (uint64_t i = 0; i < m->num_extents; i++) {
-		struct prepared *p = m->prepared[i];
-
-		if (p == NULL) {
-			continue;
-		}
-		if (p->e->page != 0) {
-			alloc_free_page(m->store, p->e->page);
-		}
-		free(p->e);
-		free(p);
-	}
-	free(m->prepared);
-	m->prepared = NULL;
-	m->num_extents = 0;
-	m->clone = NULL;
-	m->restart = false;
-}
-
-/* ---- Which one, and when ---- */
-
-static void
-take_up(struct blob_store *store)
-{
-	struct blob_merges *merges = store->merges;
-	struct merge *m;
-
-	if (merges->active != NULL || md_op_refused(store, NULL) != 0) {
-		return;
-	}
-	LIST_FOREACH(m, &merges->all, link) {
-		if (m->resting == 0) {
-			merges->active = m;
-			store_background_begin(store);
-			md_op_start(store, &m->op, "merge", run);
-			return;
-		}
-	}
-}
-
-static void
-find_lost(struct blob_merges *merges)
-{
-	struct blob *blob;
-
-	merges->lost = false;
-	LIST_FOREACH(blob, &merges->store->blobs, link) {
-		if (blob->deleted && blob->damage.code == 0) {
-			merge_consider(blob);
-		}
-	}
-}
-
-static void
-wake_all(struct blob_store *store)
-{
-	struct blob_merges *merges = store->merges;
-	struct merge *m;
-
-	if (merges->lost) {
-		find_lost(merges);
-	}
-	LIST_FOREACH(m, &merges->all, link) {
-		m->resting = 0;
-	}
-	take_up(store);
-}
-
-static void
-try_again(struct timer *timer)
-{
-	struct blob_merges *merges = CONTAINER_OF(timer, struct blob_merges, again);
-
-	merges->timing = false;
-	wake_all(merges->store);
-}
-
-/* Without memory for a timer: with the next change. */
-static void
-start_timer(struct blob_merges *merges)
-{
-	if (!merges->timing && timer_start(&merges->again, merges->delay_s * UINT64_C(1000000), try_again) == 0) {
-		merges->timing = true;
-		merges->delay_s = MIN(merges->delay_s * 2, AGAIN_MAX_S);
-	}
-}
-
-static void
-note_failure(struct merge *m)
-{
-	struct blob_merges *merges = m->store->merges;
-
-	start_timer(merges);
-	if (!m->failing) {
-		m->failing = true;
-		if (merges->failing++ == 0) {
-			store_event(m->store, BLOB_STORE_STALLED);
-		}
-	}
-}
-
-static void
-note_end(struct merge *m)
-{
-	struct blob_merges *merges = m->store->merges;
-
-	if (m->failing && --merges->failing == 0) {
-		merges->delay_s = AGAIN_MIN_S;
-		store_event(m->store, BLOB_STORE_STALLED_ENDS);
-	}
-	if (merges->failing == 0 && !merges->lost && merges->timing) {
-		merges->timing = false;
-		timer_stop(&merges->again);
-	}
-}
-
-static void
-free_merge(struct merge *m)
-{
-	drop_prepared(m);
-	list_remove(&m->link);
-	free(m);
-}
-
-/* It is not the active one any more; the next. status 0: it has ended; else why it rests. */
-static void
-step_back(struct merge *m, int status)
-{
-	struct blob_store *store = m->store;
-
-	store->merges->active = NULL;
-	m->resting = status;
-	if (status == 0) {
-		note_end(m);
-		free_merge(m);
-	} else {
-		drop_prepared(m); /* pages that others may need, or that must not be in the masks */
-		if (status != -EBUSY) {
-			note_failure(m);
-		}
-	}
-	take_up(store);
-	store_background_end(store);
-}
-
-static struct merge *
-find(const struct blob_store *store, const struct blob *snapshot)
-{
-	struct merge *m;
-
-	LIST_FOREACH(m, &store->merges->all, link) {
-		if (m->snapshot == snapshot) {
-			return m;
-		}
-	}
-	return NULL;
-}
-
-static bool
-has_several_clones(const struct blob *blob)
-{
-	return !list_empty(&blob->clones) && blob->clones.next != blob->clones.prev;
-}
-
-void
-merge_consider(struct blob *snapshot)
-{
-	struct blob_store *store = snapshot->store;
-	struct merge *m;
-
-	if (!snapshot->deleted || snapshot->gone || has_several_clones(snapshot) || md_op_refused(store, NULL) != 0) {
-		return;
-	}
-	m = find(store, snapshot);
-	if (m == NULL) {
-		m = calloc(1, sizeof(*m));
-		if (m == NULL) {
-			store->merges->lost = true;
-			start_timer(store->merges);
-			return;
-		}
-		m->store = store;
-		m->snapshot = snapshot;
-		list_append(&store->merges->all, &m->link);
-	}
-	m->resting = 0;
-	take_up(store);
-}
-
-void
-merge_kick(struct blob_store *store)
-{
-	wake_all(store);
-}
-
-void
-merge_space(struct blob_store *store)
-{
-	struct merge *m;
-
-	LIST_FOREACH(m, &store->merges->all, link) {
-		if (m->resting == -ENOSPC) {
-			m->resting = 0;
-		}
-	}
-	take_up(store);
-}
-
-void
-merge_disturb(struct blob *blob)
-{
-	struct merge *m;
-
-	LIST_FOREACH(m, &blob->store->merges->all, link) {
-		if (m->snapshot == blob || m->clone == blob) {
-			m->restart = true;
-		}
-	}
-}
-
-int
-merge_init(struct blob_store *store)
-{
-	struct blob_merges *merges = calloc(1, sizeof(*merges));
-
-	if (merges == NULL) {
-		return -ENOMEM;
-	}
-	merges->store = store;
-	merges->delay_s = AGAIN_MIN_S;
-	list_init(&merges->all);
-	store->merges = merges;
-	return 0;
-}
-
-void
-merge_stop(struct blob_store *store)
-{
-	struct merge *m = store->merges->active;
-
-	if (m != NULL && m->touch != NULL) {
-		blob_channel_cancel(&m->ch, -ECANCELED);
-	}
-}
-
-void
-merge_release(struct blob_store *store)
-{
-	struct blob_merges *merges = store->merges;
-
-	if (merges == NULL) {
-		return;
-	}
-	CHECK(merges->active == NULL);
-	timer_stop(&merges->again);
-	while (!list_empty(&merges->all)) {
-		free_merge(LIST_FIRST(&merges->all, struct merge, link));
-	}
-	free(merges);
-	store->merges = NULL;
-}
 
 /* ---- After the commit: what is left of the snapshot ---- */
 
@@ -402,7 +71,7 @@ clean_up(struct defer *d)
 	free(m->old);
 	blob_map_free(m->map, false);
 	reap_blob(m->reap, m->snapshot);
-	step_back(m, 0);
+	merge_step_back(m, 0);
 }
 
 static void
@@ -473,7 +142,7 @@ final_failed(struct merge *m, int status)
 	m->next = 0;
 	m->passes = 0;
 	md_op_end(&m->op);
-	step_back(m, status);
+	merge_step_back(m, status);
 }
 
 static uint64_t
@@ -603,129 +272,6 @@ marked(struct md_persist *p, int status)
 	md_tx_write(&m->body, true, body_written);
 }
 
-/* ---- Preparing ---- */
-
-static uint64_t
-in_extent(uint64_t num_clusters, uint64_t index)
-{
-	uint64_t start = index * BLOB_EXTENT_CLUSTERS;
-
-	return num_clusters <= start ? 0 : MIN(num_clusters - start, (uint64_t)BLOB_EXTENT_CLUSTERS);
-}
-
-static enum fate
-fate(const struct merge *m, uint64_t i)
-{
-	struct blob_map *of = atomic_load_explicit(&m->snapshot->head.map, memory_order_relaxed);
-	struct blob_map *map = atomic_load_explicit(&m->clone->head.map, memory_order_relaxed);
-	struct blob_extent *s = i < of->num_extents ? blob_map_extent(of, i) : NULL;
-	struct blob_extent *c = i < map->num_extents ? blob_map_extent(map, i) : NULL;
-
-	if (s == NULL || i >= map->num_extents) {
-		return FATE_NONE;
-	}
-	if (c == NULL && (s->page != 0) == blob_has_table(m->clone) &&
-	    in_extent(of->num_clusters, i) == in_extent(map->num_clusters, i)) {
-		return FATE_TAKE;
-	}
-	return FATE_MIX;
-}
-
-/* What was prepared is not what it must be, or nothing was. */
-static bool
-is_dirty(const struct merge *m, uint64_t i)
-{
-	struct blob_map *map = atomic_load_explicit(&m->clone->head.map, memory_order_relaxed);
-	const struct prepared *p = m->prepared[i];
-	const struct blob_extent *c;
-
-	if (fate(m, i) != FATE_MIX) {
-		return false;
-	}
-	c = blob_map_extent(map, i);
-	return p == NULL || p->from != c || (c != NULL && c->touched);
-}
-
-static struct prepared *
-make_prepared(struct merge *m, uint64_t i)
-{
-	struct prepared *p = m->prepared[i];
-
-	if (p != NULL) {
-		return p;
-	}
-	p = calloc(1, sizeof(*p));
-	if (p == NULL || (p->e = calloc(1, sizeof(*p->e))) == NULL) {
-		free(p);
-		return NULL;
-	}
-	m->prepared[i] = p;
-	return p;
-}
-
-static int
-prepare(struct merge *m, uint64_t i, struct md_tx *tx)
-{
-	struct blob_map *of = atomic_load_explicit(&m->snapshot->head.map, memory_order_relaxed);
-	struct blob_map *map = atomic_load_explicit(&m->clone->head.map, memory_order_relaxed);
-	struct blob_extent *s = blob_map_extent(of, i), *c = blob_map_extent(map, i);
-	struct prepared *p = make_prepared(m, i);
-	uint64_t n = in_extent(map->num_clusters, i);
-
-	if (p == NULL) {
-		return -ENOMEM;
-	}
-	if (p->e->page == 0 && blob_has_table(m->clone)) {
-		p->e->page = alloc_page(m->store);
-		if (p->e->page == BLOB_PAGE_NONE) {
-			p->e->page = 0;
-			return -ENOSPC;
-		}
-	}
-	memset(p->drop, 0, sizeof(p->drop));
-	if (c != NULL) {
-		c->touched = false;
-	}
-	p->from = c;
-	for (unsigned k = 0; k < BLOB_EXTENT_CLUSTERS; k++) {
-		uint32_t below = atomic_load_explicit(&s->cluster[k], memory_order_relaxed);
-		uint32_t own = c == NULL ? 0 : atomic_load_explicit(&c->cluster[k], memory_order_acquire);
-
-		if (own == BLOB_CLUSTER_BUSY) { /* its commit comes, and touches the extent */
-			own = 0;
-		}
-		if (below != 0 && (own != 0 || k >= n)) {
-			p->drop[k / 64] |= UINT64_C(1) << (k % 64);
-		}
-		atomic_store_explicit(&p->e->cluster[k], own != 0 ? own : k < n ? below : 0, memory_order_relaxed);
-	}
-	return p->e->page == 0 ? 0 : md_put_extent_of(tx, m->clone->id, map->num_clusters, p->e, i, p->e->page);
-}
-
-/* The clone's map as it will be, and what else must not fail later. */
-static int
-make_map(struct merge *m)
-{
-	struct blob_map *of = atomic_load_explicit(&m->snapshot->head.map, memory_order_relaxed);
-	struct blob_map *map = atomic_load_explicit(&m->clone->head.map, memory_order_relaxed);
-
-	m->map = blob_map_create(map->num_clusters, map);
-	m->old = calloc(m->num_extents + 1, sizeof(struct blob_extent *));
-	m->reap = reap_create(m->store, blob_clear_method(m->snapshot));
-	if (m->map == NULL || m->old == NULL || m->reap == NULL) {
-		return -ENOMEM;
-	}
-	for (uint64_t i = 0; i < m->num_extents; i++) {
-		enum fate f = fate(m, i);
-
-		if (f != FATE_NONE) {
-			atomic_store_explicit(&m->map->extents[i], f == FATE_TAKE ? blob_map_extent(of, i) : m->prepared[i]->e,
-					      memory_order_relaxed);
-		}
-	}
-	return 0;
-}
-
 /* Its clone's gate is closed, nothing is written there. */
 static void
 final(struct md_op *op)
@@ -741,17 +287,17 @@ final(struct md_op *op)
 		final_failed(m, -EBUSY);
 		return;
 	}
-	if (m->restart || m->clone->busy || m->snapshot->opens > 0 || has_several_clones(m->snapshot)) {
+	if (m->restart || m->clone->busy || m->snapshot->opens > 0 || merge_has_several_clones(m->snapshot)) {
 		open_gate(m);
-		run(op);
+		merge_run(op);
 		return;
 	}
 	m->snapshot->gone = true; /* nobody opens it any more */
 	for (uint64_t i = 0; rc == 0 && i < m->num_extents; i++) {
-		rc = is_dirty(m, i) ? prepare(m, i, &m->body) : 0;
+		rc = merge_is_dirty(m, i) ? merge_prepare(m, i, &m->body) : 0;
 	}
 	if (rc == 0) {
-		rc = make_map(m);
+		rc = merge_make_map(m);
 	}
 	if (rc == 0) {
 		rc = md_persist_init(&m->mark, m->snapshot);
@@ -783,7 +329,7 @@ static void
 rest(struct merge *m, int status)
 {
 	md_op_end(&m->op);
-	step_back(m, status);
+	merge_step_back(m, status);
 }
 
 static void
@@ -794,9 +340,9 @@ touches_end(struct merge *m, int status)
 	blob_channel_put(&m->ch);
 	m->clone->opens--;
 	if (status != 0) {
-		step_back(m, md_op_refused(m->store, NULL) != 0 ? -EBUSY : status);
+		merge_step_back(m, md_op_refused(m->store, NULL) != 0 ? -EBUSY : status);
 	} else {
-		md_op_start(m->store, &m->op, "merge", run);
+		md_op_start(m->store, &m->op, "merge", merge_run);
 	}
 }
 
@@ -876,7 +422,7 @@ piece_ends(struct merge *m)
 		}
 		m->dirty = 0;
 	}
-	md_op_start(m->store, &m->op, "merge", run);
+	md_op_start(m->store, &m->op, "merge", merge_run);
 }
 
 static void
@@ -900,8 +446,8 @@ piece(struct merge *m)
 
 	md_tx_init(&m->pages, m->store);
 	for (unsigned n = 0; rc == 0 && n < MERGE_PIECE && m->next < m->num_extents; m->next++) {
-		if (is_dirty(m, m->next)) {
-			rc = prepare(m, m->next, &m->pages);
+		if (merge_is_dirty(m, m->next)) {
+			rc = merge_prepare(m, m->next, &m->pages);
 			m->dirty++;
 			n++;
 		}
@@ -917,41 +463,22 @@ piece(struct merge *m)
 	}
 }
 
-/* The clone is another than before, or has changed: from the beginning. */
-static int
-begin(struct merge *m, struct blob *clone)
-{
-	struct blob_map *of = atomic_load_explicit(&m->snapshot->head.map, memory_order_relaxed);
-	struct blob_map *map = atomic_load_explicit(&clone->head.map, memory_order_relaxed);
-
-	drop_prepared(m);
-	m->next = 0;
-	m->passes = m->dirty = 0;
-	m->prepared = calloc(MIN(of->num_extents, map->num_extents) + 1, sizeof(struct prepared *));
-	if (m->prepared == NULL) {
-		return -ENOMEM;
-	}
-	m->num_extents = MIN(of->num_extents, map->num_extents);
-	m->clone = clone;
-	return 0;
-}
-
 static void
 erased(void *ctx, int status)
 {
 	struct merge *m = ctx;
 
 	md_op_end(&m->op);
-	step_back(m, status);
+	merge_step_back(m, status);
 }
 
-static void
-run(struct md_op *op)
+void
+merge_run(struct md_op *op)
 {
 	struct merge *m = CONTAINER_OF(op, struct merge, op);
 	struct blob *clone;
 
-	if (has_several_clones(m->snapshot)) {
+	if (merge_has_several_clones(m->snapshot)) {
 		rest(m, 0);
 		return;
 	}
@@ -960,7 +487,7 @@ run(struct md_op *op)
 		return;
 	}
 	if (list_empty(&m->snapshot->clones)) {
-		drop_prepared(m);
+		merge_drop_prepared(m);
 		volume_erase(&m->erase, m->snapshot, erased, m);
 		return;
 	}
@@ -969,7 +496,7 @@ run(struct md_op *op)
 		rest(m, -EBUSY);
 		return;
 	}
-	if ((m->restart || m->clone != clone) && begin(m, clone) != 0) {
+	if ((m->restart || m->clone != clone) && merge_begin(m, clone) != 0) {
 		rest(m, -ENOMEM);
 		return;
 	}

@@ -4,9 +4,8 @@
  * smaller of the two sizes cuts: of this there is a copy, on a page of its own, because an extent page has as many entries as
  * there are clusters in its range, and because nothing beyond the end may come back when the blob grows again.
  *
- * What a thick blob gets that no extent of the old map reaches is allocated before the gate closes, some extents an operation, so
- * that neither its I/O nor others' commits wait for it. When the blob is another by then (a snapshot was taken, another change of
- * its size came first), that is given back, and everything happens under the gate.
+ * What a thick blob gets that no extent of the old map reaches is allocated before the gate closes (resize_fresh.c); the rest
+ * happens under it.
  *
  * What is below a blob that grows may reach beyond its old end: the blob has not read that, and shall not. New clusters for which
  * somebody below has data are allocated and zeroed.
@@ -23,72 +22,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blob/internal.h"
+#include "blob/resize_internal.h"
 
-#define FILL_EXTENTS 64u /* of one write */
-
-struct resize {
-	struct md_op op;
-	struct md_persist persist;
-	struct blob_wait wait;
-	struct blob *blob;
-	bool gated;
-	/* Extents behind those of a blob of had_clusters. */
-	struct blob_extent **fresh;
-	uint64_t num_fresh, next_fresh;
-	uint64_t had_clusters;
-	struct md_tx fresh_pages;
-	struct blob_map *old, *map;
-	struct reap *reap;
-	uint64_t num_clusters;
-	uint64_t shared;   /* extents that both maps have */
-	uint64_t next;     /* extent to be filled */
-	uint64_t fill_end; /* those from here on are, or stay empty */
-	uint64_t reserved; /* clusters that were not taken yet */
-	uint64_t added, removed; /* clusters of the blob */
-	uint64_t zero_at;  /* cluster; from which on zeroes are to be written */
-	struct store_io *zero;
-	blob_done_fn done;
-	void *ctx;
-	struct err err;
-};
-
-/* Gives back what was allocated beforehand, and what was reserved for it. */
-static void
-drop_fresh(struct resize *r)
+void
+resize_answer(struct resize *r, int status)
 {
 	struct blob_store *store = r->blob->store;
 
-	if (r->fresh == NULL) {
-		return;
-	}
-	for (uint64_t i = 0; i < r->next_fresh; i++) {
-		struct blob_extent *e = r->fresh[i];
-
-		for (unsigned k = 0; e != NULL && k < BLOB_EXTENT_CLUSTERS; k++) {
-			uint32_t cluster = atomic_load_explicit(&e->cluster[k], memory_order_relaxed);
-
-			if (cluster != 0) {
-				alloc_put_back(store, cluster);
-			}
-		}
-		if (e != NULL && e->page != 0) {
-			alloc_free_page(store, e->page);
-		}
-		free(e);
-	}
-	free(r->fresh);
-	r->fresh = NULL;
-	alloc_unreserve(store, r->reserved);
-	r->reserved = 0;
-}
-
-static void
-answer(struct resize *r, int status)
-{
-	struct blob_store *store = r->blob->store;
-
-	drop_fresh(r);
+	resize_drop_fresh(r);
 	if (r->gated) {
 		gate_open(r->blob);
 	}
@@ -111,22 +52,12 @@ undo(struct resize *r)
 
 	for (uint64_t i = r->shared; r->map != NULL && i < r->map->num_extents; i++) {
 		struct blob_extent *e = blob_map_extent(r->map, i);
-		uint64_t start = i * BLOB_EXTENT_CLUSTERS;
+		uint64_t start = i * BLOB_EXTENT_CLUSTERS, had = r->old->num_clusters;
 
-		if (e == NULL) {
-			continue;
+		if (e != NULL) {
+			alloc_put_back_extent(store, e, had > start ? had - start : 0);
+			free(e);
 		}
-		for (uint64_t k = 0; k < BLOB_EXTENT_CLUSTERS; k++) {
-			uint32_t cluster = atomic_load_explicit(&e->cluster[k], memory_order_relaxed);
-
-			if (cluster != 0 && start + k >= r->old->num_clusters) {
-				alloc_put_back(store, cluster);
-			}
-		}
-		if (e->page != 0) {
-			alloc_free_page(store, e->page);
-		}
-		free(e);
 	}
 	blob_map_free(r->map, false);
 	if (r->reserved > 0) {
@@ -143,7 +74,7 @@ fail(struct resize *r, int status)
 	}
 	md_persist_release(&r->persist);
 	undo(r);
-	answer(r, status);
+	resize_answer(r, status);
 }
 
 static void
@@ -165,7 +96,7 @@ resized(struct md_persist *p, int status)
 	if (parent != NULL) {
 		merge_consider(parent);
 	}
-	answer(r, 0);
+	resize_answer(r, 0);
 }
 
 /* ---- New clusters ---- */
@@ -307,7 +238,7 @@ fill(struct resize *r)
 {
 	int rc = 0;
 
-	for (unsigned n = 0; rc == 0 && n < FILL_EXTENTS && r->next < r->fill_end; n++) {
+	for (unsigned n = 0; rc == 0 && n < RESIZE_FILL_EXTENTS && r->next < r->fill_end; n++) {
 		if (r->reserved == 0 && r->next > r->shared) { /* nothing more comes */
 			r->next = r->fill_end;
 			break;
@@ -398,8 +329,8 @@ removed_clusters(const struct resize *r)
 	return n;
 }
 
-static int
-reserve(struct resize *r, uint64_t needed)
+int
+resize_reserve(struct resize *r, uint64_t needed)
 {
 	int rc = alloc_reserve(r->blob->store, needed);
 
@@ -408,19 +339,6 @@ reserve(struct resize *r, uint64_t needed)
 	}
 	r->reserved = needed;
 	return 0;
-}
-
-/* What was allocated beforehand becomes part of the new map. */
-static void
-take_fresh(struct resize *r)
-{
-	for (uint64_t i = 0; i < r->num_fresh; i++) {
-		atomic_store_explicit(&r->map->extents[r->old->num_extents + i], r->fresh[i], memory_order_relaxed);
-	}
-	r->added = r->num_clusters - r->old->num_clusters - r->reserved;
-	r->persist.flush_first = true;
-	free(r->fresh);
-	r->fresh = NULL;
 }
 
 static int
@@ -432,11 +350,11 @@ prepare(struct resize *r)
 
 	r->old = atomic_load_explicit(&r->blob->head.map, memory_order_relaxed);
 	if (r->fresh != NULL && (blob_thin(r->blob) || r->old->num_clusters != r->had_clusters)) {
-		drop_fresh(r);
+		resize_drop_fresh(r);
 	}
 	needed = needed_clusters(r);
 	r->removed = removed_clusters(r);
-	rc = r->fresh != NULL ? 0 : reserve(r, needed);
+	rc = r->fresh != NULL ? 0 : resize_reserve(r, needed);
 	if (rc != 0) {
 		return rc;
 	}
@@ -450,7 +368,7 @@ prepare(struct resize *r)
 	rc = copy_cut_extent(r);
 	r->fill_end = r->map->num_extents;
 	if (rc == 0 && r->fresh != NULL) {
-		take_fresh(r);
+		resize_take_fresh(r);
 		r->fill_end = r->old->num_extents;
 	}
 	if (rc == 0 && needed > 0 && blob_thin(r->blob)) {
@@ -498,7 +416,7 @@ run(struct md_op *op)
 		rc = err_set(&r->err, -ENODEV, "blob %" PRIu64 ": its external snapshot is missing", r->blob->id);
 	}
 	if (rc != 0 || r->num_clusters == blob_num_clusters(r->blob)) {
-		answer(r, rc);
+		resize_answer(r, rc);
 		return;
 	}
 	merge_disturb(r->blob);
@@ -522,121 +440,12 @@ gated(struct blob_wait *wait)
 	md_op_start(r->blob->store, &r->op, "resize", run);
 }
 
-static void
-close_gate(struct resize *r)
+void
+resize_close_gate(struct resize *r)
 {
 	md_op_end(&r->op);
 	r->gated = true;
 	gate_close(r->blob, BLOB_GATE_ALL, &r->wait, gated);
-}
-
-/* ---- Before the gate ---- */
-
-static uint64_t
-extents_of(uint64_t clusters)
-{
-	return (clusters + BLOB_EXTENT_CLUSTERS - 1) / BLOB_EXTENT_CLUSTERS;
-}
-
-static int
-make_fresh(struct resize *r)
-{
-	struct blob_store *store = r->blob->store;
-	uint64_t index = extents_of(r->had_clusters) + r->next_fresh;
-	struct blob_extent *e = calloc(1, sizeof(*e));
-	uint32_t page, near = 0;
-
-	if (e == NULL) {
-		return -ENOMEM;
-	}
-	r->fresh[r->next_fresh++] = e;
-	for (uint64_t c = index * BLOB_EXTENT_CLUSTERS; c < MIN((index + 1) * BLOB_EXTENT_CLUSTERS, r->num_clusters); c++) {
-		near = alloc_take(store, near);
-		r->reserved--;
-		atomic_store_explicit(&e->cluster[c % BLOB_EXTENT_CLUSTERS], near, memory_order_relaxed);
-	}
-	if (!blob_has_table(r->blob)) {
-		return 0;
-	}
-	page = alloc_page(store);
-	if (page == BLOB_PAGE_NONE) {
-		return -ENOSPC;
-	}
-	e->page = page;
-	return md_put_extent_of(&r->fresh_pages, r->blob->id, r->num_clusters, e, index, page);
-}
-
-static void
-fresh_failed(struct resize *r, int status)
-{
-	md_tx_release(&r->fresh_pages);
-	if (r->err.code == 0) {
-		volume_error(r->blob, status, &r->err);
-	}
-	answer(r, status);
-}
-
-static void fill_fresh(struct md_op *op);
-
-/* Flushed with the body of the commit. */
-static void
-fresh_written(struct md_tx *tx, int status)
-{
-	struct resize *r = CONTAINER_OF(tx, struct resize, fresh_pages);
-
-	if (status != 0) {
-		fresh_failed(r, status);
-		return;
-	}
-	md_tx_release(tx);
-	if (r->next_fresh == r->num_fresh) {
-		close_gate(r);
-		return;
-	}
-	md_op_end(&r->op);
-	md_op_start(r->blob->store, &r->op, "resize", fill_fresh);
-}
-
-static void
-fill_fresh(struct md_op *op)
-{
-	struct resize *r = CONTAINER_OF(op, struct resize, op);
-	int rc = md_op_refused(op->store, &r->err);
-
-	md_tx_init(&r->fresh_pages, op->store);
-	for (unsigned n = 0; rc == 0 && n < FILL_EXTENTS && r->next_fresh < r->num_fresh; n++) {
-		rc = make_fresh(r);
-	}
-	if (rc != 0) {
-		fresh_failed(r, rc);
-	} else {
-		md_tx_write(&r->fresh_pages, false, fresh_written);
-	}
-}
-
-/* Of a thick blob that grows past its last extent. */
-static void
-start_fresh(struct resize *r)
-{
-	int rc;
-
-	r->had_clusters = blob_num_clusters(r->blob);
-	r->num_fresh = extents_of(r->num_clusters) - extents_of(r->had_clusters);
-	rc = reserve(r, r->num_clusters - r->had_clusters);
-	if (rc == 0) {
-		r->fresh = calloc(r->num_fresh, sizeof(*r->fresh));
-		rc = r->fresh == NULL ? -ENOMEM : 0;
-	}
-	if (rc == 0) {
-		fill_fresh(&r->op);
-		return;
-	}
-	if (r->reserved > 0) {
-		alloc_unreserve(r->blob->store, r->reserved);
-		r->reserved = 0;
-	}
-	md_tx_init(&r->fresh_pages, r->blob->store);
-	fresh_failed(r, rc);
 }
 
 /* Before the gate: clusters that are on their way may be what it needs, and nobody shall wait for them with it. */
@@ -647,16 +456,16 @@ look_for_space(struct md_op *op)
 	uint64_t has = blob_num_clusters(r->blob), needed = r->num_clusters > has ? r->num_clusters - has : 0;
 
 	if (blob_thin(r->blob) || needed == 0 || md_op_refused(op->store, NULL) != 0 || may_resize(r->blob, NULL) != 0) {
-		close_gate(r);
+		resize_close_gate(r);
 		return;
 	}
 	if (alloc_coming(op->store) &&
 	    atomic_load_explicit(&op->store->free_clusters, memory_order_relaxed) < needed) {
 		alloc_retry(op);
-	} else if (extents_of(r->num_clusters) > extents_of(has)) {
-		start_fresh(r);
+	} else if (resize_extents(r->num_clusters) > resize_extents(has)) {
+		resize_start_fresh(r);
 	} else {
-		close_gate(r);
+		resize_close_gate(r);
 	}
 }
 

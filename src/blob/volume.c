@@ -124,18 +124,8 @@ create_undo(struct create *c)
 	for (uint64_t i = 0; i < map->num_extents; i++) {
 		struct blob_extent *e = blob_map_extent(map, i);
 
-		if (e == NULL) {
-			continue;
-		}
-		for (unsigned k = 0; k < BLOB_EXTENT_CLUSTERS; k++) {
-			uint32_t cluster = atomic_load_explicit(&e->cluster[k], memory_order_relaxed);
-
-			if (cluster != 0) {
-				alloc_put_back(c->store, cluster);
-			}
-		}
-		if (e->page != 0) {
-			alloc_free_page(c->store, e->page);
+		if (e != NULL) {
+			alloc_put_back_extent(c->store, e, 0);
 		}
 	}
 	if (c->reserved > 0) {
