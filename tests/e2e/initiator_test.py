@@ -236,7 +236,7 @@ def test_idle_ones_wake_nobody(t):
         before = wakeups()
         time.sleep(0.5)
         return wakeups() == before
-    until(quiet, "half a second without a wake-up", 10)
+    until(quiet, "half a second without a wake-up")
 
 
 def test_ends_while_it_connects(t):
@@ -265,7 +265,7 @@ def ends_while_examined(t, gone):
         server.kill()
         server.wait()
         time.sleep(0.1)
-    d.stop(seconds=6)
+    d.stop(seconds=30)
 
 
 def test_ends_while_its_server_is_silent(t):
@@ -274,6 +274,22 @@ def test_ends_while_its_server_is_silent(t):
 
 def test_ends_while_its_server_is_gone(t):
     ends_while_examined(t, gone=True)
+
+
+def test_ends_with_load_on_a_silent_server(t):
+    """SIGTERM while a guest's reads and writes wait at a disk whose server has stopped."""
+    d = t.daemon()
+    server, path = nbdkit(t, "memory", "64M")
+    d.call("bdev_nbd_create", name="n0", socket=path)
+    d.controller("c0", "n0")
+    t.spawn([os.path.join(harness.BUILD, "berth"), "perf", "--socket", d.path("c0"), "--workload", "verify", "--size", "8M",
+             "--depth", "16", "--time", "20", "--quiet"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(0.5)
+    server.send_signal(signal.SIGSTOP)
+    time.sleep(0.2)
+    # Three seconds of the front end's patience, one of the disk's; none for connecting to a server that is silent.
+    d.stop(seconds=30)
+    server.send_signal(signal.SIGCONT)
 
 
 def test_ends_with_what_stands_on_a_silent_server(t):
@@ -296,7 +312,7 @@ def test_ends_with_what_stands_on_a_silent_server(t):
     for server in servers:
         server.send_signal(signal.SIGSTOP)
     time.sleep(0.2)
-    d.stop(seconds=15)
+    d.stop(seconds=30)
     for server in servers:
         server.send_signal(signal.SIGCONT)
 

@@ -23,6 +23,7 @@
 
 /* Under way, on the worker's stack. */
 struct work {
+	const struct remote_disk *disk;
 	struct iscsi_context *context;
 	int lun;
 	uint64_t deadline_ms;
@@ -40,7 +41,7 @@ now_ms(void)
 	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-/* Until *ended; 0, -ETIMEDOUT or -ECONNRESET. */
+/* Until *ended; 0, -ETIMEDOUT, -ECANCELED or -ECONNRESET. */
 static int
 serve(const struct work *w, const bool *ended)
 {
@@ -54,7 +55,9 @@ serve(const struct work *w, const bool *ended)
 		if (p.fd < 0) {
 			return -ECONNRESET;
 		}
-		poll(&p, 1, (int)MIN(w->deadline_ms - now, (uint64_t)1000000));
+		if (remote_wait(w->disk, &p, (int)MIN(w->deadline_ms - now, (uint64_t)1000000)) == -ECANCELED) {
+			return -ECANCELED;
+		}
 		if (p.revents != 0 && iscsi_service(w->context, p.revents) != 0 && !*ended) {
 			return -ECONNRESET;
 		}
@@ -314,7 +317,7 @@ log_in(struct work *w, struct iscsi_link *link, const struct iscsi_address *a, s
 		rc = serve(w, &login.ended);
 	}
 	if (rc != 0 || !login.good) {
-		if (rc == -ETIMEDOUT) {
+		if (rc == -ETIMEDOUT || rc == -ECANCELED) {
 			err_set(err, rc, "%s does not answer", link->portal);
 		} else {
 			rc = err_set(err, -ECONNREFUSED, "%s: %s", link->portal, iscsi_login_why(&login));
@@ -354,7 +357,9 @@ make(const struct iscsi_disk *disk, struct work *w, struct iscsi_link *link, str
 int
 iscsi_link_make(const struct iscsi_disk *disk, struct iscsi_link **ret_link, struct err *err)
 {
-	struct work w = {.lun = (int)disk->address->lun, .deadline_ms = now_ms() + disk->remote.options.connect_ms};
+	struct work w = {.disk = &disk->remote,
+			 .lun = (int)disk->address->lun,
+			 .deadline_ms = now_ms() + disk->remote.options.connect_ms};
 	struct iscsi_link *link = calloc(1, sizeof(*link));
 	struct err why = ERR_NONE;
 	int rc;

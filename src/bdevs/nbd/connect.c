@@ -61,9 +61,9 @@ under_way(struct nbd_handle *h)
 	return nbd_aio_is_connecting(h) == 1 || nbd_aio_is_negotiating(h) == 1;
 }
 
-/* What libnbd waits for has happened, or the time is up: 0, -ETIMEDOUT or -errno. */
+/* What libnbd waits for has happened, or the time is up: 0, -ETIMEDOUT, -ECANCELED or -errno. */
 static int
-step(struct nbd_handle *h, uint64_t deadline_ns)
+step(const struct remote_disk *disk, struct nbd_handle *h, uint64_t deadline_ns)
 {
 	unsigned direction = nbd_aio_get_direction(h);
 	struct pollfd p = {.fd = nbd_aio_get_fd(h)};
@@ -79,9 +79,9 @@ step(struct nbd_handle *h, uint64_t deadline_ns)
 	if (now >= deadline_ns) {
 		return -ETIMEDOUT;
 	}
-	n = poll(&p, 1, (int)((deadline_ns - now) / NS_PER_MS + 1));
+	n = remote_wait(disk, &p, (int)((deadline_ns - now) / NS_PER_MS + 1));
 	if (n <= 0) {
-		return n == 0 ? -ETIMEDOUT : errno == EINTR ? 0 : -errno;
+		return n == 0 ? -ETIMEDOUT : n == -EINTR ? 0 : n;
 	}
 	if ((p.revents & ~POLLOUT) != 0 && (direction & LIBNBD_AIO_DIRECTION_READ) != 0) {
 		return nbd_aio_notify_read(h) == 0 ? 0 : -EIO;
@@ -90,7 +90,8 @@ step(struct nbd_handle *h, uint64_t deadline_ns)
 }
 
 static int
-connect_one(const struct nbd_bdev_options *o, uint64_t deadline_ns, struct nbd_handle **ret_handle, struct err *err)
+connect_one(const struct remote_disk *disk, const struct nbd_bdev_options *o, uint64_t deadline_ns,
+	    struct nbd_handle **ret_handle, struct err *err)
 {
 	struct nbd_handle *h = nbd_create();
 	int rc = 0;
@@ -102,9 +103,9 @@ connect_one(const struct nbd_bdev_options *o, uint64_t deadline_ns, struct nbd_h
 		rc = nbd_failure(err);
 	}
 	while (rc == 0 && under_way(h)) {
-		rc = step(h, deadline_ns);
-		if (rc == -ETIMEDOUT) {
-			err_set(err, rc, "no connection within the time for it");
+		rc = step(disk, h, deadline_ns);
+		if (rc == -ETIMEDOUT || rc == -ECANCELED) {
+			err_set(err, rc, rc == -ETIMEDOUT ? "no connection within the time for it" : "nobody waits for it");
 		} else if (rc != 0) {
 			rc = nbd_failure(err);
 		}
@@ -184,17 +185,17 @@ nbd_link_free(struct nbd_link *link)
 }
 
 static int
-connect_more(const struct nbd_bdev_options *o, unsigned most, uint64_t deadline_ns, struct nbd_link *link,
+connect_more(const struct remote_disk *disk, const struct nbd_bdev_options *o, uint64_t deadline_ns, struct nbd_link *link,
 	     struct err *err)
 {
-	unsigned want = link->export.multi_conn ? most : 1;
+	unsigned want = link->export.multi_conn ? disk->options.lanes : 1;
 	int rc = 0;
 
 	link->remote.lanes = 1;
 	while (rc == 0 && link->remote.lanes < want) {
 		struct nbd_handle *h = NULL;
 
-		rc = connect_one(o, deadline_ns, &h, err);
+		rc = connect_one(disk, o, deadline_ns, &h, err);
 		if (rc == 0) {
 			link->handles[link->remote.lanes++] = h;
 			if (nbd_get_size(h) != (int64_t)link->export.bytes) {
@@ -206,7 +207,7 @@ connect_more(const struct nbd_bdev_options *o, unsigned most, uint64_t deadline_
 }
 
 int
-nbd_link_make(const struct nbd_bdev_options *o, unsigned most, struct nbd_link **ret_link, struct err *err)
+nbd_link_make(const struct remote_disk *disk, const struct nbd_bdev_options *o, struct nbd_link **ret_link, struct err *err)
 {
 	uint64_t deadline_ns = clock_now_ns() + o->connect_ms * NS_PER_MS;
 	struct nbd_link *link = calloc(1, sizeof(*link));
@@ -215,12 +216,12 @@ nbd_link_make(const struct nbd_bdev_options *o, unsigned most, struct nbd_link *
 	if (link == NULL) {
 		return err_set(err, -ENOMEM, "out of memory");
 	}
-	rc = connect_one(o, deadline_ns, &link->handles[0], err);
+	rc = connect_one(disk, o, deadline_ns, &link->handles[0], err);
 	if (rc == 0) {
 		rc = look(link->handles[0], &link->export, err);
 	}
 	if (rc == 0) {
-		rc = connect_more(o, most, deadline_ns, link, err);
+		rc = connect_more(disk, o, deadline_ns, link, err);
 	}
 	if (rc != 0) {
 		err_prefix(err, "%s: ", o->uri != NULL ? o->uri : o->socket != NULL ? o->socket : o->host);

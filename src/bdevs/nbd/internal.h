@@ -64,8 +64,9 @@ struct nbd_lane {
 
 /* ---- connect.c (a worker) ---- */
 
-/* Makes as many connections as the server allows, `most` at most. */
-int nbd_link_make(const struct nbd_bdev_options *options, unsigned most, struct nbd_link **ret_link, struct err *err);
+/* Makes as many connections as the server allows, a lane's each at most. */
+int nbd_link_make(const struct remote_disk *disk, const struct nbd_bdev_options *options, struct nbd_link **ret_link,
+		  struct err *err);
 /* Any thread that has the whole link. Accepts NULL. */
 void nbd_link_free(struct nbd_link *link);
 

@@ -33,7 +33,7 @@ static int
 make_link(struct remote_disk *remote, struct remote_link **ret_link, struct err *err)
 {
 	struct nbd_link *link;
-	int rc = nbd_link_make(&disk_of(remote)->options, remote->options.lanes, &link, err);
+	int rc = nbd_link_make(remote, &disk_of(remote)->options, &link, err);
 
 	if (rc == 0) {
 		*ret_link = &link->remote;

@@ -212,10 +212,13 @@ patience_ends(struct timer *timer)
 void
 remote_channel_cancel(struct remote_channel *c)
 {
+	bool hurry = atomic_load(&c->disk->hurry);
+
 	if (!c->up) {
 		end_cancelled(c);
-	} else if (!c->patient && (has_cancelled(&c->waiting) || has_cancelled(&c->flying))) {
-		c->patient = timer_start(&c->patience, PATIENCE_US, patience_ends) == 0;
+	} else if ((!c->patient || hurry) && (has_cancelled(&c->waiting) || has_cancelled(&c->flying))) {
+		timer_stop(&c->patience);
+		c->patient = !hurry && timer_start(&c->patience, PATIENCE_US, patience_ends) == 0;
 		if (!c->patient) {
 			patience_ends(&c->patience);
 		}

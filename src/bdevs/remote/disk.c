@@ -15,12 +15,15 @@
  *  3. A disk is freed when its bdev is gone and neither job nor visit is under way.
  *  4. While the other end is there, nothing but its descriptors can wake us.
  *  5. What is being removed is not connected to again. That nobody waits for its requests is seen to by each channel.
+ *  6. A job that nobody waits for is told so, and ends at once: what blocks in it is remote_wait().
  * Context: the app thread; run_connect() and run_refresh(), a worker.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -54,7 +57,7 @@ run_refresh(struct worker_job *job)
 	struct remote_disk *disk = CONTAINER_OF(job, struct remote_disk, job);
 
 	disk->job_err = ERR_NONE;
-	disk->job_status = disk->ops->refresh(disk->fresh, &disk->job_err);
+	disk->job_status = disk->ops->refresh(disk, disk->fresh, &disk->job_err);
 }
 
 /* 0 or -errno: no system thread is to be had. */
@@ -62,8 +65,13 @@ static int
 give_job(struct remote_disk *disk, void (*fn)(struct worker_job *job), void (*done)(struct worker_job *job))
 {
 	disk->job_err = ERR_NONE;
+	disk->hurry_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (disk->hurry_fd < 0) {
+		return err_set(&disk->job_err, -errno, "no descriptor for it: %s", strerror(errno));
+	}
 	disk->worker = worker_create(disk->ops->bdev.module_name, &disk->job_err);
 	if (disk->worker == NULL) {
+		close(disk->hurry_fd);
 		return disk->job_err.code;
 	}
 	disk->busy = true;
@@ -76,7 +84,32 @@ take_job(struct remote_disk *disk)
 {
 	worker_free(disk->worker);
 	disk->worker = NULL;
+	close(disk->hurry_fd);
 	disk->busy = false;
+}
+
+/* Its end is a message by the time this returns. */
+static void
+end_job(struct remote_disk *disk)
+{
+	if (disk->busy) {
+		(void)eventfd_write(disk->hurry_fd, 1);
+		worker_free(disk->worker);
+		disk->worker = NULL;
+	}
+}
+
+int
+remote_wait(const struct remote_disk *disk, struct pollfd *p, int ms)
+{
+	struct pollfd both[2] = {*p, {.fd = disk->hurry_fd, .events = POLLIN}};
+	int n = poll(both, 2, ms);
+
+	if (n < 0) {
+		return -errno;
+	}
+	p->revents = both[0].revents;
+	return both[1].revents != 0 ? -ECANCELED : n;
 }
 
 /* ---- Sizes ---- */
@@ -538,11 +571,7 @@ remote_destruct(struct bdev *bdev)
 	struct remote_disk *disk = CONTAINER_OF(bdev, struct remote_disk, bdev);
 
 	disk->destructed = true;
-	if (disk->busy) {
-		/* A step of connecting, at most: its end is a message by the time this returns. */
-		worker_free(disk->worker);
-		disk->worker = NULL;
-	}
+	end_job(disk);
 	try_free(disk);
 }
 
@@ -602,6 +631,7 @@ cancel(struct remote_disk *disk)
 	err_set(&err, -ECANCELED, "bdev '%s': detached before it was connected", disk->name);
 	answer_attach(disk, NULL, &err);
 	disk->destructed = true;
+	end_job(disk);
 	try_free(disk);
 }
 
@@ -660,6 +690,7 @@ remote_leave_all(void)
 	struct remote_disk *disk, *next;
 
 	LIST_FOREACH_SAFE (disk, next, &disks, list) {
+		atomic_store(&disk->hurry, true);
 		if (disk->registered && !atomic_exchange(&disk->removed, true)) {
 			LOG_NOTICE(BDEV, disk->name, "is not waited for any more");
 			bdev_unregister(&disk->bdev, NULL, NULL);
@@ -673,10 +704,6 @@ remote_shutdown(const struct remote_ops *ops)
 	struct remote_disk *disk;
 
 	while ((disk = next_of(ops, NULL, false)) != NULL) {
-		if (disk->busy) {
-			worker_free(disk->worker);
-			disk->worker = NULL;
-		}
 		cancel(disk);
 	}
 }

@@ -9,6 +9,7 @@
 #ifndef BDEVS_REMOTE_REMOTE_H
 #define BDEVS_REMOTE_REMOTE_H
 
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -51,10 +52,10 @@ struct remote_ops {
 	size_t lane_bytes;    /* of a module's part of a lane, zeroed when it is made */
 	size_t request_bytes; /* of its room in a request, struct remote_request included */
 
-	/* On a worker: may block, as long as disk->options.connect_ms for each step. 0 or -errno with err. */
+	/* On a worker: may block, as long as disk->options.connect_ms for each step, but see remote_wait(). 0 or -errno with err. */
 	int (*connect)(struct remote_disk *disk, struct remote_link **ret_link, struct err *err);
 	/* The same: looks at the size again, after remote_news(). May be NULL. */
-	int (*refresh)(struct remote_link *link, struct err *err);
+	int (*refresh)(struct remote_disk *disk, struct remote_link *link, struct err *err);
 	/* App thread, in place of refresh: begins to look; remote_sized() follows, unless the connection is lost. */
 	void (*look)(struct remote_disk *disk);
 	/* App thread, nobody uses it. Never blocks. Accepts NULL. */
@@ -137,6 +138,7 @@ struct remote_disk {
 	atomic_bool cancelled; /* a channel was: cancelled_msg is under way */
 	struct msg cancelled_msg;
 	atomic_bool removed; /* the bdev is being, or is about to be: it is not connected to again */
+	atomic_bool hurry;   /* and nobody has any patience left */
 
 	/* The app thread's. */
 	struct remote_channel *home; /* what has no lane of its own comes here */
@@ -147,6 +149,7 @@ struct remote_disk {
 	struct worker *worker;
 	struct worker_job job;
 	bool busy; /* the job is under way */
+	int hurry_fd; /* while it is: readable when the job shall end at once */
 	int job_status;
 	struct err job_err;
 	struct remote_link *fresh; /* what the job made, or looks at */
@@ -183,6 +186,9 @@ struct remote_disk *remote_next_waiting(const struct remote_ops *ops, struct rem
 void remote_shutdown(const struct remote_ops *ops);
 /* The process is to end, and somebody waits for the other end of a disk, perhaps through what stands on it: all disks go. */
 void remote_leave_all(void);
+
+/* On the worker, in place of poll(), of which the result is; -ECANCELED: nobody waits for the job any more; -errno. */
+int remote_wait(const struct remote_disk *disk, struct pollfd *p, int ms);
 
 /* From inside describe(): of the bdev's name and of where the disk is, so that it is the same after a restart. */
 void remote_set_uuid(const struct remote_disk *disk, struct bdev *bdev, const char *address);

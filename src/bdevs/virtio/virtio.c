@@ -72,6 +72,7 @@ connect(struct remote_disk *remote, struct remote_link **ret_link, struct err *e
 	struct driver_blk_options blk = {
 		.path = disk->path,
 		.timeout_ms = remote->options.connect_ms,
+		.interrupt_fd = remote->hurry_fd,
 		.queues = remote->options.lanes,
 		.fewer_queues = true,
 		.queue_size = disk->vq_size,
@@ -101,9 +102,15 @@ connect(struct remote_disk *remote, struct remote_link **ret_link, struct err *e
 }
 
 static int
-refresh(struct remote_link *remote, struct err *err)
+refresh(struct remote_disk *disk, struct remote_link *remote, struct err *err)
 {
-	return driver_blk_refresh(link_of(remote)->blk, err);
+	struct driver_blk *blk = link_of(remote)->blk;
+	int rc;
+
+	blk->dev->interrupt_fd = disk->hurry_fd;
+	rc = driver_blk_refresh(blk, err);
+	blk->dev->interrupt_fd = -1;
+	return rc;
 }
 
 /* ---- What the bdev looks like ---- */

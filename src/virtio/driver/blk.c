@@ -389,7 +389,8 @@ driver_blk_open(const struct driver_blk_options *options, struct driver_blk **re
 	}
 	rc = check_options(options, &queue_size, &queues, blk, err);
 	if (rc == 0) {
-		rc = driver_vhost_open(options->path, options->timeout_ms, &blk->dev, err);
+		rc = driver_vhost_open_until(options->path, options->timeout_ms, options->interrupt_fd > 0 ? options->interrupt_fd : -1,
+					     &blk->dev, err);
 	}
 	if (rc == 0) {
 		rc = driver_vhost_negotiate(blk->dev, features, protocol, err);
@@ -409,6 +410,7 @@ driver_blk_open(const struct driver_blk_options *options, struct driver_blk **re
 		driver_blk_close(blk);
 		return rc;
 	}
+	blk->dev->interrupt_fd = -1;
 	*ret_blk = blk;
 	return 0;
 }

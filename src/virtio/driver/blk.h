@@ -33,6 +33,7 @@
 struct driver_blk_options {
 	const char *path;
 	unsigned timeout_ms; /* 0: the default of driver_vhost_open() */
+	int interrupt_fd;    /* of driver_vhost_open_until(), while the device is opened; 0: none */
 	unsigned queues;     /* 0: 1. -EINVAL when the back end has fewer */
 	bool fewer_queues;   /* then take as many as it has instead */
 	unsigned queue_size; /* descriptors, a power of two of 4..32768; 0: 128 */

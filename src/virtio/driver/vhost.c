@@ -26,18 +26,18 @@
 
 /* ---- Bytes ---- */
 
-/* Waits for events until the deadline: 0, -ETIMEDOUT, or poll's errno. */
+/* Waits for events until the deadline: 0, -ETIMEDOUT, -ECANCELED, or poll's errno. */
 static int
-wait_until(int fd, short events, uint64_t deadline_ns)
+wait_until(const struct driver_vhost *dev, short events, uint64_t deadline_ns)
 {
 	for (;;) {
-		struct pollfd p = {.fd = fd, .events = events};
+		struct pollfd p[2] = {{.fd = dev->fd, .events = events}, {.fd = dev->interrupt_fd, .events = POLLIN}};
 		uint64_t now = clock_now_ns();
 		int ms = now >= deadline_ns ? 0 : (int)((deadline_ns - now) / NS_PER_MS + 1);
-		int n = poll(&p, 1, ms);
+		int n = poll(p, 2, ms);
 
 		if (n > 0) {
-			return 0;
+			return p[1].revents != 0 ? -ECANCELED : 0;
 		}
 		if (n < 0 && errno != EINTR) {
 			return -errno;
@@ -97,7 +97,7 @@ driver_vhost_send_bytes(struct driver_vhost *dev, const void *bytes, size_t len,
 		if (n >= 0) {
 			sent += (size_t)n;
 		} else if (errno == EAGAIN) {
-			int rc = wait_until(dev->fd, POLLOUT, until);
+			int rc = wait_until(dev, POLLOUT, until);
 
 			if (rc != 0) {
 				return io_error(dev, rc, "send", err);
@@ -128,7 +128,7 @@ close_received(struct msghdr *m)
 
 /* Exactly len bytes. */
 static int
-receive(int fd, uint8_t *buf, size_t len, uint64_t until)
+receive(const struct driver_vhost *dev, uint8_t *buf, size_t len, uint64_t until)
 {
 	size_t got = 0;
 
@@ -142,7 +142,7 @@ receive(int fd, uint8_t *buf, size_t len, uint64_t until)
 				   .msg_iovlen = 1,
 				   .msg_control = control.buf,
 				   .msg_controllen = sizeof(control.buf)};
-		ssize_t n = recvmsg(fd, &m, MSG_CMSG_CLOEXEC);
+		ssize_t n = recvmsg(dev->fd, &m, MSG_CMSG_CLOEXEC);
 		int rc;
 
 		if (n > 0) {
@@ -151,7 +151,7 @@ receive(int fd, uint8_t *buf, size_t len, uint64_t until)
 		} else if (n == 0) {
 			return -ECONNRESET;
 		} else if (errno == EAGAIN) {
-			rc = wait_until(fd, POLLIN, until);
+			rc = wait_until(dev, POLLIN, until);
 			if (rc != 0) {
 				return rc;
 			}
@@ -167,7 +167,7 @@ driver_vhost_receive_bytes(struct driver_vhost *dev, uint8_t buf[VHOST_USER_MESS
 			   struct err *err)
 {
 	uint64_t until = deadline(dev);
-	int len, rc = receive(dev->fd, buf, VHOST_USER_HEADER_BYTES, until);
+	int len, rc = receive(dev, buf, VHOST_USER_HEADER_BYTES, until);
 
 	if (rc != 0) {
 		return io_error(dev, rc, "receive", err);
@@ -177,7 +177,7 @@ driver_vhost_receive_bytes(struct driver_vhost *dev, uint8_t buf[VHOST_USER_MESS
 		err_prefix(err, "%s: ", dev->path);
 		return len;
 	}
-	rc = receive(dev->fd, buf + VHOST_USER_HEADER_BYTES, (size_t)len - VHOST_USER_HEADER_BYTES,
+	rc = receive(dev, buf + VHOST_USER_HEADER_BYTES, (size_t)len - VHOST_USER_HEADER_BYTES,
 		     until);
 	return rc != 0 ? io_error(dev, rc, "receive", err) : len;
 }
@@ -268,8 +268,7 @@ set_state(struct driver_vhost *dev, uint32_t type, unsigned index, unsigned num,
 /* ---- Life ---- */
 
 int
-driver_vhost_open(const char *path, unsigned timeout_ms, struct driver_vhost **ret_dev,
-		  struct err *err)
+driver_vhost_open_until(const char *path, unsigned timeout_ms, int interrupt_fd, struct driver_vhost **ret_dev, struct err *err)
 {
 	struct driver_vhost *dev = calloc(1, sizeof(*dev));
 	uint64_t until;
@@ -278,6 +277,7 @@ driver_vhost_open(const char *path, unsigned timeout_ms, struct driver_vhost **r
 		return err_set(err, -ENOMEM, "%s: out of memory", path);
 	}
 	dev->fd = dev->mem_fd = dev->backend_fd = -1;
+	dev->interrupt_fd = interrupt_fd;
 	dev->timeout_ms = timeout_ms == 0 ? DRIVER_VHOST_TIMEOUT_MS : timeout_ms;
 	for (unsigned i = 0; i < DRIVER_VHOST_QUEUES_MAX; i++) {
 		dev->queues[i].kick_fd = dev->queues[i].call_fd = -1;
@@ -290,7 +290,11 @@ driver_vhost_open(const char *path, unsigned timeout_ms, struct driver_vhost **r
 	until = deadline(dev);
 	/* EAGAIN: the back end's queue of connections is full just now. */
 	while ((dev->fd = unix_connect(path, err)) == -EAGAIN && clock_now_ns() < until) {
-		poll(NULL, 0, CONNECT_RETRY_MS);
+		struct pollfd p = {.fd = interrupt_fd, .events = POLLIN};
+
+		if (poll(&p, 1, CONNECT_RETRY_MS) > 0) {
+			break;
+		}
 	}
 	if (dev->fd < 0) {
 		int rc = dev->fd;
@@ -300,6 +304,12 @@ driver_vhost_open(const char *path, unsigned timeout_ms, struct driver_vhost **r
 	}
 	*ret_dev = dev;
 	return 0;
+}
+
+int
+driver_vhost_open(const char *path, unsigned timeout_ms, struct driver_vhost **ret_dev, struct err *err)
+{
+	return driver_vhost_open_until(path, timeout_ms, -1, ret_dev, err);
 }
 
 static void

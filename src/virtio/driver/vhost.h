@@ -38,6 +38,7 @@ struct driver_vhost_queue {
 
 struct driver_vhost {
 	int fd;
+	int interrupt_fd; /* -1: none */
 	char *path;
 	unsigned timeout_ms;
 	uint64_t offered_features; /* by the back end */
@@ -61,6 +62,10 @@ struct driver_vhost {
  */
 int driver_vhost_open(const char *path, unsigned timeout_ms, struct driver_vhost **ret_dev,
 		      struct err *err);
+
+/* The same; while interrupt_fd is readable, no step waits: -ECANCELED. Borrowed, until dev->interrupt_fd is another. */
+int driver_vhost_open_until(const char *path, unsigned timeout_ms, int interrupt_fd, struct driver_vhost **ret_dev,
+			    struct err *err);
 
 /* Ends the connection; what the device still holds is never answered. Accepts NULL. */
 void driver_vhost_close(struct driver_vhost *dev);
