@@ -6,7 +6,8 @@
  *  1. One that a member missed is acknowledged when enough of the others have it and that member is
  *     out: marked in the superblocks, and read by no channel any more (member.c). Until then it is
  *     on `held`. So nothing that was acknowledged is ever looked for on a base that missed it.
- *  2. With fewer than enough it ends with an error, and costs no member its place.
+ *  2. With fewer than enough it ends with an error, and costs no member its place; so it does when it was given up, or when
+ *     a base ended it with -ECANCELED (cancel.c).
  * Context: the channel's thread.
  */
 #include <errno.h>
@@ -66,6 +67,29 @@ raid_all_release(struct raid_channel *rc)
 	}
 }
 
+bool
+raid_all_end_waiting(struct raid_channel *rc, const struct raid_io *only, int status)
+{
+	struct raid_io *x, *next;
+	bool any = false;
+
+	LIST_FOREACH_SAFE (x, next, &rc->held, link) {
+		if (only == NULL || x == only) {
+			list_remove(&x->link);
+			end_held(rc, x, status);
+			any = true;
+		}
+	}
+	LIST_FOREACH_SAFE (x, next, &rc->parked, link) {
+		if (only == NULL || x == only) {
+			list_remove(&x->link);
+			bdev_io_complete(raid_io_parent(x), status);
+			any = true;
+		}
+	}
+	return any;
+}
+
 static void
 missed(struct raid_channel *rc, struct raid_io *x, unsigned slot, enum raid_role role, int status)
 {
@@ -77,14 +101,23 @@ missed(struct raid_channel *rc, struct raid_io *x, unsigned slot, enum raid_role
 	x->status = x->status == 0 ? status : x->status;
 }
 
+/* It is on some bases, and not on others, which stay members. */
+static void
+fail_write(struct raid_channel *rc, struct raid_io *x)
+{
+	int status = raid_given_up(rc, x) ? rc->cancel_status : x->status == -ENODEV ? -EIO : x->status;
+
+	if (raid_io_parent(x)->op != BDEV_FLUSH) {
+		raid_doubt(rc->raid);
+	}
+	end_write(rc, x, status);
+}
+
 static void
 write_done_everywhere(struct raid_channel *rc, struct raid_io *x)
 {
 	if (x->good < rc->raid->min_working) {
-		if (raid_io_parent(x)->op != BDEV_FLUSH) {
-			raid_doubt(rc->raid);
-		}
-		end_write(rc, x, x->status == -ENODEV ? -EIO : x->status);
+		fail_write(rc, x);
 		return;
 	}
 	if (LIKELY(slot_set_count(&x->failed) == 0)) {
@@ -98,6 +131,10 @@ write_done_everywhere(struct raid_channel *rc, struct raid_io *x)
 	}
 	if (atomic_load(&rc->raid->broken)) {
 		end_write(rc, x, -EIO);
+		return;
+	}
+	if (raid_given_up(rc, x) || x->status == -ECANCELED) {
+		fail_write(rc, x);
 		return;
 	}
 	list_append(&rc->held, &x->link);
@@ -117,6 +154,7 @@ write_done(struct bdev_io *child, int status)
 	struct raid_io *x = bdev_io_ctx(io);
 	enum raid_role now = rc->slots[c->slot].role;
 
+	raid_child_came(x, c);
 	raid_channel_came_back(rc);
 	if (LIKELY(status == 0)) {
 		x->good += c->role >= ROLE_JOINING && now >= ROLE_JOINING;
@@ -135,11 +173,8 @@ raid_all_submit(struct raid_channel *rc, struct bdev_io *io)
 	const struct raid *raid = rc->raid;
 	struct raid_io *x = bdev_io_ctx(io);
 
-	x->failed = (struct slot_set){0};
 	x->pending = 1; /* the loop's own, for mirrors that fail at once */
 	x->good = 0;
-	x->status = 0;
-	list_init(&x->link);
 	for (unsigned i = 0; i < raid->num_bases; i++) {
 		struct raid_slot *s = &rc->slots[i];
 		struct raid_child *c = raid_child_at(raid, raid_children(io), i);
@@ -154,6 +189,7 @@ raid_all_submit(struct raid_channel *rc, struct bdev_io *io)
 		raid_child_init(c, io, io->lba + s->offset, io->num_blocks, write_done);
 		c->slot = i;
 		c->role = s->role;
+		raid_child_goes(x, c, i);
 		x->pending++;
 		bdev_submit(s->ch, &c->io);
 	}

@@ -90,6 +90,7 @@ create(struct device *dev, struct channel *channel)
 	struct raid_channel *rc = (struct raid_channel *)channel;
 
 	rc->raid = CONTAINER_OF(dev, struct raid, device);
+	rc->cancel_status = -ECANCELED;
 	list_init(&rc->parked);
 	list_init(&rc->held);
 	raid_channel_load(rc);

@@ -35,6 +35,7 @@ submit_part(struct raid_channel *rc, struct bdev_io *io, unsigned i, uint64_t lb
 
 	raid_child_init(c, io, lba - raid->starts[i] + rc->slots[i].offset, num_blocks,
 			raid_part_done);
+	raid_child_goes(bdev_io_ctx(io), c, i);
 	bdev_submit(rc->slots[i].ch, &c->io);
 }
 
@@ -48,6 +49,7 @@ submit_parts(struct raid_channel *rc, struct bdev_io *io)
 	uint64_t end = io->lba + io->num_blocks;
 
 	x->status = 0;
+	x->at = (struct slot_set){0};
 	if (io->op != BDEV_FLUSH) {
 		first = base_of(raid, io->lba);
 		last = end <= raid->starts[first + 1] ? first : base_of(raid, end - 1);
@@ -77,8 +79,10 @@ pass(struct bdev_channel *ch, struct bdev_io *io, bool plain)
 static void
 submit(struct bdev_channel *ch, struct bdev_io *io)
 {
-	if (io->op > BDEV_WRITE || !pass(ch, io, false)) {
-		submit_parts(raid_channel_of(ch), io);
+	struct raid_channel *rc = raid_channel_of(ch);
+
+	if (io->op <= BDEV_WRITE ? !pass(ch, io, false) : !raid_control(rc, io)) {
+		submit_parts(rc, io);
 	}
 }
 
@@ -98,6 +102,7 @@ static const struct bdev_ops concat_ops = {
 	.base = raid_bdev_base,
 	.channel_create = raid_channel_create,
 	.channel_destroy = raid_channel_destroy,
+	.cancel = raid_cancel,
 	.submit = submit,
 	.submit_plain = submit_plain,
 };

@@ -145,6 +145,7 @@ free_raid(struct raid *raid)
 {
 	list_remove(&raid->link);
 	timer_stop(&raid->patience);
+	timer_stop(&raid->meta.timer);
 	job_end(raid->join_job, -ENODEV, "the array is being deleted");
 	raid_repair_release(raid);
 	for (unsigned i = 0; raid->bases != NULL && i < raid->num_bases; i++) {

@@ -99,7 +99,7 @@ poll(struct poller *p)
 	struct list now;
 	int n = 0;
 
-	if (atomic_load(&d->hold) || atomic_load(&d->hold_superblock)) {
+	if (atomic_load(&d->hold) || atomic_load(&d->hold_superblock) || atomic_load(&d->silent)) {
 		return 0;
 	}
 	list_init(&now);
@@ -117,14 +117,51 @@ poll(struct poller *p)
 /* Held requests are looked at now and then: by a timed poller. */
 static const struct poller_ops poller_ops = {.name = "disk", .poll = poll};
 
+/* Ends what is held, or only one of it; true: there was some. */
+static bool
+end_held(struct disk_channel *dc, const struct bdev_io *only)
+{
+	struct held *h, *next;
+	bool any = false;
+
+	LIST_FOREACH_SAFE (h, next, &dc->held, link) {
+		if (only == NULL || h->io == only) {
+			list_remove(&h->link);
+			atomic_fetch_add(&disk_of(dc->ch->bdev)->cancelled, 1);
+			bdev_io_complete(h->io, -ECANCELED);
+			any = true;
+		}
+	}
+	return any;
+}
+
+static void
+cancel(struct bdev_channel *ch, int status)
+{
+	if (atomic_load(&disk_of(ch->bdev)->silent)) {
+		end_held(ch->module_ctx, NULL);
+	}
+}
+
+static bool
+is_held(const struct disk *d, const struct bdev_io *io)
+{
+	return atomic_load(&d->silent) ||
+	       (io->op == BDEV_WRITE && (atomic_load(&d->hold) || (io->lba == 0 && atomic_load(&d->hold_superblock))));
+}
+
 static void
 submit(struct bdev_channel *ch, struct bdev_io *io)
 {
 	struct disk_channel *dc = ch->module_ctx;
 	struct disk *d = disk_of(ch->bdev);
 
-	if (io->op == BDEV_WRITE &&
-	    (atomic_load(&d->hold) || (io->lba == 0 && atomic_load(&d->hold_superblock)))) {
+	if (io->op == BDEV_ABORT) {
+		bdev_io_complete(io, end_held(dc, io->target) ? 0 : -ENOENT);
+		return;
+	}
+	atomic_fetch_add(&d->passed, io->op <= BDEV_WRITE && bdev_io_is_passed(io));
+	if (is_held(d, io)) {
 		struct held *h = bdev_io_ctx(io);
 
 		h->io = io;
@@ -168,6 +205,7 @@ static const struct bdev_ops disk_ops = {
 	.destruct = destruct,
 	.channel_create = channel_create,
 	.channel_destroy = channel_destroy,
+	.cancel = cancel,
 	.submit = submit,
 };
 
@@ -191,7 +229,7 @@ add_on_app(void *arg)
 	d->bdev.io_ctx_bytes = sizeof(struct held);
 	d->bdev.channel_ctx_bytes = sizeof(struct disk_channel);
 	d->bdev.ops_mask = 1u << BDEV_READ | 1u << BDEV_WRITE | 1u << BDEV_FLUSH |
-			   1u << BDEV_UNMAP | 1u << BDEV_WRITE_ZEROES;
+			   1u << BDEV_UNMAP | 1u << BDEV_WRITE_ZEROES | 1u << BDEV_ABORT;
 	atomic_store(&d->present, true);
 	d->removing = false;
 	EXPECT_SAY(bdev_register(&d->bdev, &err) == 0, "%s", err_text(&err));

@@ -23,6 +23,9 @@ struct disk {
 	atomic_uint bad_reads; /* so many more reads of blocks from 2048 on fail with -EIO */
 	atomic_bool hold;      /* writes do not come back */
 	atomic_bool hold_superblock; /* those of block 0 */
+	atomic_bool silent; /* nothing comes back, but by cancel and abort */
+	atomic_uint passed; /* reads and writes that were passed down to it */
+	atomic_uint cancelled; /* that ended so */
 	atomic_uint superblocks; /* writes of block 0 */
 	atomic_uint reads;
 	atomic_uint writes;

@@ -46,6 +46,12 @@ slot_set_add(struct slot_set *set, unsigned slot)
 	set->words[slot / 64] |= UINT64_C(1) << (slot % 64);
 }
 
+static inline void
+slot_set_remove(struct slot_set *set, unsigned slot)
+{
+	set->words[slot / 64] &= ~(UINT64_C(1) << (slot % 64));
+}
+
 static inline bool
 slot_set_has(const struct slot_set *set, unsigned slot)
 {
@@ -120,6 +126,8 @@ struct raid_meta {
 	enum bdev_op op;
 	bool copied; /* the copy of this slot is written */
 	bool failed; /* some base could not be written: it leaves */
+	unsigned tries;
+	struct timer timer;
 	unsigned written;
 	void (*done)(struct raid *raid, bool complete);
 };
@@ -227,6 +235,8 @@ struct raid_channel {
 	bool wrote;
 	unsigned writes; /* under way */
 	unsigned next_reader;
+	unsigned epoch; /* raised by each cancel */
+	int cancel_status; /* the last one's, -ECANCELED at first */
 	struct list parked; /* writes that wait until the superblock says that there are some */
 	struct list held;   /* writes that a base missed, until it is marked */
 	void *level_ctx;
@@ -252,6 +262,7 @@ struct raid_child {
 		void *owner; /* of those that are in no request's room */
 	};
 	unsigned slot;
+	unsigned index; /* of the request's children */
 	enum raid_role role; /* when it was submitted */
 	struct iovec iov;    /* raid5f: a part of an entry of the request's */
 	_Alignas(CACHE_LINE_BYTES) struct bdev_io io;
@@ -269,10 +280,12 @@ raid_child_of(struct bdev_io *io)
 	return (struct raid_child *)(void *)((uint8_t *)io - offsetof(struct raid_child, io));
 }
 
-/* What levels with redundancy have of their own in a request, before the children. */
+/* What the array has of its own in a request, before the children. */
 struct raid_io {
 	struct list link; /* parked, held, waiting */
 	struct slot_set failed;
+	struct slot_set at; /* children that are at their bases */
+	unsigned epoch;     /* the channel's, when it came */
 	unsigned pending;
 	unsigned good;
 	int status;
@@ -280,6 +293,37 @@ struct raid_io {
 
 #define RAID_IO_BYTES \
 	((sizeof(struct raid_io) + CACHE_LINE_BYTES - 1) & ~(size_t)(CACHE_LINE_BYTES - 1))
+
+/* Redundant levels: when it comes. */
+static inline void
+raid_io_init(struct raid_channel *rc, struct raid_io *x)
+{
+	list_init(&x->link);
+	x->failed = (struct slot_set){0};
+	x->at = (struct slot_set){0};
+	x->epoch = rc->epoch;
+	x->status = 0;
+}
+
+static inline bool
+raid_given_up(const struct raid_channel *rc, const struct raid_io *x)
+{
+	return x->epoch != rc->epoch;
+}
+
+/* Before the child is submitted, and first in its done. */
+static inline void
+raid_child_goes(struct raid_io *x, struct raid_child *c, unsigned index)
+{
+	c->index = index;
+	slot_set_add(&x->at, index);
+}
+
+static inline void
+raid_child_came(struct raid_io *x, const struct raid_child *c)
+{
+	slot_set_remove(&x->at, c->index);
+}
 
 static inline struct bdev_io *
 raid_io_parent(struct raid_io *x)
@@ -308,6 +352,10 @@ struct raid_level_ops {
 	void (*release_held)(struct raid_channel *rc);
 	/* Submits a parked write again. */
 	void (*resubmit)(struct raid_channel *rc, struct bdev_io *io);
+	/* Ends with status what waits on this channel and has nothing at a base: all of it, or `only`. True: there was some. */
+	bool (*end_waiting)(struct raid_channel *rc, const struct raid_io *only, int status);
+	/* In place of what cancel.c does with io->target. */
+	void (*abort)(struct raid_channel *rc, struct bdev_io *io);
 };
 
 extern const struct raid_level_ops raid0_level, raid1_level, concat_level, raid5f_level;
@@ -482,6 +530,22 @@ void raid_all_release(struct raid_channel *rc);
 /* Whether one of set is a member still. */
 bool raid_still_members(const struct raid_channel *rc, const struct slot_set *set);
 
+/* raid_level_ops.end_waiting of mirrors. */
+bool raid_all_end_waiting(struct raid_channel *rc, const struct raid_io *only, int status);
+
+/* ---- cancel.c ---- */
+
+#define RAID_TRIES 3 /* of what ended with -ECANCELED */
+
+/* bdev_ops.cancel */
+void raid_cancel(struct bdev_channel *ch, int status);
+/* App thread. The array is to go: what it asked the bases for itself ends. */
+void raid_give_up_bases(struct raid *raid);
+/* True when io is a reset or an abort, and has been dealt with. */
+bool raid_control(struct raid_channel *rc, struct bdev_io *io);
+/* Aborts these children of io->target, and ends io. */
+void raid_abort_parts(struct raid_channel *rc, struct bdev_io *io, const struct slot_set *at);
+
 /* ---- process.c: rebuild and resynchronisation ---- */
 
 /* Starts one if there is reason to; a procedure is not needed. */
@@ -521,6 +585,7 @@ struct stripe_task {
 	uint64_t stripe;
 	unsigned target; /* slot; NO_TARGET: parity is made to fit */
 	bool wrote;
+	const bool *stopping; /* nothing more is asked of the bases */
 	void (*done)(struct stripe_task *task, int status);
 };
 #define NO_TARGET UINT32_MAX

@@ -12,7 +12,7 @@ raid_inherit(struct raid *raid, uint32_t ops, unsigned children)
 	struct bdev *bdev = &raid->bdev;
 	size_t room = raid->level->redundant ? RAID_ROOM_MIN : 0;
 
-	bdev->ops_mask = ops;
+	bdev->ops_mask = ops | 1u << BDEV_RESET | 1u << BDEV_ABORT;
 	bdev->native_fua = true; /* the bases' core adds the flush */
 	for (unsigned i = 0; i < raid->num_bases; i++) {
 		const struct bdev *base = raid->bases[i].bdev;
@@ -45,9 +45,11 @@ raid_inherit(struct raid *raid, uint32_t ops, unsigned children)
 void
 raid_part_done(struct bdev_io *child, int status)
 {
-	struct bdev_io *io = raid_child_of(child)->parent;
+	struct raid_child *c = raid_child_of(child);
+	struct bdev_io *io = c->parent;
 	struct raid_io *x = bdev_io_ctx(io);
 
+	raid_child_came(x, c);
 	if (x->status == 0) {
 		x->status = status;
 	}

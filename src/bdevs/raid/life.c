@@ -113,6 +113,7 @@ self_event(void *ctx, struct bdev *bdev, enum bdev_event ev)
 		raid->deleting = true;
 	}
 	raid_process_stop(raid, -ENODEV, "the array is being removed");
+	raid_give_up_bases(raid);
 	raid_self_put(raid);
 	raid_proceed(raid);
 }
@@ -348,7 +349,7 @@ last_words(struct raid *raid)
 	raid->busy = true;
 	if (raid->clear_sb && raid->superblock) {
 		raid_meta_clear(raid, close_all);
-	} else if (raid->keeps_intent && !raid->resync_wanted && !raid->sb->synced &&
+	} else if (raid->keeps_intent && !raid->resync_wanted && !atomic_load(&raid->doubtful) && !raid->sb->synced &&
 		   raid->state == RAID_ONLINE) {
 		raid_meta_flush(raid, flushed_for_end);
 	} else {

@@ -13,6 +13,9 @@
  *    from then on goes to it or marks it as failed first.
  *  - writes begin after a pause: the superblocks say so before the first of them.
  *
+ * A base that ends one with -ECANCELED (cancel.c) is asked again, and is missing in the end, so that it comes back by
+ * itself. When the array is to go nobody waits for a base that is silent: it is given up after a while.
+ *
  * Context: the app thread, inside a procedure.
  */
 #include <errno.h>
@@ -21,6 +24,8 @@
 
 #include "base/log.h"
 #include "bdevs/raid/internal.h"
+
+#define PATIENCE_US UINT64_C(1000000)
 
 static void step(struct raid *raid);
 
@@ -32,11 +37,34 @@ in_use(const struct raid_base *b)
 }
 
 static void
+lose_patience(struct timer *timer)
+{
+	struct raid *raid = CONTAINER_OF(timer, struct raid, meta.timer);
+
+	CHECK(timer_start(&raid->meta.timer, PATIENCE_US / 8, lose_patience) == 0); /* the others less */
+	raid_give_up_bases(raid);
+}
+
+static void
 finish(struct raid *raid)
 {
 	struct raid_meta *m = &raid->meta;
 
+	timer_stop(&m->timer);
 	m->done(raid, !m->failed && m->written > 0);
+}
+
+static void
+base_failed(struct raid_base *b, int status)
+{
+	struct raid *raid = b->raid;
+
+	LOG_ERROR(BDEV, raid->name, "base %u, '%s': the superblock cannot be written: %s", b->slot, b->name, strerror(-status));
+	/* Not raid_base_leave(): the procedure that waits for this goes on with it. */
+	b->out = status == -ENODEV || status == -ECANCELED ? OUT_MISSING : OUT_FAILED;
+	if (b == raid_process_target(raid)) {
+		raid_process_stop(raid, status, "the target's superblock cannot be written");
+	}
 }
 
 static void
@@ -47,16 +75,15 @@ base_done(struct bdev_io *io, int status)
 
 	memcpy(&b, (uint8_t *)io + bdev_io_bytes(io->ch->bdev), sizeof(b));
 	raid = b->raid;
+	if (status == -ECANCELED && !raid->deleting && in_use(b) && raid->meta.tries++ < RAID_TRIES) {
+		step(raid);
+		return;
+	}
+	raid->meta.tries = 0;
 	if (status == 0) {
 		raid->meta.written++;
 	} else if (b->out == OUT_NO) {
-		LOG_ERROR(BDEV, raid->name, "base %u, '%s': the superblock cannot be written: %s",
-			  b->slot, b->name, strerror(-status));
-		/* Not raid_base_leave(): the procedure that waits for this goes on with it. */
-		b->out = status == -ENODEV ? OUT_MISSING : OUT_FAILED;
-		if (b == raid_process_target(raid)) {
-			raid_process_stop(raid, status, "the target's superblock cannot be written");
-		}
+		base_failed(b, status);
 	}
 	raid->meta.failed = raid->meta.failed || status != 0;
 	raid_base_settle(b);
@@ -95,6 +122,9 @@ step(struct raid *raid)
 		step(raid);
 		return;
 	}
+	if (raid->deleting && !heap_linked(&m->timer.node)) {
+		CHECK(timer_start(&m->timer, PATIENCE_US, lose_patience) == 0);
+	}
 	bdev_submit(b->ch, b->io);
 }
 
@@ -109,6 +139,7 @@ begin(struct raid *raid, enum bdev_op op, size_t bytes, void (*done)(struct raid
 	m->op = op;
 	m->slot = 0;
 	m->copied = false;
+	m->tries = 0;
 	m->failed = false;
 	m->written = 0;
 	m->iov = (struct iovec){.iov_base = m->buf, .iov_len = (bytes + bs - 1) & ~(bs - 1)};

@@ -14,7 +14,8 @@
  * Invariants
  *  1. Lanes are idle, or wait for exactly one thing; the process ends when all are idle and there is
  *     nothing left to do or it is to stop.
- *  2. Procedures (member.c) never wait for a lane, as lanes wait for range locks, which wait for
+ *  2. What ends with -ECANCELED is tried again, see cancel.c; a process that is to stop asks the bases for nothing more.
+ *  3. Procedures (member.c) never wait for a lane, as lanes wait for range locks, which wait for
  *     requests, which may wait for a procedure.
  * Context: the app thread.
  */
@@ -42,6 +43,7 @@ struct lane {
 	unsigned source;
 	unsigned at; /* slot being compared */
 	struct slot_set tried;
+	unsigned tries; /* of what ended with -ECANCELED */
 	struct stripe_task task;
 };
 
@@ -123,6 +125,14 @@ ended(struct raid_process *p)
 	raid_proceed(raid);
 }
 
+static bool
+again(struct lane *lane, int status)
+{
+	return status == -ECANCELED && !lane->process->stopping && lane->tries++ < RAID_TRIES;
+}
+
+static void flush_target(struct raid_process *p);
+
 static void
 target_flushed(struct bdev_io *io, int status)
 {
@@ -130,11 +140,23 @@ target_flushed(struct bdev_io *io, int status)
 	struct raid_process *p = lane->process;
 
 	raid_base_settle(p->target);
+	if (p->target->ch != NULL && p->target->out == OUT_NO && again(lane, status)) {
+		flush_target(p);
+		return;
+	}
 	if (status != 0 && p->status == 0) {
 		p->status = status;
 		p->why = "the target cannot be flushed";
 	}
 	ended(p);
+}
+
+static void
+flush_target(struct raid_process *p)
+{
+	p->lanes[0].child->owner = &p->lanes[0];
+	bdev_io_init(&p->lanes[0].child->io, BDEV_FLUSH, 0, 0, NULL, 0, target_flushed);
+	bdev_submit(p->target->ch, &p->lanes[0].child->io);
 }
 
 static void
@@ -148,9 +170,8 @@ end_deferred(struct defer *d)
 		ended(p);
 		return;
 	}
-	p->lanes[0].child->owner = &p->lanes[0];
-	bdev_io_init(&p->lanes[0].child->io, BDEV_FLUSH, 0, 0, NULL, 0, target_flushed);
-	bdev_submit(b->ch, &p->lanes[0].child->io);
+	p->lanes[0].tries = 0;
+	flush_target(p);
 }
 
 static void
@@ -246,12 +267,14 @@ written(struct bdev_io *io, int status)
 	struct raid_base *b = &p->raid->bases[c->slot];
 
 	raid_base_settle(b);
-	if (status != 0) {
+	if (b->ch != NULL && b->out == OUT_NO && again(lane, status)) {
+		submit(lane, b, BDEV_WRITE, &lane->iov, written);
+		return;
+	}
+	if (status != 0 && !(status == -ECANCELED && p->stopping)) {
+		raid_base_leave(b, status == -ENODEV ? OUT_MISSING : OUT_FAILED);
 		if (b == p->target) {
-			raid_base_leave(b, status == -ENODEV ? OUT_MISSING : OUT_FAILED);
 			fail(p, status, "the target fails");
-		} else {
-			raid_base_leave(b, status == -ENODEV ? OUT_MISSING : OUT_FAILED);
 		}
 	}
 	if (p->target != NULL) {
@@ -276,7 +299,11 @@ compared(struct bdev_io *io, int status)
 	struct raid_base *b = &lane->process->raid->bases[c->slot];
 
 	raid_base_settle(b);
-	if (usable(b) &&
+	if (usable(b) && again(lane, status)) {
+		submit(lane, b, BDEV_READ, &lane->other, compared);
+		return;
+	}
+	if (usable(b) && !lane->process->stopping &&
 	    (status != 0 ||
 	     memcmp(lane->iov.iov_base, lane->other.iov_base, lane->other.iov_len) != 0)) {
 		lane->process->fixed++;
@@ -313,7 +340,9 @@ source_read(struct bdev_io *io, int status)
 
 	raid_base_settle(&p->raid->bases[c->slot]);
 	if (status != 0) {
-		slot_set_add(&lane->tried, c->slot);
+		if (!again(lane, status)) {
+			slot_set_add(&lane->tried, c->slot);
+		}
 		lane->source = p->raid->num_bases;
 		read_source(lane);
 		return;
@@ -321,6 +350,8 @@ source_read(struct bdev_io *io, int status)
 	lane->source = c->slot;
 	if (p->target == NULL) {
 		compare_next(lane);
+	} else if (p->stopping) {
+		unlock(lane);
 	} else if (p->target->role != ROLE_TARGET || p->target->out != OUT_NO) {
 		fail(p, -ENODEV, "the target is gone");
 		unlock(lane);
@@ -369,6 +400,10 @@ stripe_done(struct stripe_task *task, int status)
 	struct lane *lane = CONTAINER_OF(task, struct lane, task);
 	struct raid_process *p = lane->process;
 
+	if (again(lane, status)) {
+		raid5f_task_submit(p->rc, task);
+		return;
+	}
 	if (status != 0 && p->target != NULL) {
 		fail(p, status, "a stripe cannot be rebuilt");
 	} else if (status != 0 && p->status == 0) { /* on with the others */
@@ -385,6 +420,7 @@ static void
 start_lane(struct raid_process *p, struct lane *lane)
 {
 	lane->active = true;
+	lane->tries = 0;
 	lane->lba = p->next;
 	lane->num_blocks = MIN(p->window_blocks, p->total - p->next);
 	p->next += lane->num_blocks;
@@ -397,6 +433,7 @@ start_lane(struct raid_process *p, struct lane *lane)
 	lane->task.stripe = lane->lba / p->raid->stripe_blocks;
 	lane->task.target = p->target != NULL ? p->target->slot : NO_TARGET;
 	lane->task.wrote = false;
+	lane->task.stopping = &p->stopping;
 	lane->task.done = stripe_done;
 	raid5f_task_submit(p->rc, &lane->task);
 }

@@ -93,6 +93,7 @@ submit_range(struct raid_channel *rc, struct raid *raid, struct bdev_io *io)
 
 	x->pending = 0;
 	x->status = 0;
+	x->at = (struct slot_set){0};
 	for (unsigned i = 0; i < raid->num_bases; i++) {
 		struct raid_child *c = raid_child_at(raid, raid_children(io), i);
 		uint64_t from = all ? 0 : blocks_below(raid, io->lba, i);
@@ -101,6 +102,7 @@ submit_range(struct raid_channel *rc, struct raid *raid, struct bdev_io *io)
 		if (all || from < to) {
 			raid_child_init(c, io, rc->slots[i].offset + from, to - from,
 					raid_part_done);
+			raid_child_goes(x, c, i);
 			x->pending++;
 			bdev_submit(rc->slots[i].ch, &c->io);
 		}
@@ -114,9 +116,19 @@ submit(struct bdev_channel *ch, struct bdev_io *io)
 
 	if (LIKELY(io->op <= BDEV_WRITE)) {
 		submit_rw(ch, io, false);
-	} else {
+	} else if (!raid_control(rc, io)) {
 		submit_range(rc, rc->raid, io);
 	}
+}
+
+/* Of reads and writes no account is kept: while one is there, its only child is at a base. */
+static void
+abort_target(struct raid_channel *rc, struct bdev_io *io)
+{
+	static const struct slot_set first = {.words = {1}};
+	const struct raid_io *x = bdev_io_ctx(io->target);
+
+	raid_abort_parts(rc, io, io->target->op <= BDEV_WRITE ? &first : &x->at);
 }
 
 static void
@@ -133,6 +145,7 @@ static const struct bdev_ops raid0_ops = {
 	.base = raid_bdev_base,
 	.channel_create = raid_channel_create,
 	.channel_destroy = raid_channel_destroy,
+	.cancel = raid_cancel,
 	.submit = submit,
 	.submit_plain = submit_plain,
 };
@@ -206,4 +219,5 @@ const struct raid_level_ops raid0_level = {
 	.bdev_ops = &raid0_ops,
 	.start = start,
 	.resize = resize,
+	.abort = abort_target,
 };

@@ -8,8 +8,9 @@
  *  2. A write that no member took ends with an error and costs no member its place: what is in these
  *     blocks is not defined until they are written again, and as the mirrors may differ there, they
  *     are resynchronised (process.c).
- *  3. A read that fails is given to the other members, one after another; a member that could not
- *     read what another one could is written again (repair.c).
+ *  3. A read that fails, and was not given up, is given to the other members, one after another; a member that could not
+ *     read what another one could is written again (repair.c). So reads are not passed down: what is passed goes back to its
+ *     submitter past this module.
  *  4. Buffers do not change between the mirrors' copies: needs_stable_data. Two writes of the same
  *     blocks at the same time, which no file system does, may end in different order on two
  *     mirrors, as on two disks.
@@ -79,6 +80,7 @@ read_done(struct bdev_io *child, int status)
 	struct raid_io *x = bdev_io_ctx(io);
 	unsigned next;
 
+	raid_child_came(x, c);
 	rc->slots[c->slot].reads--;
 	raid_channel_came_back(rc);
 	if (LIKELY(status == 0)) {
@@ -88,6 +90,10 @@ read_done(struct bdev_io *child, int status)
 			}
 		}
 		bdev_io_complete_now(io, 0);
+		return;
+	}
+	if (UNLIKELY(raid_given_up(rc, x))) {
+		bdev_io_complete_now(io, rc->cancel_status);
 		return;
 	}
 	slot_set_add(&x->failed, c->slot);
@@ -110,6 +116,8 @@ read_from(struct raid_channel *rc, struct bdev_io *io, unsigned slot)
 	struct raid_child *c = raid_child_at(rc->raid, raid_children(io), 0);
 	struct raid_slot *s = &rc->slots[slot];
 
+	raid_child_goes(bdev_io_ctx(io), c, 0);
+
 	raid_child_init(c, io, io->lba + s->offset, io->num_blocks, read_done);
 	c->slot = slot;
 	s->reads++;
@@ -124,8 +132,6 @@ submit_read(struct raid_channel *rc, struct bdev_io *io)
 	struct raid_io *x = bdev_io_ctx(io);
 	unsigned slot;
 
-	x->failed = (struct slot_set){0};
-	x->status = 0;
 	slot = choose(rc, io, &x->failed);
 	if (UNLIKELY(slot == NO_SLOT)) {
 		bdev_io_complete(io, -EIO);
@@ -140,6 +146,10 @@ submit(struct bdev_channel *ch, struct bdev_io *io)
 	struct raid_channel *rc = raid_channel_of(ch);
 
 	raid_channel_look(rc);
+	if (io->op >= BDEV_RESET && raid_control(rc, io)) {
+		return;
+	}
+	raid_io_init(rc, bdev_io_ctx(io));
 	if (io->op == BDEV_READ) {
 		submit_read(rc, io);
 	} else {
@@ -155,6 +165,7 @@ static const struct bdev_ops raid1_ops = {
 	.base = raid_bdev_base,
 	.channel_create = raid_channel_create,
 	.channel_destroy = raid_channel_destroy,
+	.cancel = raid_cancel,
 	.submit = submit,
 };
 
@@ -227,4 +238,5 @@ const struct raid_level_ops raid1_level = {
 	.resize = resize,
 	.release_held = raid_all_release,
 	.resubmit = submit_write,
+	.end_waiting = raid_all_end_waiting,
 };

@@ -37,6 +37,7 @@ direct_done(struct bdev_io *child, int status)
 	struct raid_channel *rc = raid_channel_of(io->ch);
 	struct raid_io *x = bdev_io_ctx(io);
 
+	raid_child_came(x, c);
 	raid_channel_came_back(rc);
 	if (x->status == 0) {
 		x->status = status;
@@ -46,6 +47,8 @@ direct_done(struct bdev_io *child, int status)
 	}
 	if (x->status == 0) {
 		bdev_io_complete_now(io, 0);
+	} else if (raid_given_up(rc, x)) {
+		bdev_io_complete_now(io, rc->cancel_status);
 	} else {
 		raid_channel_look(rc);
 		stripe_submit(rc, io); /* with what cannot be read computed */
@@ -117,10 +120,10 @@ submit_read(struct raid_channel *rc, struct bdev_io *io)
 		stripe_submit(rc, io);
 		return;
 	}
-	x->status = 0;
 	for (unsigned i = 0, n = x->pending; i < n; i++) {
 		struct raid_child *c = raid_child_at(rc->raid, raid_children(io), i);
 
+		raid_child_goes(x, c, i);
 		bdev_submit(rc->slots[c->slot].ch, &c->io);
 	}
 }
@@ -145,6 +148,10 @@ submit(struct bdev_channel *ch, struct bdev_io *io)
 	struct raid_channel *rc = raid_channel_of(ch);
 
 	raid_channel_look(rc);
+	if (io->op >= BDEV_RESET && raid_control(rc, io)) {
+		return;
+	}
+	raid_io_init(rc, bdev_io_ctx(io));
 	if (io->op == BDEV_READ) {
 		submit_read(rc, io);
 	} else if (io->op == BDEV_WRITE) {
@@ -152,6 +159,14 @@ submit(struct bdev_channel *ch, struct bdev_io *io)
 	} else {
 		raid_all_submit(rc, io); /* flush */
 	}
+}
+
+static bool
+end_waiting(struct raid_channel *rc, const struct raid_io *only, int status)
+{
+	bool any = raid_all_end_waiting(rc, only, status);
+
+	return stripe_end_waiting(rc, only, status) || any;
 }
 
 static void
@@ -169,6 +184,7 @@ static const struct bdev_ops raid5f_ops = {
 	.base = raid_bdev_base,
 	.channel_create = raid_channel_create,
 	.channel_destroy = raid_channel_destroy,
+	.cancel = raid_cancel,
 	.submit = submit,
 };
 
@@ -237,4 +253,5 @@ const struct raid_level_ops raid5f_level = {
 	.channel_release = stripe_channel_release,
 	.release_held = release_held,
 	.resubmit = submit_write,
+	.end_waiting = end_waiting,
 };

@@ -109,6 +109,7 @@ passes_battery(void **state)
 			.create = create,
 			.remove = remove_bdev,
 			.unmap_zeroes = true,
+			.may_cancel = shapes[i].level == RAID_LEVEL_1 || shapes[i].level == RAID_LEVEL_5F, /* what waits */
 			.requests = 500,
 		};
 

@@ -68,7 +68,7 @@ io_done(struct bdev_io *io, int status)
 		LOG_NOTICE(BDEV, raid->name, "base %u: blocks %llu+%llu could not be read and were "
 					     "written again",
 			   r->slot, (unsigned long long)r->lba, (unsigned long long)r->num_blocks);
-	} else if (io->op == BDEV_WRITE) {
+	} else if (io->op == BDEV_WRITE && status != -ECANCELED) { /* then the next read that fails asks again */
 		raid_base_leave(b, status == -ENODEV ? OUT_MISSING : OUT_FAILED);
 	}
 	bdev_range_unlock(&r->lock, unlocked);

@@ -158,6 +158,19 @@ finish(struct stripe *s, int status, bool at_once)
 	}
 }
 
+/* Cancelled or aborted while it was under way: nothing more is asked of the bases for it. */
+static bool
+given_up(const struct stripe *s)
+{
+	return s->io != NULL ? raid_given_up(s->rc, bdev_io_ctx(s->io)) : *s->task->stopping;
+}
+
+static int
+cancel_status(const struct stripe *s)
+{
+	return s->io != NULL ? s->rc->cancel_status : -ECANCELED;
+}
+
 static int
 error_of(int status)
 {
@@ -210,7 +223,7 @@ missed(struct stripe *s, unsigned slot, int status)
 {
 	if (s->rc->slots[slot].role >= ROLE_JOINING) {
 		slot_set_add(&s->failed, slot);
-	} else if (s->rc->slots[slot].role == ROLE_TARGET) {
+	} else if (s->rc->slots[slot].role == ROLE_TARGET && (s->io != NULL || status != -ECANCELED)) {
 		raid_base_report(s->rc->raid, slot, status);
 	}
 	s->status = s->status == 0 ? status : s->status;
@@ -232,41 +245,47 @@ report_failed(struct stripe *s)
  * parity may not fit any more.
  */
 static void
-written(struct stripe *s)
+written_partly(struct stripe *s)
 {
 	struct raid_channel *rc = s->rc;
 	struct raid *raid = rc->raid;
-	bool all_there = true;
+	bool all_there = true, too_few = good_members(s) < raid->min_working;
 
-	raid_channel_look(rc);
-	if (!raid_still_members(rc, &s->failed)) {
-		bool whole = s->kind != STRIPE_TASK || s->status == 0;
-
-		if (slot_set_count(&s->failed) > 0 && atomic_load(&raid->broken)) {
-			whole = false;
-		}
-		finish(s, whole ? 0 : error_of(s->status), true);
-		return;
-	}
 	for (unsigned i = 0; i < raid->num_bases; i++) {
 		all_there = all_there && rc->slots[i].role >= ROLE_JOINING;
 	}
-	if (good_members(s) < raid->min_working) {
-		if (all_there) {
-			raid_doubt(raid);
-		} else {
-			report_failed(s);
-		}
-		finish(s, error_of(s->status), true);
+	if (given_up(s) || s->status == -ECANCELED || (too_few && all_there)) {
+		raid_doubt(raid);
+		finish(s, given_up(s) ? cancel_status(s) : error_of(s->status), true);
 		return;
 	}
 	report_failed(s);
-	if (s->kind != STRIPE_WRITE) {
+	if (too_few) {
+		finish(s, error_of(s->status), true);
+	} else if (s->kind != STRIPE_WRITE) {
 		finish(s, s->kind == STRIPE_READ ? 0 : error_of(s->status), true);
 	} else if (atomic_load(&raid->broken)) {
 		finish(s, -EIO, true);
 	} else {
 		list_append(&((struct raid5f_channel *)rc->level_ctx)->held, &s->link);
+	}
+}
+
+static void
+written(struct stripe *s)
+{
+	struct raid_channel *rc = s->rc;
+
+	raid_channel_look(rc);
+	if (!raid_still_members(rc, &s->failed)) {
+		bool whole = s->kind != STRIPE_TASK || s->status == 0;
+
+		if (slot_set_count(&s->failed) > 0 && atomic_load(&rc->raid->broken)) {
+			whole = false;
+		}
+		finish(s, whole ? 0 : error_of(s->status), true);
+	} else {
+		written_partly(s);
 	}
 }
 
@@ -434,7 +453,9 @@ static void read_old(struct stripe *s);
 static void
 read_over(struct stripe *s)
 {
-	if (s->status == 0) {
+	if (given_up(s)) {
+		finish(s, cancel_status(s), true);
+	} else if (s->status == 0) {
 		have_old(s);
 	} else if (s->status == -EAGAIN) {
 		read_old(s); /* once more, with one to be computed */
@@ -559,7 +580,9 @@ static void
 locked(struct stripe *s)
 {
 	raid_channel_look(s->rc);
-	if (s->kind == STRIPE_TASK) {
+	if (given_up(s)) {
+		finish(s, cancel_status(s), false);
+	} else if (s->kind == STRIPE_TASK) {
 		read_for_task(s);
 	} else {
 		read_old(s);
@@ -664,6 +687,26 @@ raid5f_task_submit(struct raid_channel *rc, struct stripe_task *task)
 	} else {
 		start_task(rc, task);
 	}
+}
+
+bool
+stripe_end_waiting(struct raid_channel *rc, const struct raid_io *only, int status)
+{
+	struct raid5f_channel *r5 = rc->level_ctx;
+	struct raid_io *x, *next;
+	bool any = false;
+
+	LIST_FOREACH_SAFE (x, next, &r5->waiting, link) {
+		if (only == NULL || x == only) {
+			struct bdev_io *io = raid_io_parent(x);
+
+			list_remove(&x->link);
+			rc->writes -= io->op == BDEV_WRITE;
+			bdev_io_complete(io, status);
+			any = true;
+		}
+	}
+	return any;
 }
 
 void

@@ -29,6 +29,8 @@ stripe_readable(const struct raid_channel *rc, unsigned slot)
 void stripe_submit(struct raid_channel *rc, struct bdev_io *io);
 /* Ends writes whose bases are out by now. */
 void stripe_release_held(struct raid_channel *rc);
+/* raid_level_ops.end_waiting: of what waits for a stripe request. */
+bool stripe_end_waiting(struct raid_channel *rc, const struct raid_io *only, int status);
 int stripe_channel_init(struct raid_channel *rc);
 void stripe_channel_release(struct raid_channel *rc);
 
