@@ -111,7 +111,7 @@ open_conn(struct msg *msg)
 {
 	struct call *call = CONTAINER_OF(msg, struct call, msg);
 
-	CHECK(conn_open(call->fd, &options, &conns, call->refusal) == 0);
+	CHECK(conn_open(call->fd, &options, &conns, CONN_OWNER, call->refusal) == 0);
 	call->done = true;
 }
 

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -428,6 +429,112 @@ test_idle_make_place(void **state)
 	close(late);
 }
 
+/* ---- Shares of users ---- */
+
+#define SHARE 48
+#define SHARES 96
+#define UNWELCOME 8
+
+/* A connection of that user: who connects is who this system thread is at that moment. */
+static int
+client_of(uid_t user)
+{
+	int fd;
+
+	assert_int_equal(syscall(SYS_setresuid, -1, user, -1), 0);
+	fd = harness_client();
+	assert_int_equal(syscall(SYS_setresuid, -1, 0, -1), 0);
+	harness_turn(3);
+	return fd;
+}
+
+static void
+let_users_in(uid_t first, unsigned count)
+{
+	harness_on_thread(harness_stop);
+	for (unsigned i = 0; i < count; i++) {
+		harness.options.peers.uids[i] = first + i;
+	}
+	harness.options.peers.uid_count = count;
+	harness_on_thread(harness_start);
+	assert_int_equal(chmod(harness.dir, 0711), 0);
+}
+
+static void
+fill_share(int *fds, unsigned count, uid_t user)
+{
+	for (unsigned i = 0; i < count; i++) {
+		fds[i] = client_of(user);
+		say(fds[i], VERSION);
+		assert_string_equal(heard(fds[i]), ANSWER("2", "\"v\""));
+	}
+}
+
+/* Users who keep all they can get: each has its share, and root gets in. */
+static void
+test_shares(void **state)
+{
+	int fds[SHARES], late, root, other;
+
+	if (geteuid() != 0) {
+		skip();
+	}
+	let_users_in(1000, 3);
+	fill_share(fds, SHARE, 1000);
+	late = client_of(1000);
+	say(late, VERSION);
+	assert_non_null(strstr(heard(late), "user 1000 has 48 connections already"));
+	close(late);
+	fill_share(fds + SHARE, SHARE, 1001);
+	other = client_of(1002);
+	say(other, VERSION);
+	assert_non_null(strstr(heard(other), "96 connections already of users"));
+	close(other);
+	root = client_of(0);
+	say(root, VERSION);
+	assert_string_equal(heard(root), ANSWER("2", "\"v\""));
+	/* One of its own gives way when it has been idle for long enough, nobody else's. */
+	advance_ms(61000);
+	late = client_of(1001);
+	say(late, VERSION);
+	assert_string_equal(heard(late), ANSWER("2", "\"v\""));
+	assert_true(is_open(fds[0]));
+	assert_false(is_open(fds[SHARE]));
+	assert_true(is_open(fds[SHARE + 1]));
+	close(late);
+	close(root);
+	for (unsigned i = 0; i < SHARES; i++) {
+		close(fds[i]);
+	}
+}
+
+/* Those who may not come in at all take few places, and are heard of in the log once. */
+static void
+test_unwelcome_crowd(void **state)
+{
+	int fds[200], root;
+
+	if (geteuid() != 0) {
+		skip();
+	}
+	let_users_in(1000, 1);
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+		fds[i] = client_of(2000);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+		assert_int_equal(is_open(fds[i]), i < UNWELCOME);
+	}
+	root = client_of(0);
+	say(root, VERSION);
+	assert_string_equal(heard(root), ANSWER("2", "\"v\""));
+	say(fds[0], VERSION);
+	assert_non_null(strstr(heard(fds[0]), "user 2000"));
+	close(root);
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+		close(fds[i]);
+	}
+}
+
 /* ---- Events ---- */
 
 static uint64_t push_type;
@@ -529,6 +636,8 @@ main(void)
 		TCP_TEST(test_pace),
 		UNIX_TEST(test_silent_make_place),
 		UNIX_TEST(test_idle_make_place),
+		UNIX_TEST(test_shares),
+		UNIX_TEST(test_unwelcome_crowd),
 		UNIX_TEST(test_events),
 		UNIX_TEST(test_lost_events),
 	};

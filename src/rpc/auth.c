@@ -174,7 +174,7 @@ in_groups(int fd, const struct rpc_peers *peers)
 }
 
 int
-rpc_peer_check(int fd, const struct rpc_peers *peers, struct err *err)
+rpc_peer_check(int fd, const struct rpc_peers *peers, uid_t *ret_user, struct err *err)
 {
 	struct ucred who;
 	socklen_t size = sizeof(who);
@@ -182,6 +182,7 @@ rpc_peer_check(int fd, const struct rpc_peers *peers, struct err *err)
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) != 0) {
 		return err_set(err, -EACCES, "who is there cannot be told: %s", strerror(errno));
 	}
+	*ret_user = who.uid;
 	if (who.uid == 0 || who.uid == geteuid() || has_gid(peers, who.gid) || in_groups(fd, peers)) {
 		return 0;
 	}

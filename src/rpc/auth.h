@@ -48,7 +48,7 @@ struct rpc_peers {
 	unsigned gid_count;
 };
 
-/* 0; -EACCES with err, naming who is refused. */
-int rpc_peer_check(int fd, const struct rpc_peers *peers, struct err *err);
+/* 0; -EACCES with err, naming who is refused. *ret_user: who it is, also then. */
+int rpc_peer_check(int fd, const struct rpc_peers *peers, uid_t *ret_user, struct err *err);
 
 #endif

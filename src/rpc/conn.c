@@ -74,6 +74,7 @@ struct conn {
 	const struct conn_options *options;
 	struct watch watch;
 	uint32_t events;
+	uid_t user;
 	enum gate gate;
 	struct timer timer; /* while it is not admitted */
 	char *refusal;
@@ -709,7 +710,7 @@ start_gate(struct conn *c, const char *refusal, struct err *err)
 }
 
 int
-conn_open(int fd, const struct conn_options *options, struct list *conns, const char *refusal)
+conn_open(int fd, const struct conn_options *options, struct list *conns, uid_t user, const char *refusal)
 {
 	struct conn *c = calloc(1, sizeof(*c));
 	struct err err = ERR_NONE;
@@ -722,6 +723,7 @@ conn_open(int fd, const struct conn_options *options, struct list *conns, const 
 	c->magic = CONN_MAGIC;
 	stream_init(&c->stream, fd);
 	c->options = options;
+	c->user = user;
 	c->heard_ns = clock_now_ns();
 	list_init(&c->exchanges);
 	rpc_out_init(&c->out);
@@ -744,20 +746,37 @@ conn_open(int fd, const struct conn_options *options, struct list *conns, const 
 /* ---- Places for others ---- */
 
 static bool
-is_stranger(const struct conn *c)
+is_one_of(const struct conn *c, enum conn_who who, uid_t user)
 {
-	return c->gate != GATE_OPEN;
+	bool welcome = c->gate != GATE_UNWELCOME;
+
+	if (c->failed) {
+		return false;
+	}
+	switch (who) {
+	case CONN_ALL:
+		break;
+	case CONN_STRANGERS:
+		return c->gate != GATE_OPEN;
+	case CONN_UNWELCOME:
+		return !welcome;
+	case CONN_USERS:
+		return welcome && c->user != CONN_OWNER;
+	case CONN_OF_USER:
+		return welcome && c->user == user;
+	}
+	return true;
 }
 
 unsigned
-conn_count_strangers(const struct list *conns)
+conn_count(const struct list *conns, enum conn_who who, uid_t user)
 {
 	const struct conn *c;
 	unsigned count = 0;
 
 	LIST_FOREACH(c, conns, link)
 	{
-		count += is_stranger(c);
+		count += is_one_of(c, who, user);
 	}
 	return count;
 }
@@ -772,14 +791,14 @@ free_for_others_ns(const struct conn *c)
 }
 
 uint64_t
-conn_make_place(struct list *conns, bool strangers_only)
+conn_make_place(struct list *conns, enum conn_who who, uid_t user)
 {
 	struct conn *c, *oldest = NULL;
 	uint64_t at = UINT64_MAX;
 
 	LIST_FOREACH(c, conns, link)
 	{
-		if ((!strangers_only || is_stranger(c)) && !c->failed && free_for_others_ns(c) < at) {
+		if (is_one_of(c, who, user) && free_for_others_ns(c) < at) {
 			at = free_for_others_ns(c);
 			oldest = c;
 		}

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/list.h"
 #include "rpc/auth.h"
@@ -36,22 +37,34 @@ struct conn_options {
 	void *ctx;
 };
 
-/* Takes fd, also when it fails. refusal: why this client may not come in, all that it hears; NULL: it may. 0 or a negative
- * errno. */
-int conn_open(int fd, const struct conn_options *options, struct list *conns, const char *refusal);
+/* For a client whose connections are not counted as a user's: root, the user of this process, or one over TCP. */
+#define CONN_OWNER ((uid_t)-1)
+
+/* Takes fd, also when it fails. user: whose it is. refusal: why this client may not come in, all that it hears; NULL: it may. 0
+ * or a negative errno. */
+int conn_open(int fd, const struct conn_options *options, struct list *conns, uid_t user, const char *refusal);
 
 /* Sends what the socket takes of the answers made, and ends; requests under way are dropped. conn is on the list
  * that was given to conn_open. */
 void conn_close_all(struct list *conns);
 
-/* Those that have not shown yet who they are. */
-unsigned conn_count_strangers(const struct list *conns);
+/* Some of the connections. */
+enum conn_who {
+	CONN_ALL,
+	CONN_STRANGERS, /* that have not shown yet who they are, or have been refused */
+	CONN_UNWELCOME, /* that have been refused for who they are */
+	CONN_USERS,     /* let in, of any user but CONN_OWNER */
+	CONN_OF_USER,   /* of these, of one */
+};
+
+/* Those that are about to end are not counted. user: for CONN_OF_USER. */
+unsigned conn_count(const struct list *conns, enum conn_who who, uid_t user);
 
 /*
- * Somebody waits for a place: ends the connection that has been of no use for longest, if that is long enough. 0: its place
+ * Somebody waits for a place: ends the one of them that has been of no use for longest, if that is long enough. 0: its place
  * is free soon; else when one may be had, UINT64_MAX: not before somebody leaves.
  */
-uint64_t conn_make_place(struct list *conns, bool strangers_only);
+uint64_t conn_make_place(struct list *conns, enum conn_who who, uid_t user);
 
 /* ---- Events ---- */
 

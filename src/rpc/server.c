@@ -6,6 +6,11 @@
  * have run out, too, accepting pauses until a client leaves or RPC_ACCEPT_PAUSE_US have passed: the socket stays readable,
  * and trying again at once would spin.
  *
+ * On a unix socket root and the user of berthd always get in: users let in by --rpc-user and --rpc-group have
+ * RPC_USERS_MAX places among them, and RPC_USER_MAX each. Who comes when these are taken has the place of an idle one of
+ * theirs, or is refused. Of those who may not come in at all RPC_UNWELCOME_MAX are told so at a time. What is refused is said in the
+ * log once in RPC_REFUSALS_LOG_NS.
+ *
  * Over TCP anybody may come: at most RPC_STRANGERS_MAX have not shown who they are at a time, and RPC_STRANGERS_PER_PAUSE are
  * accepted in RPC_STRANGERS_PAUSE_US, since a TLS handshake takes a millisecond of this thread.
  */
@@ -28,6 +33,10 @@
 #include "sock/unix.h"
 
 #define RPC_CONNECTIONS_MAX 128
+#define RPC_USERS_MAX 96
+#define RPC_USER_MAX 48
+#define RPC_UNWELCOME_MAX 8
+#define RPC_REFUSALS_LOG_NS (10 * NS_PER_S)
 #define RPC_ACCEPT_PAUSE_US UINT64_C(1000000)
 #define RPC_STRANGERS_MAX 16
 #define RPC_STRANGERS_PAUSE_US UINT64_C(200000)
@@ -43,6 +52,8 @@ struct rpc_server {
 	struct conn_options conn_options;
 	uint64_t burst_ns; /* strangers have been accepted since */
 	unsigned burst;    /* so many */
+	uint64_t refusal_logged_ns; /* 0: never */
+	unsigned refusals; /* since then, not in the log */
 	struct watch watch;
 	bool accepting;
 	bool pausing;
@@ -121,14 +132,14 @@ burst_over(struct rpc_server *s, uint64_t *ret_us)
 static bool
 has_place(struct rpc_server *s, bool waits)
 {
-	bool strangers_wait = s->tcp && conn_count_strangers(&s->conns) >= RPC_STRANGERS_MAX;
+	bool strangers_wait = s->tcp && conn_count(&s->conns, CONN_STRANGERS, CONN_OWNER) >= RPC_STRANGERS_MAX;
 	uint64_t us, at_ns, now;
 
 	if (s->conn_count >= RPC_CONNECTIONS_MAX || strangers_wait) {
 		if (!waits) {
 			return false;
 		}
-		at_ns = conn_make_place(&s->conns, strangers_wait && s->conn_count < RPC_CONNECTIONS_MAX);
+		at_ns = conn_make_place(&s->conns, s->conn_count < RPC_CONNECTIONS_MAX ? CONN_STRANGERS : CONN_ALL, CONN_OWNER);
 		now = clock_now_ns();
 		/* One that is busy may be idle soon: it is looked at again as long as somebody waits. */
 		us = at_ns > now ? (at_ns - now) / NS_PER_US + 1 : 0;
@@ -161,17 +172,69 @@ accept_next(struct rpc_server *s)
 	return rc;
 }
 
+static bool
+has_place_for(struct rpc_server *s, enum conn_who who, uid_t user, unsigned max)
+{
+	return conn_count(&s->conns, who, user) < max || conn_make_place(&s->conns, who, user) == 0;
+}
+
+/* Who is at the other end; 0, or why that one may not come in. */
+static int
+check_peer(struct rpc_server *s, int fd, uid_t *ret_user, struct err *err)
+{
+	int rc = rpc_peer_check(fd, &s->peers, ret_user, err);
+
+	if (rc != 0) {
+		return rc;
+	}
+	if (*ret_user == 0 || *ret_user == geteuid()) {
+		*ret_user = CONN_OWNER;
+		return 0;
+	}
+	if (!has_place_for(s, CONN_OF_USER, *ret_user, RPC_USER_MAX)) {
+		return err_set(err, -EBUSY, "user %u has %u connections already", (unsigned)*ret_user, RPC_USER_MAX);
+	}
+	if (!has_place_for(s, CONN_USERS, CONN_OWNER, RPC_USERS_MAX)) {
+		return err_set(err, -EBUSY, "there are %u connections already of users other than root and that of berthd",
+			       RPC_USERS_MAX);
+	}
+	return 0;
+}
+
+static void
+log_refusal(struct rpc_server *s, const char *why)
+{
+	uint64_t now = clock_now_ns();
+
+	if (s->refusal_logged_ns != 0 && now - s->refusal_logged_ns < RPC_REFUSALS_LOG_NS) {
+		s->refusals++;
+		return;
+	}
+	if (s->refusals > 0) {
+		LOG_WARNING(RPC, s->path, "%s (and %u more refusals before)", why, s->refusals);
+	} else {
+		LOG_WARNING(RPC, s->path, "%s", why);
+	}
+	s->refusals = 0;
+	s->refusal_logged_ns = now;
+}
+
 static int
 let_in(struct rpc_server *s, int fd)
 {
 	struct err err = ERR_NONE;
-	bool refused = !s->tcp && rpc_peer_check(fd, &s->peers, &err) != 0;
+	uid_t user = CONN_OWNER;
+	bool refused = !s->tcp && check_peer(s, fd, &user, &err) != 0;
 	int rc;
 
 	if (refused) {
-		LOG_WARNING(RPC, s->path, "%s", err_text(&err));
+		log_refusal(s, err_text(&err));
 	}
-	rc = conn_open(fd, &s->conn_options, &s->conns, refused ? err_text(&err) : NULL);
+	if (refused && conn_count(&s->conns, CONN_UNWELCOME, user) >= RPC_UNWELCOME_MAX) {
+		close(fd);
+		return 0;
+	}
+	rc = conn_open(fd, &s->conn_options, &s->conns, user, refused ? err_text(&err) : NULL);
 	s->conn_count += rc == 0;
 	s->burst++;
 	return rc;
