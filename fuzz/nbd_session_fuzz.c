@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * A whole NBD server under a client that the fuzzer plays: requests well made and malformed, cut anywhere, of all styles,
- * while the disk holds, fails and shuffles them, and the client reads its replies or does not. Whatever it does, in the end
- * the session is gone, and the next client is served.
+ * while the disk holds, fails and shuffles them, and the client reads its replies or does not. The disk lends its memory, from
+ * which reads are then sent, or does not. Whatever the client does, in the end the session is gone, and the next one is served.
  */
 #include <errno.h>
 #include <stdint.h>
@@ -137,10 +137,14 @@ int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct input in = {data, size};
+	uint8_t how = (uint8_t)take(&in, 1);
+	bool lends = how >= 128;
 	struct nbd_client c;
 	unsigned i;
 
-	nbd_client_open(&c, &st, "disk", (enum nbd_reply_style)(take(&in, 1) % 3));
+	st.disk.bdev.memory = lends ? st.disk.data : NULL;
+	atomic_store(&st.copied, 0);
+	nbd_client_open(&c, &st, "disk", (enum nbd_reply_style)(how % 3));
 	for (i = 0; i < STEPS_MAX && in.left > 0; i++) {
 		step(&c, &in);
 	}
@@ -152,5 +156,6 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		turn(1);
 	}
 	CHECK(i < ROUNDS_MAX);
+	CHECK(!lends || atomic_load(&st.copied) == 0);
 	return 0;
 }

@@ -257,13 +257,17 @@ def nbd_negotiate():
 
 
 def nbd_session():
-    """The style, then steps: 6, kind, flags, offset and length in blocks."""
+    """The style, from 128 on of a disk that lends its memory; then steps: 6, kind, flags, offset and length in blocks."""
     def request(kind, offset=0, length=8, flags=0):
         return bytes((6, kind, flags)) + le("HH", offset, length)
 
     read, write, bye, flush, trim, zero, status = 0, 1, 2, 3, 4, 6, 7
     mixed = request(write, 8, 16) + request(read, 8, 16) + request(flush, 0, 0) + request(trim, 0, 64) + request(zero, 4, 4)
+    lent = request(write, 8, 200) + request(read, 8, 200) * 2
     return {
+        "lent-simple": bytes((129,)) + lent + b"\1" + mixed + request(bye),
+        "lent-structured": bytes((130,)) + lent + request(zero, 9, 3) + request(read, 0, 300) + b"\1\1",
+        "lent-extended": bytes((128,)) + b"\2" + lent + request(read, 0, 2000) * 4 + b"\2\x13" + mixed + b"\x15",
         "simple": b"\0" + mixed + b"\1" + request(bye),
         "structured": b"\1" + mixed + request(status, 0, 100) + b"\1\1",
         "extended": b"\2" + mixed + request(write, 0, 8, 0x20) + request(status, 0, 9, 0x28) + b"\1",
