@@ -14,6 +14,8 @@
  *  1. Everything new (clusters, pages, extents) is in the new map only, or not in any map yet (`fresh`), and is given back when
  *     the commit does not come.
  *  2. What the old map alone has is given back after the commit, by reap.c.
+ *  3. Reads are held, too: a piece of one looks at the size and then at the map (io.c). Were it another in between, and shorter,
+ *     the read would find what lies below the blob where the blob had its own.
  *
  * Context: the owner.
  */
@@ -167,18 +169,6 @@ fill_extent(struct resize *r, uint64_t index)
 	return md_put_extent_of(&r->persist.body, r->blob->id, r->num_clusters, e, index, page);
 }
 
-static void
-zeroes_flushed(struct store_io *io, int status)
-{
-	struct resize *r = io->ctx;
-
-	if (status != 0) {
-		fail(r, status);
-		return;
-	}
-	md_persist_run(&r->persist, resized);
-}
-
 /* Of a thin blob: new clusters that were allocated get zeroes before the metadata names them. */
 static void zero_next(struct resize *r);
 
@@ -216,7 +206,7 @@ zero_next(struct resize *r)
 			return;
 		}
 	}
-	store_io_flush(r->zero, zeroes_flushed);
+	md_persist_run(&r->persist, resized);
 }
 
 static void fill(struct resize *r);
@@ -249,7 +239,7 @@ fill(struct resize *r)
 	if (rc != 0) {
 		fail(r, rc);
 	} else if (r->next < r->fill_end) {
-		md_tx_write(&r->persist.body, true, filled);
+		md_tx_write(&r->persist.body, false, filled);
 	} else if (r->zero != NULL) {
 		r->zero_at = r->old->num_clusters;
 		zero_next(r);
@@ -429,6 +419,7 @@ run(struct md_op *op)
 		return;
 	}
 	r->persist.image.map = r->map;
+	r->persist.flush_first = true; /* extents and zeroes were written, not flushed */
 	fill(r);
 }
 

@@ -36,7 +36,6 @@ resize_take_fresh(struct resize *r)
 		atomic_store_explicit(&r->map->extents[r->old->num_extents + i], r->fresh[i], memory_order_relaxed);
 	}
 	r->added = r->num_clusters - r->old->num_clusters - r->reserved;
-	r->persist.flush_first = true;
 	free(r->fresh);
 	r->fresh = NULL;
 }
