@@ -134,7 +134,22 @@ const struct device_ops raid_device_ops = {.channel_create = create, .channel_de
 size_t
 raid_entrance_bytes(const struct raid *raid)
 {
-	return sizeof(struct raid_entrance) + (raid->level->passes ? raid->num_bases * sizeof(struct bdev_pass) : 0);
+	return sizeof(struct raid_entrance) + (raid->level->passes ? raid->num_bases * sizeof(struct raid_way) : 0);
+}
+
+static void
+open_ways(const struct raid *raid, struct bdev_channel *ch, struct raid_entrance *entrance)
+{
+	unsigned n = raid->num_bases;
+
+	entrance->strip_shift = (uint8_t)__builtin_ctz(raid->strip_blocks);
+	entrance->strip_mask = raid->strip_blocks - 1;
+	entrance->base_shift = (n & (n - 1)) == 0 ? (uint8_t)__builtin_ctz(n) : ODD_BASES;
+	entrance->base_mask = n - 1;
+	for (unsigned i = 0; i < n; i++) {
+		entrance->ways[i].offset = entrance->rc->slots[i].offset;
+		bdev_pass_open(&entrance->ways[i].pass, ch, entrance->rc->slots[i].ch, 0, NULL);
+	}
 }
 
 int
@@ -149,8 +164,8 @@ raid_channel_create(struct bdev *bdev, struct bdev_channel *ch)
 		return status;
 	}
 	raid_channel_look(entrance->rc);
-	for (unsigned i = 0; raid->level->passes && i < raid->num_bases; i++) {
-		bdev_pass_open(&entrance->passes[i], ch, entrance->rc->slots[i].ch, 0, NULL);
+	if (raid->level->passes) {
+		open_ways(raid, ch, entrance);
 	}
 	return 0;
 }
@@ -162,7 +177,7 @@ raid_channel_destroy(struct bdev *bdev, struct bdev_channel *ch)
 	struct raid_entrance *entrance = ch->module_ctx;
 
 	for (unsigned i = 0; raid->level->passes && i < raid->num_bases; i++) {
-		bdev_pass_close(&entrance->passes[i]);
+		bdev_pass_close(&entrance->ways[i].pass);
 	}
 	channel_put(&entrance->rc->channel);
 }

@@ -70,10 +70,11 @@ submit_parts(struct raid_channel *rc, struct bdev_io *io)
 static inline __attribute__((always_inline)) bool
 pass(struct bdev_channel *ch, struct bdev_io *io, bool plain)
 {
-	const struct raid_channel *rc = raid_channel_of(ch);
-	unsigned i = base_of(rc->raid, io->lba);
+	struct raid_entrance *e = ch->module_ctx;
+	const struct raid *raid = e->rc->raid;
+	unsigned i = base_of(raid, io->lba);
 
-	return raid_pass(ch, io, i, io->lba - rc->raid->starts[i] + rc->slots[i].offset, plain);
+	return raid_pass(&e->ways[i].pass, io, io->lba - raid->starts[i] + e->ways[i].offset, plain);
 }
 
 static void

@@ -243,11 +243,23 @@ struct raid_channel {
 	struct raid_slot slots[];
 };
 
-/* One descriptor's way to its thread's channel. */
+/* One descriptor's way to its thread's channel, and to the bases where the level passes requests down: all that such a request
+ * needs, so that it looks no further. */
+struct raid_way {
+	uint64_t offset;
+	struct bdev_pass pass;
+};
+
 struct raid_entrance {
 	struct raid_channel *rc;
-	struct bdev_pass passes[]; /* to each base, where the level passes requests down */
+	/* raid0: logarithms and masks of the strip's blocks and of the number of bases. */
+	uint8_t strip_shift;
+	uint8_t base_shift; /* ODD_BASES: no power of two */
+	uint32_t strip_mask;
+	uint32_t base_mask;
+	struct raid_way ways[];
 };
+#define ODD_BASES 64
 
 static inline struct raid_channel *
 raid_channel_of(struct bdev_channel *ch)
@@ -481,13 +493,11 @@ raid_channel_came_back(struct raid_channel *rc)
 
 /* ---- io.c: what levels share ---- */
 
-/* io, a read or write that lies on base `slot` from lba on, goes down as it is: true, or needs a child. plain: it is given
- * to submit_plain. */
+/* io, a read or write that lies on one base from lba on, goes down as it is: true, or needs a child. plain: it was given to
+ * submit_plain. */
 static inline bool
-raid_pass(struct bdev_channel *ch, struct bdev_io *io, unsigned slot, uint64_t lba, bool plain)
+raid_pass(struct bdev_pass *pass, struct bdev_io *io, uint64_t lba, bool plain)
 {
-	struct bdev_pass *pass = &((struct raid_entrance *)ch->module_ctx)->passes[slot];
-
 	if (plain ? LIKELY(bdev_may_pass_plain(pass, io)) : bdev_may_pass(pass, io, lba)) {
 		bdev_pass_down(pass, io, lba, 0);
 		return true;

@@ -27,44 +27,38 @@ rw_done(struct bdev_io *child, int status)
 	bdev_io_complete_now(io, status);
 }
 
-/* The base that block lba of the array is on; *ret_lba: where. */
-static inline unsigned
-locate(const struct raid *raid, const struct raid_channel *rc, uint64_t lba, uint64_t *ret_lba)
+/* Not inline: the way of what is passed down needs no registers saved for it. */
+static __attribute__((noinline)) void
+submit_child(const struct raid_entrance *e, const struct raid_way *way, struct bdev_io *io, uint64_t lba)
 {
-	uint32_t strip_blocks = raid->strip_blocks;
-	unsigned shift = (unsigned)__builtin_ctz(strip_blocks), n = raid->num_bases, slot;
-	uint64_t strip = lba >> shift, row;
+	struct bdev_io *child = &raid_child_at(e->rc->raid, raid_children(io), 0)->io;
 
-	if ((n & (n - 1)) == 0) {
-		slot = (unsigned)strip & (n - 1);
-		row = strip >> (unsigned)__builtin_ctz(n);
-	} else {
-		slot = (unsigned)(strip % n);
-		row = strip / n;
-	}
-	*ret_lba = (row << shift) + (lba & (strip_blocks - 1)) + rc->slots[slot].offset;
-	return slot;
-}
-
-static inline __attribute__((always_inline)) void
-submit_rw(struct bdev_channel *ch, struct bdev_io *io, bool plain)
-{
-	struct raid_channel *rc = raid_channel_of(ch);
-	const struct raid *raid = rc->raid;
-	struct bdev_io *child;
-	uint64_t lba;
-	unsigned slot = locate(raid, rc, io->lba, &lba);
-
-	if (LIKELY(raid_pass(ch, io, slot, lba, plain))) {
-		return;
-	}
-	child = &raid_child_at(raid, raid_children(io), 0)->io;
 	child->done = rw_done;
 	child->iov = io->iov;
 	child->lba = lba;
 	child->num_blocks = io->num_blocks;
 	bdev_io_set_kind(child, (enum bdev_op)io->op, io->flags & BDEV_IO_FUA, io->iovcnt);
-	bdev_submit(rc->slots[slot].ch, child);
+	bdev_submit(way->pass.base, child);
+}
+
+static inline __attribute__((always_inline)) void
+submit_rw(struct bdev_channel *ch, struct bdev_io *io, bool plain)
+{
+	struct raid_entrance *e = ch->module_ctx;
+	uint64_t strip = io->lba >> e->strip_shift, row, lba;
+	struct raid_way *way;
+
+	if (LIKELY(e->base_shift != ODD_BASES)) {
+		way = &e->ways[strip & e->base_mask];
+		row = strip >> e->base_shift;
+	} else {
+		way = &e->ways[strip % (e->base_mask + UINT64_C(1))];
+		row = strip / (e->base_mask + UINT64_C(1));
+	}
+	lba = (row << e->strip_shift) + (io->lba & e->strip_mask) + way->offset;
+	if (UNLIKELY(!raid_pass(&way->pass, io, lba, plain))) {
+		submit_child(e, way, io, lba);
+	}
 }
 
 /* ---- Ranges ---- */
