@@ -6,7 +6,10 @@
  *  2. Lines appended and not handed to a sync are `dirty`; then the timer is running or a job is
  *     under way, at whose end it is looked at. Nothing runs while nothing is dirty: an idle berthd
  *     makes no wake-ups.
- *  3. The log always says: the live configuration and the lost entries.
+ *  3. The log always says: the live configuration and the lost entries, and perhaps what ended without a call of its own.
+ *  4. A log that has grown is shortened by the worker, from its own lines: what a start would leave out of it is left out. The
+ *     app thread is asked for the live configuration, which takes it 10 us an object, only when that leaves too much: then there
+ *     are more objects, or calls that came to nothing.
  *
  * Rejected: fsync before each answer (a second of delay is what was promised; a burst of calls
  * would take seconds).
@@ -33,7 +36,7 @@
 #define STATE_GROWTH_LINES 1000
 #define LARGE_BYTES (64 << 10)
 
-enum phase { IDLE, SYNCING, WRITING_NEW, SYNCING_NEW };
+enum phase { IDLE, SYNCING, PRUNING, WRITING_NEW, SYNCING_NEW };
 
 struct lost {
 	struct list link;
@@ -55,12 +58,14 @@ struct state {
 	struct list lost;
 	size_t hopeful; /* of them */
 	size_t needed_lines; /* when the log was written anew last */
+	size_t live_lines;   /* when the live configuration was looked at last */
 
 	enum phase phase;
 	struct worker_job job;
 	int job_status;
 	char *new_text;
 	size_t new_bytes;
+	size_t new_lines;
 	bool dirty;
 	bool sync_failed; /* and was logged */
 	struct timer timer;
@@ -216,20 +221,31 @@ state_call_regained(struct state *s, const json_t *call)
 
 /* ---- Reading the log ---- */
 
-static void
-read_line(struct state *s, const char *line, size_t bytes, unsigned number)
+/* NULL, and why: no call can be read in the line. */
+static json_t *
+load_call(const char *line, size_t bytes, char why[static JSON_ERROR_TEXT_LENGTH])
 {
 	json_error_t error;
 	json_t *call = json_loadb(line, bytes, JSON_REJECT_DUPLICATES, &error);
 	json_t *params = json_object_get(call, "params");
-	char where[64];
+
+	if (json_is_string(json_object_get(call, "method")) && (params == NULL || json_is_object(params))) {
+		return call;
+	}
+	snprintf(why, JSON_ERROR_TEXT_LENGTH, "%s", call == NULL ? error.text : "not an object with method and params");
+	json_decref(call);
+	return NULL;
+}
+
+static void
+read_line(struct state *s, const char *line, size_t bytes, unsigned number)
+{
+	char where[64], why[JSON_ERROR_TEXT_LENGTH];
+	json_t *call = load_call(line, bytes, why);
 
 	snprintf(where, sizeof(where), "%s line %u", STATE_LOG_FILE, number);
-	if (!json_is_string(json_object_get(call, "method")) ||
-	    (params != NULL && !json_is_object(params))) {
-		add_lost(s, NULL, strndup(line, bytes), where,
-			 call == NULL ? error.text : "not an object with method and params");
-		json_decref(call);
+	if (call == NULL) {
+		add_lost(s, NULL, strndup(line, bytes), where, why);
 		return;
 	}
 	json_object_set_new(call, "where", json_string(where));
@@ -401,13 +417,77 @@ write_new_job(struct worker_job *job)
 	s->job_status = state_log_new_write(s->log, s->new_text, s->new_bytes);
 }
 
+/* Of the log's lines those that a start would carry out, and those that it could not read; *ret_lines: how many. */
+static int
+prune(const char *text, size_t bytes, struct rpc_text *t, size_t *ret_lines)
+{
+	json_t *calls = json_array(), *needed, *call;
+	char why[JSON_ERROR_TEXT_LENGTH];
+	size_t i, lines = 0;
+	struct rpc_text unread = {.failed = calls == NULL};
+
+	for (const char *end = text + bytes, *next; text < end; text = next) {
+		next = (const char *)memchr(text, '\n', (size_t)(end - text)) + 1; /* they are whole lines */
+		call = load_call(text, (size_t)(next - text) - 1, why);
+		if (call == NULL) {
+			rpc_text_add(&unread, text, (size_t)(next - text));
+			lines++;
+		} else {
+			unread.failed = unread.failed || json_array_append_new(calls, call) != 0;
+		}
+	}
+	needed = unread.failed ? NULL : state_calls_needed(calls);
+	json_array_foreach (needed, i, call) {
+		add_call(t, json_object_get(call, "method"), json_object_get(call, "params"));
+		rpc_text_add_string(t, "\n");
+	}
+	*ret_lines = lines + json_array_size(needed);
+	rpc_text_add(t, unread.data, unread.bytes);
+	t->failed = t->failed || needed == NULL;
+	json_decref(needed);
+	json_decref(calls);
+	rpc_text_release(&unread);
+	return t->failed ? -ENOMEM : 0;
+}
+
+/* -EALREADY: that leaves too much. */
+static void
+prune_job(struct worker_job *job)
+{
+	struct state *s = CONTAINER_OF(job, struct state, job);
+	struct rpc_text t = {0};
+	char *text = NULL;
+	size_t bytes;
+	int rc = state_log_new_source(s->log, &text, &bytes);
+
+	if (rc == 0) {
+		rc = prune(text, bytes, &t, &s->new_lines);
+	}
+	if (rc == 0 && s->new_lines > s->live_lines * 2 + STATE_GROWTH_LINES / 2) {
+		rc = -EALREADY;
+	}
+	if (rc == 0) {
+		rc = state_log_new_write(s->log, t.data, t.bytes);
+	}
+	s->new_bytes = t.bytes;
+	s->job_status = rc;
+	rpc_text_release(&t);
+	free(text);
+}
+
 static void
 submit(struct state *s, enum phase phase)
 {
+	void (*job)(struct worker_job *job) = sync_job;
+
 	CHECK(s->phase == IDLE || s->job_status == 0);
+	if (phase == PRUNING) {
+		job = prune_job;
+	} else if (phase == WRITING_NEW) {
+		job = write_new_job;
+	}
 	s->phase = phase;
-	worker_submit(s->worker, &s->job, phase == WRITING_NEW ? write_new_job : sync_job,
-		      job_done);
+	worker_submit(s->worker, &s->job, job, job_done);
 }
 
 static void
@@ -424,9 +504,23 @@ start_new(struct state *s, struct rpc_text *t, size_t lines)
 {
 	s->new_text = t->data;
 	s->new_bytes = t->bytes;
-	s->needed_lines = lines;
+	s->needed_lines = s->live_lines = lines;
 	state_log_new_begin(s->log);
 	submit(s, WRITING_NEW);
+}
+
+/* From the live configuration. */
+static int
+write_live(struct state *s)
+{
+	struct rpc_text t;
+	size_t lines;
+	int rc = needed_text(s, &t, &lines);
+
+	if (rc == 0) {
+		start_new(s, &t, lines);
+	}
+	return rc;
 }
 
 static void
@@ -508,6 +602,19 @@ job_done(struct worker_job *job)
 	int rc = s->job_status;
 
 	switch (s->phase) {
+	case PRUNING:
+		if (rc == -EALREADY) {
+			state_log_new_abort(s->log);
+			s->phase = IDLE;
+			give_back_memory(s->new_bytes);
+			rc = s->closed == NULL ? write_live(s) : -ECANCELED;
+			if (rc == 0) {
+				return;
+			}
+		} else {
+			s->needed_lines = s->new_lines;
+		}
+		/* fall through */
 	case WRITING_NEW:
 		free(s->new_text);
 		s->new_text = NULL;
@@ -600,7 +707,7 @@ state_restored(struct state *s, void (*done)(void *ctx, int status), void *ctx)
 	s->restored_ctx = ctx;
 	if (!s->empty && !s->changed && list_empty(&s->lost)) {
 		/* Every call was made, and none is needless: no need to compare. */
-		s->needed_lines = state_log_lines(s->log);
+		s->needed_lines = s->live_lines = state_log_lines(s->log);
 		finish_restored(s, 0);
 		forget_what_was_read(s);
 		return;
@@ -610,7 +717,7 @@ state_restored(struct state *s, void (*done)(void *ctx, int status), void *ctx)
 		LOG_ERROR(STATE, s->dir, "out of memory");
 		finish_restored(s, rc);
 	} else if (t.bytes == bytes && (bytes == 0 || memcmp(t.data, text, bytes) == 0)) {
-		s->needed_lines = lines;
+		s->needed_lines = s->live_lines = lines;
 		rpc_text_release(&t);
 		finish_restored(s, 0);
 	} else {
@@ -625,15 +732,13 @@ static void
 maybe_write_anew(struct state *s)
 {
 	size_t lines = state_log_lines(s->log);
-	struct rpc_text t;
 
 	if (s->phase != IDLE || lines < s->needed_lines * STATE_GROWTH ||
 	    lines < s->needed_lines + STATE_GROWTH_LINES) {
 		return;
 	}
-	if (needed_text(s, &t, &lines) == 0) {
-		start_new(s, &t, lines);
-	}
+	state_log_new_begin(s->log);
+	submit(s, PRUNING);
 }
 
 /* An object that could not be restored has been made anew. */

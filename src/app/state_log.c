@@ -33,6 +33,7 @@ struct state_log {
 	int new_fd;       /* -1: none */
 	size_t bytes;     /* of whole lines in fd */
 	size_t new_bytes; /* of whole lines in new_fd */
+	size_t source_bytes; /* of them, at state_log_new_begin() */
 	size_t lines, new_lines;
 	char *text; /* what was read at open */
 	size_t text_bytes;
@@ -63,13 +64,33 @@ write_all(int fd, const char *data, size_t bytes)
 	return 0;
 }
 
+/* -EIO when the file ends before. */
+static int
+read_range(int fd, size_t offset, char *data, size_t bytes)
+{
+	size_t got = 0;
+
+	while (got < bytes) {
+		ssize_t n = pread(fd, data + got, bytes - got, (off_t)(offset + got));
+
+		if (n < 0 && errno == EINTR) {
+			continue;
+		}
+		if (n <= 0) {
+			return n < 0 ? -errno : -EIO;
+		}
+		got += (size_t)n;
+	}
+	return 0;
+}
+
 /* The whole file, with a zero byte behind it. */
 static int
 read_all(int fd, char **ret_data, size_t *ret_bytes)
 {
 	struct stat st;
 	char *data;
-	size_t got = 0;
+	int rc;
 
 	if (fstat(fd, &st) != 0) {
 		return -errno;
@@ -81,26 +102,14 @@ read_all(int fd, char **ret_data, size_t *ret_bytes)
 	if (data == NULL) {
 		return -ENOMEM;
 	}
-	while (got < (size_t)st.st_size) {
-		ssize_t n = pread(fd, data + got, (size_t)st.st_size - got, (off_t)got);
-
-		if (n < 0 && errno == EINTR) {
-			continue;
-		}
-		if (n < 0) {
-			int rc = -errno;
-
-			free(data);
-			return rc;
-		}
-		if (n == 0) {
-			break;
-		}
-		got += (size_t)n;
+	rc = read_range(fd, 0, data, (size_t)st.st_size);
+	if (rc != 0) {
+		free(data);
+		return rc;
 	}
-	data[got] = '\0';
+	data[st.st_size] = '\0';
 	*ret_data = data;
-	*ret_bytes = got;
+	*ret_bytes = (size_t)st.st_size;
 	return 0;
 }
 
@@ -459,6 +468,24 @@ state_log_new_begin(struct state_log *log)
 {
 	CHECK(!log->keeping && !log->following && log->new_fd < 0);
 	log->keeping = true;
+	log->source_bytes = log->bytes;
+}
+
+int
+state_log_new_source(const struct state_log *log, char **ret_text, size_t *ret_bytes)
+{
+	size_t header = strlen(STATE_LOG_HEADER "\n"), bytes = log->source_bytes - header;
+	char *text = malloc(bytes + 1);
+	int rc = text != NULL ? read_range(log->fd, header, text, bytes) : -ENOMEM;
+
+	if (rc != 0) {
+		free(text);
+		return rc;
+	}
+	text[bytes] = '\0';
+	*ret_text = text;
+	*ret_bytes = bytes;
+	return 0;
 }
 
 int

@@ -5,7 +5,7 @@
  *
  * A line is in the file (safe from the death of this process) when state_log_append() has returned,
  * and on stable storage (safe from a power cut) after the next sync. All functions belong to one
- * thread, but for state_log_sync() and state_log_new_write(), which block and may run on another
+ * thread, but for state_log_sync(), state_log_new_source() and state_log_new_write(), which block and may run on another
  * while the owner does nothing but append.
  */
 #ifndef APP_STATE_LOG_H
@@ -49,6 +49,7 @@ int state_log_sync(struct state_log *log);
 /*
  * Writing a shorter log in place of the old one, while lines are appended:
  *   state_log_new_begin   lines appended from now on are also kept in memory
+ *   state_log_new_source  (blocks) what the log held at that moment, without the header, with a zero byte behind it: for free()
  *   state_log_new_write   (blocks) writes text, one or more whole lines or nothing, to a new file,
  *   and syncs it state_log_new_follow  adds the lines kept; from now on lines are appended to both
  *   files state_log_sync        (blocks) state_log_new_commit  the new file takes the old one's
@@ -57,6 +58,7 @@ int state_log_sync(struct state_log *log);
  * After an error, or to give up, state_log_new_abort(); the old log is as good as ever.
  */
 void state_log_new_begin(struct state_log *log);
+int state_log_new_source(const struct state_log *log, char **ret_text, size_t *ret_bytes);
 int state_log_new_write(struct state_log *log, const char *text, size_t bytes);
 int state_log_new_follow(struct state_log *log);
 int state_log_new_commit(struct state_log *log);

@@ -182,10 +182,16 @@ static void
 rewrite_until(int phase, const char *expected)
 {
 	struct state_log *log = open_log(NULL);
+	char *source = NULL;
+	size_t bytes;
 
 	append(log, "old");
 	state_log_new_begin(log);
 	append(log, "during1");
+	assert_int_equal(state_log_new_source(log, &source, &bytes), 0);
+	assert_string_equal(source, "old\n");
+	assert_int_equal(bytes, strlen(source));
+	free(source);
 	if (phase >= 1) {
 		assert_int_equal(state_log_new_write(log, "short\n", 6), 0);
 		append(log, "during2");

@@ -26,6 +26,7 @@ static struct thread *thread;
 static struct worker *worker;
 static struct state *state_now;
 static json_t *live_calls;
+static unsigned live_asked;
 static int restored_status;
 
 /* ---- Running things on the thread ---- */
@@ -134,6 +135,7 @@ set_up(void **state)
 	thread = thread_create("t", reactor);
 	worker = worker_create("test", NULL);
 	live_calls = json_array();
+	live_asked = 0;
 	state_now = NULL;
 	return 0;
 }
@@ -157,6 +159,7 @@ tear_down(void **state)
 static json_t *
 live(void)
 {
+	live_asked++;
 	return json_incref(live_calls);
 }
 
@@ -214,6 +217,15 @@ record_task(void *ctx)
 	json_t *params = json_pack("{s:s}", "name", name);
 
 	assert_int_equal(state_record(state_now, "bdev_null_create", params, NULL), 0);
+	json_decref(params);
+}
+
+static void
+delete_task(void *ctx)
+{
+	json_t *params = json_pack("{s:s}", "name", (const char *)ctx);
+
+	assert_int_equal(state_record(state_now, "bdev_null_delete", params, NULL), 0);
 	json_decref(params);
 }
 
@@ -458,6 +470,74 @@ test_growth(void **state)
 	close_state();
 }
 
+/* Objects that come and go: the log is shortened from its own lines, and the app thread need not say what there is. */
+static void
+test_churn(void **state)
+{
+	static const char broken[] = "garbage\n";
+	char name[32], log[512];
+	size_t first = 1, most = 0;
+
+	snprintf(log, sizeof(log), "%s%s%s", NULL_CREATE("kept"), broken, NULL_CREATE("lost"));
+	write_log(log);
+	on_thread(open_task, NULL);
+	on_thread(fail_task, &first);
+	add_live(NULL_CREATE("kept"));
+	on_thread(restored_task, NULL);
+	wait_for(&restored_flag);
+	live_asked = 0;
+	on_thread(record_task, (void *)"late");
+	for (int i = 0; i < 3000; i++) {
+		snprintf(name, sizeof(name), "n%d", i % 7);
+		on_thread(record_task, name);
+		on_thread(delete_task, name);
+		if (i % 50 == 0) {
+			reactor_poll_wait(reactor, 2000);
+			most = MAX(most, log_lines());
+		}
+	}
+	close_state();
+	assert_int_equal(live_asked, 0);
+	assert_true(most > 500 && most < 4000);
+	assert_true(log_lines() < 4000);
+	on_thread(open_task, NULL);
+	expect_calls("bdev_null_create kept;bdev_null_create lost;bdev_null_create late;");
+	first = 1;
+	on_thread(fail_task, &first);
+	add_live(NULL_CREATE("late"));
+	on_thread(restored_task, NULL);
+	wait_for(&restored_flag);
+	close_state();
+	snprintf(log, sizeof(log), "%s%s%s%s", NULL_CREATE("kept"), NULL_CREATE("late"), broken, NULL_CREATE("lost"));
+	expect_log(log);
+}
+
+/* What ended without a call of its own stays in the log until that is seen from what there is. */
+static void
+test_ends_without_calls(void **state)
+{
+	char name[32];
+
+	add_live(NULL_CREATE("one"));
+	on_thread(open_task, NULL);
+	on_thread(restored_task, NULL);
+	wait_for(&restored_flag);
+	live_asked = 0;
+	for (int i = 0; i < 3000; i++) {
+		snprintf(name, sizeof(name), "n%d", i);
+		on_thread(record_task, name);
+		if (i % 50 == 0) {
+			reactor_poll_wait(reactor, 2000);
+		}
+	}
+	for (int i = 0; i < 20; i++) {
+		reactor_poll_wait(reactor, 2000);
+	}
+	close_state();
+	assert_in_range(live_asked, 1, 5);
+	assert_true(log_lines() < 2500);
+}
+
 /* Once all is synced, nothing runs any more. */
 static void
 test_quiet_when_clean(void **state)
@@ -494,6 +574,8 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_made_anew, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_torn_line, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_growth, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_churn, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_ends_without_calls, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_quiet_when_clean, set_up, tear_down),
 	};
 

@@ -8,8 +8,8 @@
  *
  * On a unix socket root and the user of berthd always get in: users let in by --rpc-user and --rpc-group have
  * RPC_USERS_MAX places among them, and RPC_USER_MAX each. Who comes when these are taken has the place of an idle one of
- * theirs, or is refused. Of those who may not come in at all RPC_UNWELCOME_MAX are told so at a time. What is refused is said in the
- * log once in RPC_REFUSALS_LOG_NS.
+ * theirs, or is refused. Of those who may not come in at all RPC_UNWELCOME_MAX are told so at a time. What is refused is said
+ * in the log once in RPC_REFUSALS_LOG_NS.
  *
  * Over TCP anybody may come: at most RPC_STRANGERS_MAX have not shown who they are at a time, and RPC_STRANGERS_PER_PAUSE are
  * accepted in RPC_STRANGERS_PAUSE_US, since a TLS handshake takes a millisecond of this thread.
