@@ -35,10 +35,11 @@ int volume_call_long(struct ctl *ctl, const char *command, const char *method, j
 
 /*
  * What is not complete yet has a name of its own, and a mark by which the next one knows it from a volume of somebody who chose
- * that name: an origin that no stream has. volume_mark() gives it, or takes it away when all is there. volume_drop_left() deletes
- * what has it and is not in use; else it says why not: CTL_REFUSED.
+ * that name: an origin that no stream has, with which it is made. volume_complete() gives it its name and takes the mark away, in
+ * one step. volume_drop_left() deletes what has the mark and is not in use; else it says why not: CTL_REFUSED.
  */
-int volume_mark(struct ctl *ctl, const char *command, const char *uuid, bool incomplete);
+#define VOLUME_INCOMPLETE "f8a5e1c2-6f0b-5d57-9c0e-6265727468ff"
+int volume_complete(struct ctl *ctl, const char *command, const char *uuid, const char *name);
 int volume_drop_left(struct ctl *ctl, const char *command, const json_t *volume);
 
 /* What bdevs are called that berth volume import makes of an image, before the volume's name. */

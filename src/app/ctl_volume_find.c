@@ -238,16 +238,14 @@ volume_drop_image(struct ctl *ctl, const char *command, const char *name, bool *
 
 /* ---- What is not complete ---- */
 
-#define INCOMPLETE "f8a5e1c2-6f0b-5d57-9c0e-6265727468ff"
 #define LEFT_TRIES 30u
 #define LEFT_WAIT_US 100000u
-#define NOBODY "00000000-0000-0000-0000-000000000000"
 
 int
-volume_mark(struct ctl *ctl, const char *command, const char *uuid, bool incomplete)
+volume_complete(struct ctl *ctl, const char *command, const char *uuid, const char *name)
 {
-	return volume_call(ctl, command, "bdev_lvol_set_origin",
-			   json_pack("{s:s, s:s}", "name", uuid, "origin", incomplete ? INCOMPLETE : NOBODY));
+	return volume_call(ctl, command, "bdev_lvol_rename",
+			   json_pack("{s:s, s:s, s:b}", "old_name", uuid, "new_name", name, "drop_origin", 1));
 }
 
 int
@@ -255,7 +253,7 @@ volume_drop_left(struct ctl *ctl, const char *command, const json_t *volume)
 {
 	int rc = CTL_OK;
 
-	if (strcmp(volume_text(volume, "origin"), INCOMPLETE) != 0) {
+	if (strcmp(volume_text(volume, "origin"), VOLUME_INCOMPLETE) != 0) {
 		fprintf(stderr,
 			"berth: %s: the name '%s' is needed, and that volume is not left of an earlier one: rename it\n",
 			command, volume_text(volume, "alias"));

@@ -177,23 +177,16 @@ copy(struct import *i, char **ret_uuid)
 
 	if (rc == CTL_OK) {
 		rc = volume_make(i->ctl, COMMAND, "bdev_lvol_create",
-				 json_pack("{s:s, s:s, s:I, s:b}", "lvs_name", i->store,
+				 json_pack("{s:s, s:s, s:I, s:b, s:s}", "lvs_name", i->store,
 					   "lvol_name", i->aside, "size_in_mib",
 					   (json_int_t)((from.size_bytes + MIB - 1) / MIB),
-					   "thin_provision", 1),
+					   "thin_provision", 1, "origin", VOLUME_INCOMPLETE),
 				 ret_uuid);
 	}
 	if (rc == CTL_OK) {
-		rc = volume_mark(i->ctl, COMMAND, *ret_uuid, true);
+		rc = copy_into(i, &from, *ret_uuid);
 		if (rc == CTL_OK) {
-			rc = copy_into(i, &from, *ret_uuid);
-		}
-		if (rc == CTL_OK) {
-			rc = volume_mark(i->ctl, COMMAND, *ret_uuid, false);
-		}
-		if (rc == CTL_OK) {
-			rc = volume_call(i->ctl, COMMAND, "bdev_lvol_rename",
-					 json_pack("{s:s, s:s}", "old_name", *ret_uuid, "new_name", i->name));
+			rc = volume_complete(i->ctl, COMMAND, *ret_uuid, i->name);
 		}
 		if (rc != CTL_OK) {
 			(void)ctl_call(i->ctl, COMMAND, "bdev_lvol_delete", json_pack("{s:s}", "name", *ret_uuid), &result,

@@ -3,8 +3,7 @@
  * berth volume receive: a stream of berth volume send from standard input becomes a snapshot.
  *
  * Everything is written to a volume aside, NAME.receiving: a new one, or for a difference a clone of the snapshot it is about.
- * Its snapshot is made when the end of the stream has been checked, and gets its name last, when it also knows where it came
- * from:
+ * Its snapshot is made when the end of the stream has been checked, and knows where it came from from the beginning:
  *
  *	whole:       NAME.receiving -> snapshot -> NAME.receiving becomes NAME
  *	difference:  base -> NAME.receiving -> snapshot -> NAME has the snapshot as its parent, NAME.receiving goes
@@ -30,7 +29,6 @@
 
 #define COMMAND "volume receive"
 #define ASIDE ".receiving"
-#define ASIDE_SNAPSHOT ".received"
 #define MIB (UINT64_C(1) << 20)
 
 struct receiving {
@@ -193,21 +191,13 @@ find_in_store(const struct receiving *r, const json_t *volumes, const char *name
 	return found;
 }
 
-/* What one left that was interrupted: the volume, and its snapshot, whose name shows nobody a snapshot. */
+/* What one left that was interrupted. */
 static int
 remove_leftovers(struct receiving *r, const json_t *volumes)
 {
 	const json_t *volume = find_in_store(r, volumes, r->name, ASIDE);
-	const json_t *snapshot = find_in_store(r, volumes, r->name, ASIDE_SNAPSHOT);
-	bool its_own = volume != NULL && snapshot != NULL &&
-		       strcmp(volume_text(volume, "parent"), volume_text(snapshot, "name")) == 0;
-	int rc = volume != NULL ? volume_drop_left(r->ctl, COMMAND, volume) : CTL_OK;
 
-	if (rc == CTL_OK && its_own) {
-		rc = volume_call_long(r->ctl, COMMAND, "bdev_lvol_delete",
-				      json_pack("{s:s}", "name", volume_text(snapshot, "uuid")));
-	}
-	return rc;
+	return volume != NULL ? volume_drop_left(r->ctl, COMMAND, volume) : CTL_OK;
 }
 
 /* The snapshot here whose contents are those of that UUID somewhere; NULL: none. */
@@ -256,8 +246,8 @@ make_whole(struct receiving *r, const json_t *volumes)
 		return CTL_REFUSED;
 	}
 	rc = volume_make(r->ctl, COMMAND, "bdev_lvol_create",
-			 json_pack("{s:s, s:s, s:I, s:b}", "lvs_name", r->store, "lvol_name", name,
-				   "size_in_mib", (json_int_t)mib, "thin_provision", 1),
+			 json_pack("{s:s, s:s, s:I, s:b, s:s}", "lvs_name", r->store, "lvol_name", name,
+				   "size_in_mib", (json_int_t)mib, "thin_provision", 1, "origin", VOLUME_INCOMPLETE),
 			 &r->aside);
 	free(name);
 	return rc;
@@ -328,8 +318,8 @@ make_difference(struct receiving *r, const json_t *volumes)
 	name = name_aside(r);
 	r->volume_uuid = strdup(volume_text(volume, "uuid"));
 	rc = volume_make(r->ctl, COMMAND, "bdev_lvol_clone",
-			 json_pack("{s:s, s:s}", "snapshot_name", volume_text(base, "uuid"),
-				   "clone_name", name),
+			 json_pack("{s:s, s:s, s:s}", "snapshot_name", volume_text(base, "uuid"),
+				   "clone_name", name, "origin", VOLUME_INCOMPLETE),
 			 &r->aside);
 	free(name);
 	return rc;
@@ -370,12 +360,10 @@ finish_old(struct receiving *r, const json_t *volumes, const json_t *snapshot)
 	if (!r->head.difference && volume != NULL) {
 		rc = had_already(snapshot);
 	} else if (!r->head.difference) {
-		rc = volume_mark(r->ctl, COMMAND, volume_text(aside, "uuid"), false);
-		if (rc == CTL_OK) {
-			rc = volume_call(r->ctl, COMMAND, "bdev_lvol_rename",
-					 json_pack("{s:s, s:s}", "old_name", volume_text(aside, "uuid"), "new_name",
-						   r->name));
-		}
+		rc = volume_complete(r->ctl, COMMAND, volume_text(aside, "uuid"), r->name);
+	} else if (volume != NULL && strcmp(volume_text(volume, "parent"), volume_text(snapshot, "name")) == 0) {
+		rc = CTL_OK; /* but for the volume aside */
+		r->aside = strdup(volume_text(aside, "uuid"));
 	} else if (volume == NULL || base == NULL) {
 		rc = had_already(snapshot);
 	} else {
@@ -403,13 +391,12 @@ prepare(struct receiving *r)
 
 	const json_t *old = rc == CTL_OK ? find_identity(r, volumes, r->head.to) : NULL;
 
-	/* One without its name yet is a leftover. */
 	if (old != NULL && strcmp(volume_text(old, "name"), r->snapshot) == 0) {
 		rc = finish_old(r, volumes, old);
 		json_decref(volumes);
 		return rc;
 	}
-	if (old != NULL && old != find_in_store(r, volumes, r->name, ASIDE_SNAPSHOT)) {
+	if (old != NULL) {
 		rc = had_already(old);
 	} else if (rc == CTL_OK && find_in_store(r, volumes, r->snapshot, "") != NULL) {
 		fprintf(stderr,
@@ -423,53 +410,29 @@ prepare(struct receiving *r)
 	if (rc == CTL_OK) {
 		rc = r->head.difference ? make_difference(r, volumes) : make_whole(r, volumes);
 	}
-	if (rc == CTL_OK) {
-		rc = volume_mark(r->ctl, COMMAND, r->aside, true);
-	}
 	json_decref(volumes);
 	return rc;
-}
-
-static int
-call2(struct receiving *r, const char *method, const char *key1, const char *value1,
-      const char *key2, const char *value2)
-{
-	return volume_call_long(r->ctl, COMMAND, method,
-				json_pack("{s:s, s:s}", key1, value1, key2, value2));
 }
 
 /* The end of the stream was there. */
 static int
 finish(struct receiving *r)
 {
-	char *hidden = NULL, *uuid = NULL, origin[UUID_STR_LEN];
+	char *uuid = NULL, origin[UUID_STR_LEN];
 	int rc;
 
 	uuid_unparse_lower(r->head.to, origin);
-	if (asprintf(&hidden, "%s" ASIDE_SNAPSHOT, r->name) < 0) {
-		return CTL_BROKEN;
-	}
 	rc = volume_make(r->ctl, COMMAND, "bdev_lvol_snapshot",
-			 json_pack("{s:s, s:s}", "lvol_name", r->aside, "snapshot_name", hidden),
+			 json_pack("{s:s, s:s, s:s}", "lvol_name", r->aside, "snapshot_name", r->snapshot, "origin", origin),
 			 &uuid);
-	if (rc == CTL_OK) {
-		rc = call2(r, "bdev_lvol_set_origin", "name", uuid, "origin", origin);
-	}
-	if (rc == CTL_OK) {
-		rc = call2(r, "bdev_lvol_rename", "old_name", uuid, "new_name", r->snapshot);
-	}
 	if (rc == CTL_OK && r->head.difference) {
-		rc = call2(r, "bdev_lvol_set_parent", "lvol_name", r->volume_uuid, "parent_name",
-			   uuid);
+		rc = volume_call_long(r->ctl, COMMAND, "bdev_lvol_set_parent",
+				      json_pack("{s:s, s:s}", "lvol_name", r->volume_uuid, "parent_name", uuid));
 	} else if (rc == CTL_OK) {
-		rc = volume_mark(r->ctl, COMMAND, r->aside, false);
-	}
-	if (rc == CTL_OK && !r->head.difference) {
-		rc = call2(r, "bdev_lvol_rename", "old_name", r->aside, "new_name", r->name);
+		rc = volume_complete(r->ctl, COMMAND, r->aside, r->name);
 		free(r->aside);
 		r->aside = NULL;
 	}
-	free(hidden);
 	free(uuid);
 	return rc;
 }

@@ -49,11 +49,22 @@ lvol_start_change(struct lvol *lvol, lvol_done_fn done, void *ctx)
 
 /* ---- New ones ---- */
 
-static void
-fill_xattrs(struct blob_xattr xattrs[2], const struct lvol *lvol)
+/* How many they are; origin: of the op, "" leaves it out. */
+static unsigned
+fill_xattrs(struct blob_xattr xattrs[LVOL_XATTRS_MAX], const struct lvol *lvol, const char *origin)
 {
 	xattrs[0] = (struct blob_xattr){LVOL_XATTR_NAME, lvol->name.text, strlen(lvol->name.text) + 1};
 	xattrs[1] = (struct blob_xattr){LVOL_XATTR_UUID, lvol->id, strlen(lvol->id) + 1};
+	xattrs[2] = (struct blob_xattr){LVOL_XATTR_ORIGIN, origin, UUID_STR_LEN};
+	return origin[0] == '\0' ? 2 : 3;
+}
+
+static void
+take_origin(struct lvol_op *op, const uuid_t origin)
+{
+	if (op != NULL && origin != NULL) {
+		uuid_unparse_lower(origin, op->origin);
+	}
 }
 
 /* The blob is there for good; whatever is wrong with the bdev does not undo that. */
@@ -103,7 +114,6 @@ start_made(struct lvol_store *store, struct lvol *of, const char *name, const uu
 		lvol_op_end(op, op->err.code);
 		return false;
 	}
-	fill_xattrs(op->xattrs, op->made);
 	return true;
 }
 
@@ -137,12 +147,13 @@ lvol_create(struct lvol_store *store, const struct lvol_options *options, lvol_m
 		not_made(op, err_set(&op->err, -EINVAL, "volume '%s' has no size", options->name));
 		return;
 	}
+	take_origin(op, uuid_is_null(options->origin) ? NULL : options->origin);
 	blob = (struct blob_options){
 		.num_clusters = clusters_of(store, options->bytes),
 		.thin = options->thin,
 		.clear = options->clear,
 		.xattrs = op->xattrs,
-		.num_xattrs = 2,
+		.num_xattrs = fill_xattrs(op->xattrs, op->made, op->origin),
 	};
 	blob_create(store->blobs, &blob, made, op);
 }
@@ -150,7 +161,14 @@ lvol_create(struct lvol_store *store, const struct lvol_options *options, lvol_m
 void
 lvol_clone(struct lvol *snapshot, const char *name, lvol_made_fn done, void *ctx)
 {
+	lvol_clone_with_origin(snapshot, name, NULL, done, ctx);
+}
+
+void
+lvol_clone_with_origin(struct lvol *snapshot, const char *name, const uuid_t origin, lvol_made_fn done, void *ctx)
+{
 	struct lvol_op *op = lvol_op_made(snapshot->store, snapshot, done, ctx);
+	unsigned count;
 
 	if (!start_made(snapshot->store, snapshot, name, NULL, op)) {
 		return;
@@ -159,7 +177,9 @@ lvol_clone(struct lvol *snapshot, const char *name, lvol_made_fn done, void *ctx
 		not_made(op, err_set(&op->err, -EINVAL, "volume '%s' is no snapshot, nor read-only", snapshot->name.text));
 		return;
 	}
-	blob_clone(snapshot->blob, op->xattrs, 2, made, op);
+	take_origin(op, origin);
+	count = fill_xattrs(op->xattrs, op->made, op->origin);
+	blob_clone(snapshot->blob, op->xattrs, count, made, op);
 }
 
 /* Opens and claims a bdev that is to be an external snapshot, so that what is wrong with it is said at once; op holds
@@ -219,7 +239,7 @@ lvol_clone_bdev(struct lvol_store *store, const char *bdev_name, const char *nam
 		.num_clusters = clusters_of(store, bytes),
 		.thin = true,
 		.xattrs = op->xattrs,
-		.num_xattrs = 2,
+		.num_xattrs = fill_xattrs(op->xattrs, op->made, ""),
 		.external_id = op->text,
 		.external_id_bytes = UUID_STR_LEN,
 	};
@@ -287,8 +307,9 @@ add_parts(struct lvol_op *op, struct lvol_store *store, const struct lvol_group_
 		p->lvol->ops++;
 		p->lvol->marked = true;
 		op->count++;
-		fill_xattrs(p->xattrs, p->made);
-		op->snapshots[i] = (struct blob_snapshot){.blob = p->lvol->blob, .xattrs = p->xattrs, .num_xattrs = 2};
+		op->snapshots[i] = (struct blob_snapshot){.blob = p->lvol->blob,
+							  .xattrs = p->xattrs,
+							  .num_xattrs = fill_xattrs(p->xattrs, p->made, op->origin)};
 	}
 	return 0;
 }
@@ -322,8 +343,16 @@ snapshot(struct lvol_op *op, struct lvol_store *store, const struct lvol_group_m
 void
 lvol_snapshot(struct lvol *lvol, const char *name, lvol_made_fn done, void *ctx)
 {
+	lvol_snapshot_with_origin(lvol, name, NULL, done, ctx);
+}
+
+void
+lvol_snapshot_with_origin(struct lvol *lvol, const char *name, const uuid_t origin, lvol_made_fn done, void *ctx)
+{
 	struct lvol_op *op = lvol_op_made(lvol->store, NULL, done, ctx);
 	struct lvol_group_member member = {.lvol = lvol, .name = name};
+
+	take_origin(op, origin);
 
 	if (op != NULL) {
 		snapshot(op, lvol->store, &member, 1);
@@ -369,6 +398,12 @@ renamed(void *ctx, int status, const struct err *err)
 void
 lvol_rename(struct lvol *lvol, const char *name, lvol_done_fn done, void *ctx)
 {
+	lvol_rename_with_origin(lvol, name, NULL, done, ctx);
+}
+
+void
+lvol_rename_with_origin(struct lvol *lvol, const char *name, const uuid_t origin, lvol_done_fn done, void *ctx)
+{
 	struct lvol_op *op = lvol_start_change(lvol, done, ctx);
 
 	if (op == NULL) {
@@ -383,8 +418,10 @@ lvol_rename(struct lvol *lvol, const char *name, lvol_done_fn done, void *ctx)
 	} else {
 		strcpy(lvol->new_name.text, name);
 		names_add(&lvol->store->by_name, &lvol->new_name.node, lvol->new_name.text);
+		take_origin(op, origin);
 		op->xattrs[0] = (struct blob_xattr){LVOL_XATTR_NAME, lvol->new_name.text, strlen(name) + 1};
-		blob_set_xattrs(lvol->blob, op->xattrs, 1, renamed, op);
+		op->xattrs[1] = (struct blob_xattr){LVOL_XATTR_ORIGIN, op->origin, UUID_STR_LEN};
+		blob_set_xattrs(lvol->blob, op->xattrs, op->origin[0] == '\0' ? 1 : 2, renamed, op);
 	}
 }
 

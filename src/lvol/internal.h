@@ -107,11 +107,13 @@ struct lvol {
 
 /* ---- What was asked for ---- */
 
+#define LVOL_XATTRS_MAX 3
+
 /* A volume that a snapshot is taken of. */
 struct lvol_part {
 	struct lvol *lvol;
 	struct lvol *made;
-	struct blob_xattr xattrs[2];
+	struct blob_xattr xattrs[LVOL_XATTRS_MAX];
 };
 
 /* One op; what each needs besides is at its end. Holds its store and volume. */
@@ -131,7 +133,8 @@ struct lvol_op {
 
 	/* What is borrowed until it is done. */
 	char text[LVOL_NAME_BYTES];
-	struct blob_xattr xattrs[2];
+	struct blob_xattr xattrs[LVOL_XATTRS_MAX];
+	char origin[UUID_STR_LEN]; /* "": not said */
 
 	uint64_t bytes;
 	struct lvol_group_member *members; /* of a group */

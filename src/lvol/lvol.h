@@ -157,6 +157,7 @@ struct lvol_options {
 	bool thin;
 	enum blob_clear clear;
 	uuid_t uuid; /* all zero: a new one */
+	uuid_t origin; /* lvol_set_origin(), from the beginning; all zero: nobody's */
 };
 void lvol_create(struct lvol_store *store, const struct lvol_options *options, lvol_made_fn done, void *ctx);
 
@@ -216,6 +217,10 @@ int lvol_extents(struct lvol *lvol, struct lvol *since, uint64_t lba, struct bde
 /* The snapshot of another store, by its UUID, whose contents a volume has: the xattr "berth.origin". False: nobody said. */
 #define LVOL_XATTR_ORIGIN "berth.origin"
 void lvol_set_origin(struct lvol *lvol, const uuid_t origin, lvol_done_fn done, void *ctx);
+/* With what is made, or renamed, in one commit: it is never there without, or the other way round. */
+void lvol_snapshot_with_origin(struct lvol *lvol, const char *name, const uuid_t origin, lvol_made_fn done, void *ctx);
+void lvol_clone_with_origin(struct lvol *snapshot, const char *name, const uuid_t origin, lvol_made_fn done, void *ctx);
+void lvol_rename_with_origin(struct lvol *lvol, const char *name, const uuid_t origin, lvol_done_fn done, void *ctx);
 bool lvol_origin(const struct lvol *lvol, uuid_t ret_origin);
 
 /* ---- The process ---- */

@@ -206,6 +206,8 @@ void rbd_clusters_config(json_t *calls, bool for_state);
 /* What is lent (nbd_lend.c): servers and exports whose names begin so are shown to nobody. */
 #define NBD_LENT_PREFIX ".lent-"
 void nbd_lend_stop(void);
+/* Somebody needs the bdev: a loan of it that nobody has come for, and not just begun, ends. */
+void nbd_lend_end_unclaimed(const struct bdev *bdev);
 
 /* Whether the state's berth_disk_create makes this bdev, this controller as it is. */
 bool disk_has_bdev(const char *bdev_name);

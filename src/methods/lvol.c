@@ -245,6 +245,8 @@ create(struct rpc_request *req, const void *params)
 	struct lvol_store *store;
 	struct creation *c;
 
+	uuid_copy(o.origin, p->origin);
+
 	/* What answers frees the parameters. */
 	store = lvol_store_named(req, p->uuid, p->lvs_name);
 	if (store == NULL || !size_of(req, p->size_in_mib, &o.bytes)) {
@@ -260,6 +262,13 @@ create(struct rpc_request *req, const void *params)
 	}
 }
 
+/* NULL: it was not given. */
+static const unsigned char *
+origin_of(const uuid_t origin)
+{
+	return uuid_is_null(origin) ? NULL : origin;
+}
+
 static void
 snapshot(struct rpc_request *req, const void *params)
 {
@@ -267,7 +276,7 @@ snapshot(struct rpc_request *req, const void *params)
 	struct lvol *lvol = lvol_named(req, p->lvol_name);
 
 	if (lvol != NULL) {
-		lvol_snapshot(lvol, p->snapshot_name, lvol_answer_made, req);
+		lvol_snapshot_with_origin(lvol, p->snapshot_name, origin_of(p->origin), lvol_answer_made, req);
 	}
 }
 
@@ -278,7 +287,7 @@ clone(struct rpc_request *req, const void *params)
 	struct lvol *lvol = lvol_named(req, p->snapshot_name);
 
 	if (lvol != NULL) {
-		lvol_clone(lvol, p->clone_name, lvol_answer_made, req);
+		lvol_clone_with_origin(lvol, p->clone_name, origin_of(p->origin), lvol_answer_made, req);
 	}
 }
 
@@ -385,6 +394,7 @@ static void
 rename_volume(struct rpc_request *req, const void *params)
 {
 	const struct bdev_lvol_rename_params *p = params;
+	static const uuid_t nobodys;
 	struct lvol *lvol = lvol_named(req, p->old_name);
 
 	if (lvol == NULL) {
@@ -393,7 +403,7 @@ rename_volume(struct rpc_request *req, const void *params)
 	if (strcmp(lvol_name(lvol), p->new_name) == 0) {
 		lvol_answer_true(req, 0, NULL);
 	} else {
-		lvol_rename(lvol, p->new_name, lvol_answer_true, req);
+		lvol_rename_with_origin(lvol, p->new_name, p->drop_origin ? nobodys : NULL, lvol_answer_true, req);
 	}
 }
 
@@ -542,7 +552,11 @@ static void delete (struct rpc_request *req, const void *params)
 	if (lvol == NULL || is_compared_with(req, lvol)) {
 		return;
 	}
-	if (p->unneeded && (bdev = bdev_find(lvol_id(lvol))) != NULL && bdev_needed(bdev)) {
+	bdev = p->unneeded ? lvol_bdev(lvol) : NULL;
+	if (bdev != NULL) {
+		nbd_lend_end_unclaimed(bdev);
+	}
+	if (bdev != NULL && bdev_needed(bdev)) {
 		rpc_error(req, -EBUSY, "volume '%.128s' is in use", p->name);
 		return;
 	}

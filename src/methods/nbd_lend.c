@@ -4,7 +4,8 @@
  * server of its own at a unix socket, there while anything is lent.
  *
  * Invariants
- *  1. A loan ends when its client has gone, or when none has come within CLAIM_S: whoever asked may die at any moment.
+ *  1. A loan ends when its client has gone, or when none has come within CLAIM_S, or UNWANTED_S when somebody else needs the bdev:
+ *     whoever asked may die at any moment.
  *  2. Nothing of it is in the configuration, the state directory or the lists of servers and exports.
  *  3. The timer runs while anything is lent, and only then.
  * Context: the app thread.
@@ -26,6 +27,7 @@
 
 #define SERVER NBD_LENT_PREFIX "lent"
 #define CLAIM_S 30
+#define UNWANTED_S 1
 #define LOOK_US 200000
 #define LOANS_MAX 64
 
@@ -98,6 +100,25 @@ look(struct timer *t)
 		}
 	}
 	arm();
+}
+
+void
+nbd_lend_end_unclaimed(const struct bdev *bdev)
+{
+	struct loan *l, *next;
+
+	LIST_FOREACH_SAFE (l, next, &loans, link) {
+		struct nbd_export *e = nbd_export_find(l->export);
+		struct nbd_export_info info;
+
+		if (l->ending || e == NULL || clock_now_ns() - l->since_ns < UNWANTED_S * NS_PER_S) {
+			continue;
+		}
+		nbd_export_get_info(e, &info);
+		if (info.accepted == 0 && info.bdev_name != NULL && strcmp(info.bdev_name, bdev_name(bdev)) == 0) {
+			end(l);
+		}
+	}
 }
 
 static int

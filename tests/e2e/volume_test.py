@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 
@@ -550,6 +551,124 @@ def test_import_interrupted(t):
         equal(digest(d, "lvs0/big"), hashlib.sha256(f.read()).hexdigest())
     equal([b["name"] for b in d.call("bdev_get_bdevs") if b["name"].startswith("im")], [])
     contains(berth(t, d, "volume", "import", raw, "big", "--copy", code=1), "already")
+
+
+class Between:
+    """Between a command and berthd: the command is killed when its call number `last`, of those that change something, has been
+    done, and hears nothing of it."""
+
+    def __init__(self, t, d, last, command, **kw):
+        self.d, self.last, self.calls = d, last, 0
+        path = t.path("between")
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(path)
+            s.listen()
+            self.p = subprocess.Popen([os.path.join(harness.BUILD, "berth"), "-s", path, *command],
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kw)
+            s.settimeout(0.05)
+            while self.p.poll() is None:
+                try:
+                    client, _ = s.accept()
+                except TimeoutError:
+                    continue
+                with client:
+                    self.serve(client)
+        self.stdout, self.stderr = self.p.communicate(timeout=20)
+        os.unlink(path)
+
+    def serve(self, client):
+        client.settimeout(None)
+        with socket.socket(socket.AF_UNIX) as server:
+            server.connect(self.d.socket)
+            while (data := client.recv(65536)):
+                self.calls += b"_get_" not in data
+                server.sendall(data)
+                answer = b""
+                while True:
+                    answer += server.recv(65536)
+                    try:
+                        json.loads(answer)
+                        break
+                    except ValueError:
+                        continue
+                if self.calls == self.last and b"_get_" not in data:
+                    self.p.kill()
+                    return
+                client.sendall(answer)
+
+
+def killed_at_each_call(t, d, command, after, **files):
+    """after(completed): the command was killed, or ended by itself."""
+    for last in range(1, 40):
+        inputs = {key: open(path, "rb") for key, path in files.items()}
+        b = Between(t, d, last, command, **inputs)
+        for f in inputs.values():
+            f.close()
+        if b.p.returncode != -signal.SIGKILL:
+            equal(b.p.returncode, 0, b.stderr)
+            after(True)
+            check(last > 4, "it makes hardly a call")
+            return
+        after(False)
+    check(False, "it never ends")
+
+
+def test_import_and_receive_killed_at_each_call(t):
+    """Whatever is left of one that was killed, at whatever moment, the next goes on from it, or clears it away."""
+    d, d2 = two(t)
+    raw = t.path("small.raw")
+    with open(raw, "wb") as f:
+        f.write(os.urandom(MIB))
+    with open(raw, "rb") as f:
+        expected = hashlib.sha256(f.read()).hexdigest()
+
+    def imported(completed):
+        if not completed and "lvs0/i" not in aliases(d):
+            berth(t, d, "volume", "import", raw, "i", "--copy")
+        equal(digest(d, "lvs0/i"), expected)
+        check("origin" not in volume(d, "lvs0/i") and "lvs0/i.importing" not in aliases(d), aliases(d))
+        berth(t, d, "volume", "delete", "i")
+
+    killed_at_each_call(t, d, ["volume", "import", raw, "i", "--copy"], imported)
+
+    whole, difference = t.path("whole"), t.path("difference")
+    for path, args in ((whole, ("v", "--snapshot", "s1")), (difference, ("v", "--snapshot", "s2", "--from", "s1"))):
+        with open(path, "wb") as f:
+            subprocess.run([os.path.join(harness.BUILD, "berth"), "-s", d.socket, "volume", "send", *args], stdout=f, check=True)
+        write(d, "lvs0/v", 5 * MIB, os.urandom(CLUSTER))
+
+    sent = {s: digest(d, f"lvs0/{s}") for s in ("s1", "s2")}
+
+    def receive(path, done):
+        with open(path, "rb") as f:
+            p = subprocess.run([os.path.join(harness.BUILD, "berth"), "-s", d2.socket, "volume", "receive"], stdin=f,
+                               capture_output=True, check=False)
+        check(p.returncode == 0 or (done and b"already" in p.stderr), p.stderr)
+
+    def received(path, snapshot, completed, end):
+        # It is there already when only the last answer was not heard.
+        done = f"far/{snapshot}" in aliases(d2) and "far/v.receiving" not in aliases(d2)
+        if not completed:
+            receive(path, done)
+        equal(digest(d2, "far/v"), sent[snapshot])
+        equal(d2.call("bdev_lvol_get_changed_blocks", name="far/v", since=f"far/{snapshot}")["extents"], [])
+        equal((volume(d2, "far/v")["parent"], volume(d2, f"far/{snapshot}")["origin"]),
+              (snapshot, volume(d, f"lvs0/{snapshot}")["uuid"]))
+        check("origin" not in volume(d2, "far/v") and "far/v.receiving" not in aliases(d2), aliases(d2))
+        end(completed)
+
+    def from_nothing(completed):
+        if not completed:
+            d2.call("bdev_lvol_delete", name="far/v")
+            d2.call("bdev_lvol_delete", name="far/s1")
+
+    def from_s1(completed):
+        d2.call("bdev_lvol_delete", name="far/v")
+        d2.call("bdev_lvol_delete", name="far/s2")
+        d2.call("bdev_lvol_clone", snapshot_name="far/s1", clone_name="v")
+
+    killed_at_each_call(t, d2, ["volume", "receive"], lambda c: received(whole, "s1", c, from_nothing), stdin=whole)
+    killed_at_each_call(t, d2, ["volume", "receive"], lambda c: received(difference, "s2", c, from_s1), stdin=difference)
 
 
 def test_images_go_with_their_volumes(t):
