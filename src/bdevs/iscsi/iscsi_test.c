@@ -15,7 +15,7 @@
 
 #include "bdev/module.h"
 #include "bdevs/iscsi/harness.h"
-#include "testkit/bdev_env.h"
+#include "testkit/peer_stage.h"
 
 #define DISK_BYTES ((uint64_t)8 << 20)
 
@@ -33,111 +33,80 @@ options(const char *name)
 
 /* ---- A stage ---- */
 
-struct stage {
-	struct env env;
-	struct iscsi_bdev_options options;
-	struct err err;
-	struct bdev *bdev;
-	struct iscsi_bdev_info info;
-	int rc;
-	atomic_bool answered, gone;
-};
+static struct iscsi_bdev_options opts;
+static struct iscsi_bdev_info info;
 
-static void
-note_attached(void *ctx, struct bdev *bdev, const struct err *err)
+static int
+attach(struct peer_stage *s)
 {
-	struct stage *s = ctx;
+	return bdev_iscsi_create(s->options, peer_stage_attached, s, &s->err);
+}
 
-	s->bdev = bdev;
-	s->err = *err;
-	atomic_store(&s->answered, true);
+static int
+detach(struct peer_stage *s, void (*done)(void *ctx, int status), void *ctx)
+{
+	return bdev_iscsi_delete(((const struct iscsi_bdev_options *)s->options)->name, done, ctx, &s->err);
 }
 
 static void
-attach(void *arg)
+start(void)
 {
-	struct stage *s = arg;
-
-	s->rc = bdev_iscsi_create(&s->options, note_attached, s, &s->err);
+	tgt_start(&tgt);
 }
 
 static void
-noted(void *ctx, int status)
+silence(bool silent)
 {
-	EXPECT(status == 0);
-	atomic_store((atomic_bool *)ctx, true);
+	tgt_pause(&tgt, silent);
 }
 
 static void
-detach(void *arg)
+die(void)
 {
-	struct stage *s = arg;
-
-	s->rc = bdev_iscsi_delete(s->options.name, noted, &s->gone, &s->err);
+	tgt_kill(&tgt);
 }
+
+static void
+end_peer(struct peer_stage *s)
+{
+	tgt_release(&tgt);
+}
+
+static const struct peer peer = {.bdev = "iscsi0",
+				 .attach = attach,
+				 .detach = detach,
+				 .start = start,
+				 .silence = silence,
+				 .die = die,
+				 .end = end_peer};
 
 static void
 rescan(void *arg)
 {
-	struct stage *s = arg;
+	struct peer_stage *s = arg;
 
-	s->rc = bdev_iscsi_rescan(s->options.name, &s->err);
+	s->rc = bdev_iscsi_rescan(opts.name, &s->err);
 }
 
 static void
 inform(void *arg)
 {
-	struct stage *s = arg;
+	struct peer_stage *s = arg;
 
-	s->rc = bdev_iscsi_info(s->bdev, &s->info) ? 0 : -ENODEV;
+	s->rc = bdev_iscsi_info(s->bdev, &info) ? 0 : -ENODEV;
 }
 
 static void
-call(struct stage *s, void (*fn)(void *arg), int rc)
+stage_open(struct peer_stage *s, enum reactor_mode mode, bool real_threads)
 {
-	s->err = ERR_NONE;
-	env_call(&s->env, s->env.app, fn, s);
-	EXPECT_SAY(s->rc == rc, "%d: %s", s->rc, err_text(&s->err));
+	opts = options("iscsi0");
+	peer_stage_open(s, &peer, &opts, mode, real_threads);
 }
 
 static void
-stage_open(struct stage *s, enum reactor_mode mode, bool real_threads)
+stage_end(struct peer_stage *s)
 {
-	memset(s, 0, sizeof(*s));
-	env_start(&s->env, mode, real_threads);
-	s->options = options("iscsi0");
-}
-
-static void
-stage_attach(struct stage *s)
-{
-	atomic_store(&s->answered, false);
-	call(s, attach, 0);
-	env_wait(&s->env, &s->answered);
-}
-
-/* With a bdev, opened. */
-static void
-stage_ready(struct stage *s)
-{
-	stage_attach(s);
-	EXPECT_SAY(s->bdev != NULL, "%s", err_text(&s->err));
-	EXPECT(env_open(&s->env, "iscsi0", true) == 0);
-}
-
-static void
-stage_detach(struct stage *s)
-{
-	atomic_store(&s->gone, false);
-	call(s, detach, 0);
-	env_wait(&s->env, &s->gone);
-}
-
-static void
-stage_end(struct stage *s)
-{
-	env_close(&s->env);
-	stage_detach(s);
+	peer_stage_close(s);
 	env_stop(&s->env);
 	tgt_release(&tgt);
 }
@@ -151,63 +120,61 @@ set_timeout(unsigned seconds)
 /* ---- Creating ---- */
 
 static void
-refuse(struct stage *s, int rc, const char *words)
+refuse(struct peer_stage *s, int rc, const char *words)
 {
-	call(s, attach, rc);
-	EXPECT_SAY(strstr(s->err.text, words) != NULL, "%s", s->err.text);
-	s->options = options("iscsi0");
+	peer_stage_refuse(s, rc, words);
+	opts = options("iscsi0");
 }
 
 static void
-fail_to_attach(struct stage *s, int rc, const char *words)
+fail_to_attach(struct peer_stage *s, int rc, const char *words)
 {
-	stage_attach(s);
-	EXPECT_SAY(s->bdev == NULL && s->err.code == rc, "%d %s", s->err.code, s->err.text);
-	EXPECT_SAY(strstr(s->err.text, words) != NULL && strstr(s->err.text, "geheim") == NULL, "%s", s->err.text);
-	s->options = options("iscsi0");
+	peer_stage_fail(s, rc, words);
+	EXPECT_SAY(strstr(s->err.text, "geheim") == NULL, "%s", s->err.text);
+	opts = options("iscsi0");
 }
 
 static void
 says_what_is_wrong(void **state)
 {
-	struct stage s;
+	struct peer_stage s;
 	char url[256];
 
 	tgt_init(&tgt, DISK_BYTES, 512);
 	tgt_start(&tgt);
 	stage_open(&s, REACTOR_INTERRUPT, false);
-	s.options.url = "iscsi://me%geheim@host/t";
+	opts.url = "iscsi://me%geheim@host/t";
 	refuse(&s, -EINVAL, "not of the form");
-	s.options.url = "iscsi://me@host/t/0";
+	opts.url = "iscsi://me@host/t/0";
 	refuse(&s, -EINVAL, "chap_secret_file");
-	s.options.initiator_iqn = "";
+	opts.initiator_iqn = "";
 	refuse(&s, -EINVAL, "initiator's name");
-	s.options.name = "";
+	opts.name = "";
 	refuse(&s, -EINVAL, "name");
-	s.options.sessions = 65;
+	opts.sessions = 65;
 	refuse(&s, -EINVAL, "65 sessions");
-	s.options.secret_file = "/nonexistent/file";
+	opts.secret_file = "/nonexistent/file";
 	refuse(&s, -ENOENT, "/nonexistent/file");
-	s.options.url = tgt_url(&tgt, "", 7);
+	opts.url = tgt_url(&tgt, "", 7);
 	fail_to_attach(&s, -ENODEV, "disk/7: there is no");
-	s.options.url = tgt_url(&tgt, "", 0); /* tgt's controller */
+	opts.url = tgt_url(&tgt, "", 0); /* tgt's controller */
 	fail_to_attach(&s, -ENODEV, "no disk");
 	snprintf(url, sizeof(url), "iscsi://127.0.0.1:%u/iqn.2024-01.io.example:other/1", tgt.port);
-	s.options.url = url;
+	opts.url = url;
 	fail_to_attach(&s, -ECONNREFUSED, "Target not found");
 	tgt_kill(&tgt);
 	fail_to_attach(&s, -ECONNREFUSED, "127.0.0.1");
 	tgt_start(&tgt);
 	tgt_pause(&tgt, true);
-	s.options.connect_ms = 100;
+	opts.connect_ms = 100;
 	fail_to_attach(&s, -ETIMEDOUT, "does not answer");
 	tgt_pause(&tgt, false);
-	stage_attach(&s);
+	peer_stage_attach(&s);
 	EXPECT(s.bdev != NULL);
 	refuse(&s, -EEXIST, "iscsi0");
-	stage_detach(&s);
-	call(&s, detach, -ENODEV);
-	call(&s, rescan, -ENODEV);
+	peer_stage_detach(&s);
+	peer_stage_lacks(&s);
+	peer_stage_call(&s, rescan, -ENODEV);
 	EXPECT(bdev_iscsi_set_timeout(86401, &s.err) == -EINVAL);
 	env_stop(&s.env);
 	tgt_release(&tgt);
@@ -217,24 +184,24 @@ static void
 looks_like_the_unit(void **state)
 {
 	uuid_t uuid, again;
-	struct stage s;
+	struct peer_stage s;
 
 	tgt_init(&tgt, DISK_BYTES, 512);
 	tgt.readonly = true;
 	tgt_start(&tgt);
 	stage_open(&s, REACTOR_INTERRUPT, false);
-	stage_attach(&s);
+	peer_stage_attach(&s);
 	EXPECT(s.bdev != NULL && bdev_readonly(s.bdev) && bdev_write_cache(s.bdev));
 	EXPECT(bdev_block_size(s.bdev) == 512 && bdev_physical_block_size(s.bdev) == 4096);
 	EXPECT(bdev_num_blocks(s.bdev) == DISK_BYTES / 512);
 	EXPECT(bdev_supports_natively(s.bdev, BDEV_BLOCK_STATUS));
 	EXPECT(!bdev_supports(s.bdev, BDEV_WRITE));
 	bdev_uuid(s.bdev, uuid);
-	stage_detach(&s);
+	peer_stage_detach(&s);
 	tgt_kill(&tgt);
 	tgt.readonly = false;
 	tgt_start(&tgt);
-	stage_attach(&s);
+	peer_stage_attach(&s);
 	EXPECT(!bdev_readonly(s.bdev));
 	EXPECT(bdev_supports_natively(s.bdev, BDEV_UNMAP) && bdev_supports_natively(s.bdev, BDEV_WRITE_ZEROES));
 	EXPECT(bdev_supports_natively(s.bdev, BDEV_FLUSH));
@@ -242,7 +209,7 @@ looks_like_the_unit(void **state)
 	EXPECT(!bdev_supports_natively(s.bdev, BDEV_COMPARE_AND_WRITE));
 	bdev_uuid(s.bdev, again);
 	EXPECT(uuid_compare(uuid, again) == 0);
-	stage_detach(&s);
+	peer_stage_detach(&s);
 	env_stop(&s.env);
 	tgt_release(&tgt);
 }
@@ -251,7 +218,7 @@ static void
 proves_who_it_is(void **state)
 {
 	char path[96], url[256];
-	struct stage s;
+	struct peer_stage s;
 	FILE *f;
 
 	tgt_init(&tgt, DISK_BYTES, 512);
@@ -260,85 +227,58 @@ proves_who_it_is(void **state)
 	tgt_start(&tgt);
 	stage_open(&s, REACTOR_INTERRUPT, false);
 	fail_to_attach(&s, -ECONNREFUSED, "uthentication");
-	s.options.url = tgt_url(&tgt, "me%geheim", 1);
+	opts.url = tgt_url(&tgt, "me%geheim", 1);
 	fail_to_attach(&s, -ECONNREFUSED, "uthentication");
-	s.options.url = tgt_url(&tgt, "me%geheimgeheim", 1);
-	stage_attach(&s);
+	opts.url = tgt_url(&tgt, "me%geheimgeheim", 1);
+	peer_stage_attach(&s);
 	EXPECT_SAY(s.bdev != NULL, "%s", err_text(&s.err));
-	call(&s, inform, 0);
-	EXPECT(strstr(s.info.options.url, "me@127") != NULL && strstr(s.info.options.url, "geheim") == NULL);
-	stage_detach(&s);
+	peer_stage_call(&s, inform, 0);
+	EXPECT(strstr(info.options.url, "me@127") != NULL && strstr(info.options.url, "geheim") == NULL);
+	peer_stage_detach(&s);
 	snprintf(path, sizeof(path), "%s/secret", tgt.dir);
 	f = fopen(path, "w");
 	EXPECT(f != NULL && fputs("geheimgeheim\n", f) >= 0 && fclose(f) == 0 && chmod(path, 0600) == 0);
 	snprintf(url, sizeof(url), "%s", tgt_url(&tgt, "me", 1));
-	s.options.url = url;
-	s.options.secret_file = path;
-	stage_ready(&s);
-	call(&s, inform, 0);
-	EXPECT(strcmp(s.info.options.secret_file, path) == 0);
+	opts.url = url;
+	opts.secret_file = path;
+	peer_stage_ready(&s);
+	peer_stage_call(&s, inform, 0);
+	EXPECT(strcmp(info.options.secret_file, path) == 0);
 	/* Both other threads' sessions prove it, too. */
 	EXPECT(env_rw(&s.env.workers[0], BDEV_FLUSH, 0, 0, NULL) == 0);
 	EXPECT(env_rw(&s.env.workers[1], BDEV_FLUSH, 0, 0, NULL) == 0);
-	call(&s, inform, 0);
-	EXPECT(s.info.sessions == 3);
+	peer_stage_call(&s, inform, 0);
+	EXPECT(info.sessions == 3);
 	unlink(path);
 	stage_end(&s);
 }
 
 /* ---- Targets that go ---- */
 
-#define IOS 40
-
-static void
-submit_all(struct stage *s, struct env_io *ios, struct iovec *iovs, enum bdev_op op)
-{
-	for (unsigned i = 0; i < IOS; i++) {
-		iovs[i].iov_len = 4096;
-		ios[i] = (struct env_io){.op = op, .lba = i * 8, .num_blocks = 8, .iov = &iovs[i], .iovcnt = 1};
-		env_submit(&s->env.workers[i % ENV_WORKERS], &ios[i]);
-	}
-}
-
 /* It dies with commands it has not answered, others come while it is away: all are done when it is back. */
 static void
 dies_and_comes_back(enum reactor_mode mode, bool real_threads, unsigned sessions)
 {
-	static uint8_t written[IOS][4096], got[IOS][4096];
-	struct env_io writes[IOS], reads[IOS];
-	struct iovec out[IOS], in[IOS];
-	struct stage s;
+	static struct peer_load load;
+	struct peer_stage s;
 
 	tgt_init(&tgt, DISK_BYTES, 512);
 	tgt_start(&tgt);
 	stage_open(&s, mode, real_threads);
-	s.options.sessions = sessions;
-	stage_ready(&s);
+	opts.sessions = sessions;
+	peer_stage_ready(&s);
 	for (unsigned round = 0; round < 3; round++) {
-		for (unsigned i = 0; i < IOS; i++) {
-			memset(written[i], (int)(i + 1 + round), 4096);
-			memset(got[i], 0, 4096);
-			out[i].iov_base = written[i];
-			in[i].iov_base = got[i];
-		}
 		tgt_pause(&tgt, round != 1);
-		submit_all(&s, writes, out, BDEV_WRITE);
+		peer_load_write(&s, &load, round);
 		env_linger(&s.env, 5);
 		tgt_kill(&tgt);
 		env_linger(&s.env, 10);
 		tgt_start(&tgt);
-		for (unsigned i = 0; i < IOS; i++) {
-			EXPECT(env_finish(&writes[i]) == 0);
-		}
-		submit_all(&s, reads, in, BDEV_READ);
-		for (unsigned i = 0; i < IOS; i++) {
-			EXPECT(env_finish(&reads[i]) == 0);
-			EXPECT_SAY(memcmp(got[i], written[i], 4096) == 0, "round %u, request %u", round, i);
-		}
+		peer_load_check(&s, &load);
 	}
-	call(&s, inform, 0);
-	EXPECT_SAY(s.info.connects == 4 && s.info.sessions == (sessions != 0 ? MIN(sessions, 3u) : 3), "%u connects, %u",
-		   s.info.connects, s.info.sessions);
+	peer_stage_call(&s, inform, 0);
+	EXPECT_SAY(info.connects == 4 && info.sessions == (sessions != 0 ? MIN(sessions, 3u) : 3), "%u connects, %u",
+		   info.connects, info.sessions);
 	stage_end(&s);
 }
 
@@ -350,187 +290,72 @@ reconnects(void **state)
 	dies_and_comes_back(REACTOR_POLL, true, 1);
 }
 
-static void
-read_later(struct stage *s, struct env_io *io, struct iovec *iov, unsigned worker)
-{
-	*io = (struct env_io){.op = BDEV_READ, .num_blocks = 1, .iov = iov, .iovcnt = 1};
-	env_submit(&s->env.workers[worker], io);
-}
-
-/* One that stays away: requests end with an error, and go again when it is back. */
-static void
-gives_up_after_a_while(void **state)
-{
-	uint8_t block[512];
-	struct iovec iov = {block, sizeof(block)};
-	struct env_io io;
-	struct stage s;
-
-	tgt_init(&tgt, DISK_BYTES, 512);
-	tgt_start(&tgt);
-	stage_open(&s, REACTOR_INTERRUPT, true);
-	s.options.reconnect_s = 1;
-	stage_ready(&s);
-	EXPECT(env_rw(&s.env.workers[0], BDEV_READ, 0, 1, block) == 0);
-	tgt_kill(&tgt);
-	read_later(&s, &io, &iov, 0);
-	env_linger(&s.env, 100);
-	EXPECT(!atomic_load(&io.done));
-	EXPECT(env_finish(&io) == -EIO);
-	EXPECT(env_rw(&s.env.workers[1], BDEV_READ, 0, 1, block) == -EIO);
-	tgt_start(&tgt);
-	while (env_rw(&s.env.workers[0], BDEV_READ, 0, 1, block) != 0) {
-		env_linger(&s.env, 20);
-	}
-	EXPECT(env_rw(&s.env.workers[1], BDEV_READ, 0, 1, block) == 0);
-	stage_end(&s);
-}
-
 /* It is there, but does not answer: the session is made again, and the command sent again; the second time it is an error. */
 static void
 does_not_wait_for_ever(void **state)
 {
+	struct peer_question q;
 	uint8_t block[512];
-	struct iovec iov = {block, sizeof(block)};
-	struct env_io io;
-	struct stage s;
+	struct peer_stage s;
 
 	tgt_init(&tgt, DISK_BYTES, 512);
 	tgt_start(&tgt);
 	set_timeout(1);
 	stage_open(&s, REACTOR_INTERRUPT, true);
-	s.options.connect_ms = 200;
-	stage_ready(&s);
+	opts.connect_ms = 200;
+	peer_stage_ready(&s);
 	EXPECT(env_rw(&s.env.workers[0], BDEV_READ, 0, 1, block) == 0);
-	call(&s, inform, 0);
-	EXPECT(s.info.connects == 1);
+	peer_stage_call(&s, inform, 0);
+	EXPECT(info.connects == 1);
 	tgt_pause(&tgt, true);
-	read_later(&s, &io, &iov, 0);
+	peer_ask(&s, &q, 0);
 	env_linger(&s.env, 1300);
-	EXPECT(!atomic_load(&io.done));
+	EXPECT(!atomic_load(&q.io.done));
 	tgt_pause(&tgt, false);
-	EXPECT(env_finish(&io) == 0);
-	call(&s, inform, 0);
-	EXPECT_SAY(s.info.connects == 2, "%u", s.info.connects);
+	peer_ended(&q, 0);
+	peer_stage_call(&s, inform, 0);
+	EXPECT_SAY(info.connects == 2, "%u", info.connects);
 	set_timeout(ISCSI_TIMEOUT_S_DEFAULT);
 	stage_end(&s);
 }
 
 /* ---- What nobody waits for any more ---- */
 
-/* A read straight into memory that is given back as soon as it has ended. */
-struct question {
-	struct env_io io;
-	struct iovec iov;
-};
-
+/* A disk for a target that does not run yet. */
 static void
-ask(struct stage *s, struct question *q, unsigned worker)
+disk_of_one(void)
 {
-	q->iov = (struct iovec){malloc(4096), 4096};
-	EXPECT(q->iov.iov_base != NULL);
-	q->io = (struct env_io){.op = BDEV_READ, .num_blocks = 8, .iov = &q->iov, .iovcnt = 1};
-	env_submit(&s->env.workers[worker], &q->io);
-}
-
-static void
-ask_both(struct stage *s, struct question q[ENV_WORKERS])
-{
-	for (unsigned i = 0; i < ENV_WORKERS; i++) {
-		ask(s, &q[i], i);
-	}
-	env_linger(&s->env, 30);
-	EXPECT(!atomic_load(&q[0].io.done) && !atomic_load(&q[1].io.done));
-}
-
-static void
-ended(struct question *q, int status)
-{
-	int rc = env_finish(&q->io);
-
-	free(q->iov.iov_base);
-	EXPECT_SAY(rc == status, "%d", rc);
-}
-
-static void
-unregister(void *arg)
-{
-	struct stage *s = arg;
-
-	bdev_unregister(s->env.bdev, noted, &s->gone);
-}
-
-/* What waits for it ends, and so does the bdev. */
-static void
-is_removed(struct stage *s)
-{
-	struct question q[ENV_WORKERS];
-
-	ask_both(s, q);
-	atomic_store(&s->gone, false);
-	env_call(&s->env, s->env.app, unregister, s);
-	ended(&q[0], -ENODEV);
-	ended(&q[1], -ENODEV);
-	env_close(&s->env);
-	env_wait(&s->env, &s->gone);
-	env_linger(&s->env, 5); /* the disk goes after its bdev */
-	env_stop(&s->env);
-}
-
-/* The target is silent: what nobody waits for ends, and what the target says to it later finds nobody. */
-static void
-cancels_what_is_not_answered(void **state)
-{
-	struct question q[ENV_WORKERS];
-	uint8_t block[512];
-	struct stage s;
-
 	tgt_init(&tgt, DISK_BYTES, 512);
-	tgt_start(&tgt);
-	stage_open(&s, REACTOR_INTERRUPT, true);
-	s.options.connect_ms = 200;
-	stage_ready(&s);
-	EXPECT(env_rw(&s.env.workers[0], BDEV_READ, 0, 1, block) == 0);
-	EXPECT(env_rw(&s.env.workers[1], BDEV_READ, 0, 1, block) == 0);
-	tgt_pause(&tgt, true);
-	ask_both(&s, q);
-	EXPECT(env_rw(&s.env.workers[0], BDEV_RESET, 0, 0, NULL) == 0);
-	ended(&q[0], -ECANCELED);
-	ended(&q[1], -ECANCELED);
-	tgt_pause(&tgt, false);
-	EXPECT(env_rw(&s.env.workers[0], BDEV_READ, 0, 1, block) == 0);
-	EXPECT(env_rw(&s.env.workers[1], BDEV_READ, 0, 1, block) == 0);
-	tgt_pause(&tgt, true);
-	is_removed(&s);
-	tgt_pause(&tgt, false);
-	tgt_release(&tgt);
+	opts = options("iscsi0");
 }
 
-/* Deleted while its target is away: what waits ends, and so does the bdev. */
+static void
+gives_up_after_a_while(void **state)
+{
+	disk_of_one();
+	opts.reconnect_s = 1;
+	peer_test_gives_up(&peer, &opts);
+}
+
+static void
+is_cancelled(void **state)
+{
+	disk_of_one();
+	peer_test_cancels(&peer, &opts, REACTOR_INTERRUPT, true);
+	disk_of_one();
+	opts.sessions = 1;
+	peer_test_is_patient(&peer, &opts, REACTOR_ADAPTIVE, false);
+	disk_of_one();
+	opts.connect_ms = 600000;
+	peer_test_is_removed(&peer, &opts, REACTOR_INTERRUPT, true);
+}
+
 static void
 goes_without_target(void **state)
 {
-	uint8_t block[512];
-	struct iovec iov = {block, sizeof(block)};
-	struct env_io io;
-	struct stage s;
-
 	for (int threads = 0; threads < 2; threads++) {
-		tgt_init(&tgt, DISK_BYTES, 512);
-		tgt_start(&tgt);
-		stage_open(&s, REACTOR_INTERRUPT, threads != 0);
-		stage_ready(&s);
-		tgt_kill(&tgt);
-		read_later(&s, &io, &iov, 1);
-		env_linger(&s.env, 30);
-		EXPECT(!atomic_load(&io.done));
-		atomic_store(&s.gone, false);
-		call(&s, detach, 0);
-		EXPECT(env_finish(&io) == -ENODEV);
-		env_close(&s.env);
-		env_wait(&s.env, &s.gone);
-		env_stop(&s.env);
-		tgt_release(&tgt);
+		disk_of_one();
+		peer_test_goes_without(&peer, &opts, threads != 0);
 	}
 }
 
@@ -539,13 +364,13 @@ static void
 is_not_deceived(void **state)
 {
 	uint8_t block[512];
-	struct stage s;
+	struct peer_stage s;
 
 	tgt_init(&tgt, DISK_BYTES, 512);
 	tgt_start(&tgt);
 	stage_open(&s, REACTOR_INTERRUPT, true);
-	s.options.reconnect_s = 0;
-	stage_ready(&s);
+	opts.reconnect_s = 0;
+	peer_stage_ready(&s);
 	tgt_kill(&tgt);
 	tgt_resize(&tgt, DISK_BYTES - 4096);
 	tgt_start(&tgt);
@@ -566,26 +391,25 @@ is_not_deceived(void **state)
 static void
 waits_for_its_unit(void **state)
 {
+	struct peer_question q;
 	uint8_t block[512];
-	struct iovec iov = {block, sizeof(block)};
-	struct env_io io;
-	struct stage s;
+	struct peer_stage s;
 
 	tgt_init(&tgt, DISK_BYTES, 512);
 	tgt_start(&tgt);
 	stage_open(&s, REACTOR_ADAPTIVE, true);
-	stage_ready(&s);
+	peer_stage_ready(&s);
 	EXPECT(env_rw(&s.env.workers[0], BDEV_READ, 0, 1, block) == 0);
 	tgt_take_unit(&tgt);
-	read_later(&s, &io, &iov, 0);
+	peer_ask(&s, &q, 0);
 	env_linger(&s.env, 50);
-	EXPECT(!atomic_load(&io.done));
+	EXPECT(!atomic_load(&q.io.done));
 	tgt_resize(&tgt, DISK_BYTES * 2);
 	tgt_give_unit(&tgt);
-	EXPECT(env_finish(&io) == 0);
+	peer_ended(&q, 0);
 	env_wait_size(&s.env, DISK_BYTES / 256);
 	EXPECT(bdev_num_blocks(s.env.bdev) == DISK_BYTES / 256);
-	call(&s, rescan, 0);
+	peer_stage_call(&s, rescan, 0);
 	env_linger(&s.env, 10);
 	EXPECT(atomic_load(&s.env.resizes) == 1);
 	stage_end(&s);
@@ -615,12 +439,12 @@ shut_down(void *arg)
 static void
 awaits_target(void **state)
 {
-	struct stage s;
+	struct peer_stage s;
 
 	tgt_init(&tgt, DISK_BYTES, 512);
 	stage_open(&s, REACTOR_INTERRUPT, false);
-	s.options.wait = true;
-	stage_attach(&s);
+	opts.wait = true;
+	peer_stage_attach(&s);
 	EXPECT(s.bdev == NULL && s.err.code == 0);
 	env_call(&s.env, s.env.app, count_waiting, NULL);
 	EXPECT(waiting == 1);
@@ -631,9 +455,9 @@ awaits_target(void **state)
 	env_call(&s.env, s.env.app, count_waiting, NULL);
 	EXPECT(waiting == 0);
 	env_close(&s.env);
-	stage_detach(&s);
+	peer_stage_detach(&s);
 	tgt_kill(&tgt);
-	stage_attach(&s);
+	peer_stage_attach(&s);
 	/* The process ends: nothing is left that would wake it. */
 	env_call(&s.env, s.env.app, shut_down, NULL);
 	env_stop(&s.env);
@@ -654,12 +478,12 @@ swaps_and_says_where(void **state)
 			    .iovcnt = 2,
 			    .write_iov = write,
 			    .write_iovcnt = 2};
-	struct stage s;
+	struct peer_stage s;
 
 	tgt_init(&tgt, DISK_BYTES, 512);
 	tgt_start(&tgt);
 	stage_open(&s, REACTOR_INTERRUPT, false);
-	stage_ready(&s);
+	peer_stage_ready(&s);
 	memset(now, 7, sizeof(now));
 	other[700] = 1;
 	env_submit(&s.env.workers[0], &io);
@@ -683,7 +507,7 @@ main(void)
 		cmocka_unit_test(proves_who_it_is),       cmocka_unit_test(swaps_and_says_where),
 		cmocka_unit_test(reconnects),             cmocka_unit_test(gives_up_after_a_while),
 		cmocka_unit_test(does_not_wait_for_ever), cmocka_unit_test(goes_without_target),
-		cmocka_unit_test(cancels_what_is_not_answered),
+		cmocka_unit_test(is_cancelled),
 		cmocka_unit_test(is_not_deceived),        cmocka_unit_test(waits_for_its_unit),
 		cmocka_unit_test(awaits_target),
 	};

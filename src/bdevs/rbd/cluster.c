@@ -425,6 +425,16 @@ bdev_rbd_for_each_cluster(void (*fn)(void *ctx, const struct rbd_cluster_options
 	}
 }
 
+void
+rbd_clusters_abandon(void)
+{
+	struct rbd_cluster *c;
+
+	LIST_FOREACH (c, &clusters, link) {
+		timer_stop(&c->patience);
+	}
+}
+
 bool
 rbd_clusters_end(void)
 {

@@ -777,8 +777,15 @@ rbd_shutdown_check(void)
 static void
 shutdown_late(struct timer *timer)
 {
+	struct rbd_disk *disk;
+
 	LOG_ERROR(BDEV, "rbd", "a cluster does not answer: its images are left open");
 	rbd_jobs_abandon();
+	rbd_clusters_abandon();
+	/* The thread ends before they do. */
+	LIST_FOREACH (disk, &disks, link) {
+		timer_stop(&disk->retry);
+	}
 	shutdown_end();
 }
 

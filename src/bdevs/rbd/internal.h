@@ -80,6 +80,8 @@ void rbd_settings_free(struct rbd_settings *s);
 struct rbd_settings *rbd_settings_public(const struct rbd_settings *s);
 /* Starts the end of all; true when there is none. rbd_shutdown_check() follows when one is gone. */
 bool rbd_clusters_end(void);
+/* Those that are left will not be ended. */
+void rbd_clusters_abandon(void);
 /* True: a registered cluster may be used from now on no more. */
 void rbd_shutdown_check(void);
 

@@ -6,12 +6,16 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "bdev/module.h"
 #include "bdevs/rbd/harness.h"
 #include "testkit/bdev_battery.h"
+#include "testkit/peer_stage.h"
 
 #define IMAGE_BYTES ((uint64_t)4 << 20)
 #define ROOM_BYTES ((uint64_t)8 << 20)
@@ -507,6 +511,294 @@ swaps_in_one_object(void **state)
 	stage_end(&s);
 }
 
+/* ---- A silent cluster ---- */
+
+static void
+peer_created(void *ctx, const char *name, struct bdev *bdev, const struct err *err)
+{
+	peer_stage_attached(ctx, bdev, err);
+}
+
+static int
+peer_attach(struct peer_stage *s)
+{
+	return bdev_rbd_create(s->options, peer_created, s, &s->err);
+}
+
+static int
+peer_detach(struct peer_stage *s, void (*done)(void *ctx, int status), void *ctx)
+{
+	return bdev_rbd_delete("rbd0", done, ctx, &s->err);
+}
+
+static void
+peer_start(void)
+{
+	fake_start(IMAGE_BYTES, ROOM_BYTES);
+}
+
+static void
+peer_shut_down(void *arg)
+{
+	bdev_rbd_shutdown(note_end, arg);
+}
+
+static void
+peer_end(struct peer_stage *s)
+{
+	struct stage end;
+
+	fake_mute(false);
+	atomic_store(&end.answered, false);
+	env_call(&s->env, s->env.app, peer_shut_down, &end);
+	env_wait(&s->env, &end.answered);
+	fake_stop();
+}
+
+static const struct peer peer = {.bdev = "rbd0",
+				 .attach = peer_attach,
+				 .detach = peer_detach,
+				 .start = peer_start,
+				 .silence = fake_mute,
+				 .end = peer_end,
+				 .greets = true};
+
+static void
+is_cancelled(void **state)
+{
+	struct rbd_bdev_options o = options("rbd0", 512);
+
+	peer_test_cancels(&peer, &o, REACTOR_ADAPTIVE, false);
+	peer_test_is_patient(&peer, &o, REACTOR_INTERRUPT, true);
+	peer_test_is_removed(&peer, &o, REACTOR_POLL, true);
+}
+
+static void
+give_up(void *arg)
+{
+	bdev_channel_give_up(((struct env_worker *)arg)->ch);
+}
+
+static void
+gives_up(struct stage *s, unsigned worker)
+{
+	env_call(&s->env, s->env.workers[worker].thread, give_up, &s->env.workers[worker]);
+}
+
+/* Until librbd has answered all it was asked. */
+static void
+wait_for_answers(struct stage *s)
+{
+	while (atomic_load(&fake.completions) > 0) {
+		env_linger(&s->env, 1);
+	}
+}
+
+static struct env_io
+request(enum bdev_op op, uint64_t num_blocks, struct iovec *iov)
+{
+	return (struct env_io){.op = op, .num_blocks = num_blocks, .iov = iov, .iovcnt = iov != NULL};
+}
+
+/* Each operation: it ends when it is given up, and what librbd does then touches nothing of who asked. */
+static void
+leaves_memory_alone(void **state)
+{
+	static uint8_t data[8 * 512], other[8 * 512];
+	struct iovec iov = {data, sizeof(data)}, write = {other, sizeof(other)};
+	struct bdev_extent extents[4];
+	struct env_io ios[] = {request(BDEV_READ, 8, &iov), request(BDEV_WRITE, 8, &write), request(BDEV_UNMAP, 8, NULL),
+			       request(BDEV_WRITE_ZEROES, 8, NULL), request(BDEV_FLUSH, 0, NULL),
+			       request(BDEV_COMPARE_AND_WRITE, 8, &iov), request(BDEV_BLOCK_STATUS, 4096, NULL),
+			       request(BDEV_BLOCK_STATUS, 4096, NULL)};
+	struct stage s;
+
+	stage_open(&s, true);
+	go(&s, do_create);
+	EXPECT(env_open(&s.env, "rbd0", true) == 0);
+	memset(data, 0xaa, sizeof(data));
+	memset(other, 0xbb, sizeof(other));
+	memset(extents, 0xcc, sizeof(extents));
+	ios[5].write_iov = &write;
+	ios[5].write_iovcnt = 1;
+	ios[6].extents = ios[7].extents = extents;
+	ios[6].max_results = ios[7].max_results = 4;
+	fake_mute(true);
+	for (unsigned i = 0; i < sizeof(ios) / sizeof(ios[0]); i++) {
+		env_submit(&s.env.workers[0], &ios[i]);
+	}
+	env_linger(&s.env, 20);
+	gives_up(&s, 0);
+	for (unsigned i = 0; i < sizeof(ios) / sizeof(ios[0]); i++) {
+		EXPECT_SAY(env_finish(&ios[i]) == -ECANCELED, "%u", i);
+	}
+	fake_mute(false);
+	wait_for_answers(&s);
+	for (unsigned i = 0; i < sizeof(data); i++) {
+		EXPECT(data[i] == 0xaa && other[i] == 0xbb);
+	}
+	EXPECT(((uint8_t *)extents)[0] == 0xcc);
+	/* Questions go on. */
+	ios[6] = request(BDEV_BLOCK_STATUS, 4096, NULL);
+	ios[6].extents = extents;
+	ios[6].max_results = 4;
+	env_submit(&s.env.workers[0], &ios[6]);
+	EXPECT(env_finish(&ios[6]) == 0 && ios[6].result == 2);
+	env_close(&s.env);
+	go(&s, do_delete);
+	stage_end(&s);
+}
+
+/* What is given up without end has a limit; beyond it requests wait here, and end at once when they are cancelled. */
+static void
+is_not_fed_without_end(void **state)
+{
+	static uint8_t data[FAKE_OBJECT_BYTES]; /* in one piece for the core, too */
+	struct iovec iov = {data, sizeof(data)};
+	struct env_io ios[160];
+	struct stage s;
+	int held;
+
+	stage_open(&s, true);
+	go(&s, do_create);
+	EXPECT(env_open(&s.env, "rbd0", true) == 0);
+	fake_mute(true);
+	for (unsigned round = 0; round < 2; round++) {
+		held = atomic_load(&fake.completions);
+		for (unsigned i = 0; i < 160; i++) {
+			ios[i] = request(i % 2 == 0 ? BDEV_READ : BDEV_WRITE, sizeof(data) / 512, &iov);
+			env_submit(&s.env.workers[0], &ios[i]);
+		}
+		env_linger(&s.env, 20);
+		gives_up(&s, 0);
+		for (unsigned i = 0; i < 160; i++) {
+			EXPECT(env_finish(&ios[i]) == -ECANCELED);
+		}
+	}
+	EXPECT_SAY(held > 0 && atomic_load(&fake.completions) == held, "%d, %d", held, atomic_load(&fake.completions));
+	ios[0] = request(BDEV_FLUSH, 0, NULL);
+	env_submit(&s.env.workers[1], &ios[0]);
+	fake_mute(false);
+	EXPECT(env_finish(&ios[0]) == 0);
+	env_close(&s.env);
+	go(&s, do_delete);
+	stage_end(&s);
+}
+
+/* Deleted, though its image cannot be closed; and not there again before its last writes are. */
+static void
+is_deleted_without_cluster(void **state)
+{
+	uint8_t block[512];
+	struct iovec iov = {block, sizeof(block)};
+	struct env_io io = request(BDEV_WRITE, 1, &iov);
+	struct stage s;
+
+	stage_open(&s, true);
+	go(&s, do_create);
+	EXPECT(env_open(&s.env, "rbd0", true) == 0);
+	memset(block, 7, sizeof(block));
+	fake_mute(true);
+	env_submit(&s.env.workers[0], &io);
+	env_linger(&s.env, 10);
+	atomic_store(&s.answered, false);
+	refused(&s, do_delete, 0, "");
+	EXPECT(env_finish(&io) == -ENODEV);
+	env_close(&s.env);
+	env_wait(&s.env, &s.answered);
+	EXPECT(atomic_load(&fake.images) == 1);
+	s.options.name = "rbd1";
+	failed(&s, do_create, -EBUSY, "on their way");
+	s.options.name = "rbd0";
+	s.options.wait = true;
+	failed(&s, do_create, 0, "");
+	EXPECT(s.bdev == NULL);
+	fake_mute(false);
+	while (env_open(&s.env, "rbd0", true) != 0) {
+		env_linger(&s.env, 20);
+	}
+	EXPECT(env_rw(&s.env.workers[0], BDEV_READ, 0, 1, block) == 0 && block[0] == 7);
+	env_close(&s.env);
+	go(&s, do_delete);
+	stage_end(&s);
+}
+
+/* News of a size are not lost for want of a system thread. */
+static void
+looks_again_without_threads(void **state)
+{
+	struct stage s;
+
+	stage_open(&s, true);
+	go(&s, do_create);
+	EXPECT(env_open(&s.env, "rbd0", true) == 0);
+	atomic_store(&fake.no_threads, 1);
+	fake_resize(IMAGE_BYTES + 4096);
+	env_wait_size(&s.env, IMAGE_BYTES / 512 + 8);
+	EXPECT(atomic_load(&fake.no_threads) == 0);
+	env_close(&s.env);
+	go(&s, do_delete);
+	stage_end(&s);
+}
+
+static void
+leave_all(void *arg)
+{
+	bdev_rbd_leave_all();
+}
+
+static uint64_t
+ms_since(uint64_t start_ns)
+{
+	return (clock_now_ns() - start_ns) / NS_PER_MS;
+}
+
+/* As berthd ends: nobody has patience left, and the cluster has had its chance. In a process of its own, for what stays. */
+static void
+ends_without_cluster(void)
+{
+	uint8_t block[512];
+	struct iovec iov = {block, sizeof(block)};
+	struct env_io io = request(BDEV_READ, 1, &iov);
+	struct stage s;
+	uint64_t start_ns;
+
+	stage_open(&s, true);
+	go(&s, do_create);
+	EXPECT(env_open(&s.env, "rbd0", true) == 0);
+	fake_mute(true);
+	env_submit(&s.env.workers[0], &io);
+	env_linger(&s.env, 10);
+	start_ns = clock_now_ns();
+	env_call(&s.env, s.env.app, leave_all, NULL);
+	EXPECT(env_finish(&io) == -ENODEV);
+	env_close(&s.env);
+	atomic_store(&s.answered, false);
+	env_call(&s.env, s.env.app, remove_all, &s);
+	env_wait(&s.env, &s.answered);
+	EXPECT_SAY(ms_since(start_ns) < 4500, "%llu ms", (unsigned long long)ms_since(start_ns));
+	env_stop(&s.env);
+	/* What comes late finds nobody, and hurts nobody. */
+	fake_mute(false);
+	while (atomic_load(&fake.completions) > 0 || atomic_load(&fake.images) > 0) {
+		usleep(1000);
+	}
+}
+
+static void
+ends_in_time(void **state)
+{
+	pid_t pid = fork();
+	int status;
+
+	EXPECT(pid >= 0);
+	if (pid == 0) {
+		ends_without_cluster();
+		_exit(0);
+	}
+	EXPECT(waitpid(pid, &status, 0) == pid && status == 0);
+}
+
 int
 main(void)
 {
@@ -515,6 +807,9 @@ main(void)
 		cmocka_unit_test(shares_clusters),    cmocka_unit_test(awaits_image),
 		cmocka_unit_test(follows_size),       cmocka_unit_test(passes_errors_on),
 		cmocka_unit_test(swaps_in_one_object), cmocka_unit_test(passes_battery),
+		cmocka_unit_test(ends_in_time),       cmocka_unit_test(is_cancelled),
+		cmocka_unit_test(leaves_memory_alone), cmocka_unit_test(is_not_fed_without_end),
+		cmocka_unit_test(is_deleted_without_cluster), cmocka_unit_test(looks_again_without_threads),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
