@@ -70,6 +70,8 @@ def run(args, build, test, seed):
     """Result (0, an exit code, or a word), seconds, output."""
     env = {**os.environ, **environment(args, build, seed), **test["env"]}
     start = time.monotonic()
+    if not os.path.exists(test["cmd"][0]):
+        return "was not built", 0, b""
     p = subprocess.Popen(command(args, test), env=env, cwd=test["workdir"] or build, stdin=subprocess.DEVNULL,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     try:

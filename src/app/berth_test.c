@@ -201,7 +201,7 @@ on_thread(void (*fn)(void))
 	struct call call = {.fn = fn};
 
 	thread_send(f.thread, &call.msg, call_fn);
-	for (int i = 0; i < 10000 && !call.done; i++) {
+	for (int i = 0; i < 60000 && !call.done; i++) {
 		nanosleep(&pause, NULL);
 	}
 	assert_true(call.done);

@@ -15,7 +15,7 @@
 #include "testkit/hand.h"
 
 #define THREADS 8
-#define WAIT_NS (10 * NS_PER_S)
+#define WAIT_NS (60 * NS_PER_S)
 
 struct thing {
 	struct device dev;

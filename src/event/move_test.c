@@ -20,7 +20,7 @@
 #include "event/channel.h"
 #include "testkit/hand.h"
 
-#define WAIT_MS 20000
+#define WAIT_MS 60000
 
 /* ---- By hand: two reactors, the thread that asks, and the one that moves ---- */
 

@@ -66,7 +66,7 @@ test_order(void **state)
 	assert_non_null(worker);
 	thread = thread_create("t", r);
 	thread_send(thread, &msg, give);
-	for (int i = 0; i < 10000 && finished < JOBS; i++) {
+	for (int i = 0; i < 60000 && finished < JOBS; i++) {
 		reactor_poll_wait(r, 1000);
 	}
 	assert_int_equal(finished, JOBS);
@@ -76,7 +76,7 @@ test_order(void **state)
 	reactor_poll_once(r);
 	worker_free(worker);
 	assert_int_equal(ran, JOBS);
-	for (int i = 0; i < 10000 && finished < JOBS; i++) {
+	for (int i = 0; i < 60000 && finished < JOBS; i++) {
 		reactor_poll_wait(r, 1000);
 	}
 	assert_int_equal(finished, JOBS);
@@ -122,7 +122,7 @@ test_pool(void **state)
 	thread = thread_create("t", r);
 	finished = 0;
 	thread_send(thread, &msg, give_pool);
-	for (int i = 0; i < 10000 && finished < 2 * POOL; i++) {
+	for (int i = 0; i < 60000 && finished < 2 * POOL; i++) {
 		reactor_poll_wait(r, 1000);
 	}
 	assert_int_equal(finished, 2 * POOL);

@@ -452,7 +452,7 @@ static void
 idle_costs_nothing(struct run *r)
 {
 	uint64_t before, after;
-	int tries = 20;
+	int tries = 200;
 
 	if (!r->env.real_threads || r->env.mode == REACTOR_POLL) {
 		return;

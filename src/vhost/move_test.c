@@ -250,7 +250,7 @@ test_cannot_run_there(void **state)
 #define RING_SIZE 64u
 #define SLOTS 21u /* three descriptors each */
 #define MOVES 3000u
-#define PATIENCE_MS 20000
+#define PATIENCE_MS 60000
 
 struct load {
 	unsigned index;

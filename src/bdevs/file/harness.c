@@ -26,7 +26,7 @@
 #include "testkit/bdev_battery.h"
 #include "testkit/hand.h"
 
-#define WAIT_MS 20000
+#define WAIT_MS 60000
 
 /* ---- Children ---- */
 

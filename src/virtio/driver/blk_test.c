@@ -54,7 +54,7 @@ try_open(const struct driver_blk_options *with)
 
 	options.path = model.path;
 	options.data_bytes = 256 * 1024;
-	options.timeout_ms = options.timeout_ms == 0 ? 10000 : options.timeout_ms;
+	options.timeout_ms = options.timeout_ms == 0 ? 60000 : options.timeout_ms;
 	model_start(&model);
 	return driver_blk_open(&options, &blk, &err);
 }
@@ -466,7 +466,7 @@ set_up_that_fails(void **state)
 		model.fault_at = at;
 		model.fault = fault;
 		assert_int_equal(try_open(&(struct driver_blk_options){
-					 .timeout_ms = fault == MODEL_SILENT ? 20 : 10000}),
+					 .timeout_ms = fault == MODEL_SILENT ? 20 : 60000}),
 				 faults[i % ARRAY_SIZE(faults)].rc);
 		assert_non_null(strstr(err.text, model.path));
 		assert_null(blk);
