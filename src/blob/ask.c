@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* What is asked of a store and its blobs, and answered at once: everything is in memory. Context: the owner. */
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "blob/internal.h"
+
+#define NAME_MOST 80 /* bytes of a name that a message has */
 
 /* ---- The store ---- */
 
@@ -91,6 +95,36 @@ blob_close(struct blob *blob)
 	if (--blob->opens == 0) {
 		merge_consider(blob);
 	}
+}
+
+/* Of what an xattr holds, which may be anything: so much of it is printed. -1: it is no text. */
+static int
+text_bytes(const struct blob_own_xattr *x)
+{
+	const char *text = x == NULL ? "" : x->value;
+	int n = 0;
+
+	while (x != NULL && n < x->bytes && text[n] != '\0') {
+		if ((unsigned char)text[n] < ' ' || text[n] == 0x7f) {
+			return -1;
+		}
+		n++;
+	}
+	return n > 0 && n <= NAME_MOST ? n : -1;
+}
+
+const char *
+blob_called(const struct blob *blob, char buf[BLOB_CALLED_BYTES])
+{
+	const struct blob_own_xattr *x = own_xattr_find(&blob->xattrs, false, "name");
+	int n = text_bytes(x);
+
+	if (n > 0) {
+		snprintf(buf, BLOB_CALLED_BYTES, "volume '%.*s'", n, (const char *)x->value);
+	} else {
+		snprintf(buf, BLOB_CALLED_BYTES, "blob %" PRIu64, blob->id);
+	}
+	return buf;
 }
 
 uint64_t

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * A blobstore: volumes ("blobs") of clusters on one device, thin or thick, with snapshots and clones. Knows blocks, not
- * names: what a blob is called is an xattr of whoever uses the store.
+ * names: what a blob is called is an xattr of whoever uses the store; only what errors say of a blob has the text of its xattr
+ * "name", where it has one, because a person reads it.
  *
  * Contexts. A store belongs to the thread that created or loaded it, its owner: all functions here are called there but
  * those of "I/O", which run on any thread that has a channel. All metadata is read once, when the store is loaded; what
@@ -138,6 +139,9 @@ int blob_open(struct blob *blob, struct err *err);
 void blob_close(struct blob *blob);
 
 uint64_t blob_id(const struct blob *blob);
+/* What a message calls it, in buf, which it returns: "volume 'NAME'" when its xattr "name" is a text, else "blob ID". */
+#define BLOB_CALLED_BYTES 96
+const char *blob_called(const struct blob *blob, char buf[BLOB_CALLED_BYTES]);
 struct blob_store *blob_store_of(const struct blob *blob);
 uint64_t blob_num_clusters(const struct blob *blob);
 uint64_t blob_allocated_clusters(const struct blob *blob);

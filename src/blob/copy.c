@@ -67,7 +67,7 @@ end(struct copy *c)
 	if (status == -ECANCELED) {
 		err_set(&err, status, "the copy was cancelled");
 	} else if (status != 0) {
-		err_set(&err, status, "blob %llu could not be copied: %s", (unsigned long long)blob->id, strerror(-status));
+		err_set(&err, status, "%s could not be copied: %s", CALLED(blob), strerror(-status));
 	}
 	release(c);
 	blob->busy = false;
@@ -268,24 +268,20 @@ make_pieces(struct copy *c)
 static int
 may_copy(const struct blob *blob, const struct blob_dev *dev, struct err *err)
 {
-	unsigned long long id = blob->id;
 	uint64_t bytes = blob_num_clusters(blob) * blob->store->super.cluster_bytes;
 
 	if (!blob->data_ro) {
-		return err_set(err, -EPERM, "blob %llu can be written to: only what is read-only is copied", id);
+		return err_set(err, -EPERM, "%s can be written to: only what is read-only is copied", CALLED(blob));
 	}
 	if (bytes > dev->num_blocks * dev->block_size) {
-		return err_set(err, -EINVAL, "'%s' is smaller than blob %llu of %llu bytes", dev->name, id,
+		return err_set(err, -EINVAL, "'%s' is smaller than %s of %llu bytes", dev->name, CALLED(blob),
 			       (unsigned long long)bytes);
 	}
 	if (blob->store->dev->block_size % dev->block_size != 0) {
-		return err_set(err, -EINVAL, "the blocks of '%s' have %u bytes, those of blob %llu %u", dev->name,
-			       dev->block_size, id, blob->store->dev->block_size);
+		return err_set(err, -EINVAL, "the blocks of '%s' have %u bytes, those of %s %u", dev->name,
+			       dev->block_size, CALLED(blob), blob->store->dev->block_size);
 	}
-	if (blob->busy) {
-		return err_set(err, -EBUSY, "another operation on blob %llu is under way", id);
-	}
-	return 0;
+	return volume_is_idle(blob, err);
 }
 
 void

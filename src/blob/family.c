@@ -137,7 +137,7 @@ spread_damage(struct family *f)
 			at = f->path[--n];
 			parent = below_parent(blob_below(at));
 			if (parent != NULL && parent->damage.code != 0) {
-				blob_set_damage(at, "its snapshot 0x%" PRIx64 " is damaged: %.300s", parent->id,
+				blob_set_damage(at, "its snapshot, %s, is damaged: %.300s", CALLED(parent),
 						parent->damage.text);
 			}
 		}

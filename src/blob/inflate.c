@@ -116,7 +116,7 @@ set_error(struct inflate *f, int status)
 	const char *what = f->decouple ? "decoupled" : "inflated";
 
 	if (f->err.code == 0) {
-		err_set(&f->err, status, "blob %" PRIu64 " could not be %s: %s", f->blob->id, what, strerror(-status));
+		err_set(&f->err, status, "%s could not be %s: %s", CALLED(f->blob), what, strerror(-status));
 	}
 	return status;
 }
@@ -333,7 +333,7 @@ go_on(struct defer *d)
 
 	f->scanning = false;
 	if (f->status == 0 && f->work->cancelled) {
-		f->status = err_set(&f->err, -ECANCELED, "blob %" PRIu64 ": it was cancelled", f->blob->id);
+		f->status = err_set(&f->err, -ECANCELED, "%s: it was cancelled", CALLED(f->blob));
 	}
 	while (f->status == 0 && f->next < end && f->idle > 0 && looked < INFLATE_SCAN) {
 		uint64_t cluster = f->next++;
@@ -361,22 +361,20 @@ go_on(struct defer *d)
 static int
 may_start(const struct blob *blob, bool decouple, struct err *err)
 {
-	unsigned long long id = blob->id;
+	int rc = volume_is_there(blob, err);
 
-	if (blob->damage.code != 0) {
-		return err_set(err, -EILSEQ, "blob %llu: %s", id, err_text(&blob->damage));
-	}
-	if (blob->deleted || blob->gone) {
-		return err_set(err, -ENOENT, "blob %llu was deleted", id);
+	if (rc != 0) {
+		return rc;
 	}
 	if (md_op_refused(blob->store, err) != 0) {
 		return err->code;
 	}
-	if (blob->busy) {
-		return err_set(err, -EBUSY, "another operation on blob %llu is under way", id);
+	rc = volume_is_idle(blob, err);
+	if (rc != 0) {
+		return rc;
 	}
 	if (decouple && blob_below(blob) == 0) {
-		return err_set(err, -EINVAL, "blob %llu has no parent", id);
+		return err_set(err, -EINVAL, "%s has no parent", CALLED(blob));
 	}
 	return blob_thin(blob) ? 0 : 1;
 }
@@ -391,8 +389,8 @@ check_space(struct inflate *f)
 		n += is_missing(f, c);
 	}
 	if (n > left) {
-		return err_set(&f->err, -ENOSPC, "blob %" PRIu64 ": %" PRIu64 " clusters are needed, %" PRIu64 " are free",
-			       f->blob->id, n, left);
+		return err_set(&f->err, -ENOSPC, "%s: %" PRIu64 " clusters are needed, %" PRIu64 " are free",
+			       CALLED(f->blob), n, left);
 	}
 	return 0;
 }

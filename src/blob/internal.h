@@ -633,7 +633,12 @@ void external_read(struct blob_thread *t, struct blob_external *external, struct
 
 /* ---- volume.c, reap.c, snapshot.c ---- */
 
-/* For what a blob's change has to say: "blob ID: what went wrong". Returns code. */
+/* What a blob is called, in a message. */
+#define CALLED(blob) blob_called((blob), (char[BLOB_CALLED_BYTES]){0})
+/* It is neither damaged nor deleted: 0, -EILSEQ, -ENOENT. It is not busy: 0, -EBUSY. */
+int volume_is_there(const struct blob *blob, struct err *err);
+int volume_is_idle(const struct blob *blob, struct err *err);
+/* For what a blob's change has to say: what it is called, and what went wrong. Returns code. */
 int volume_error(const struct blob *blob, int code, struct err *err);
 /* Inside an md_op: ends a blob without clones for good: its first page is zeroed, then it is found no more, its parent is
  * considered, and what it had comes back in the background (blob is not to be used any more). On failure it stays. */

@@ -47,7 +47,7 @@ persisted(struct md_persist *p, int status)
 
 	md_persist_release(p);
 	if (status != 0) {
-		err_set(&c->err, status, "blob %llu: its metadata could not be written", (unsigned long long)blob->id);
+		err_set(&c->err, status, "%s: its metadata could not be written", CALLED(blob));
 		end(c, status);
 		return;
 	}
@@ -104,7 +104,7 @@ run(struct md_op *op)
 			}
 			md_persist_release(&c->persist);
 		}
-		err_set(&c->err, rc, "blob %llu: %s", (unsigned long long)c->blob->id, strerror(-rc));
+		err_set(&c->err, rc, "%s: %s", CALLED(c->blob), strerror(-rc));
 	}
 	end(c, rc);
 }
@@ -124,18 +124,13 @@ stands_on(const struct blob *blob, const struct blob *on)
 static int
 may_change(const struct blob *blob, struct err *err)
 {
-	unsigned long long id = blob->id;
-
 	if (!blob_thin(blob)) {
-		return err_set(err, -EINVAL, "blob %llu is not thin", id);
+		return err_set(err, -EINVAL, "%s is not thin", CALLED(blob));
 	}
 	if (blob->md_ro || blob->deleted || blob->damage.code != 0) {
-		return err_set(err, -EROFS, "the metadata of blob %llu cannot be changed", id);
+		return err_set(err, -EROFS, "the metadata of %s cannot be changed", CALLED(blob));
 	}
-	if (blob->busy) {
-		return err_set(err, -EBUSY, "another operation on blob %llu is under way", id);
-	}
-	return 0;
+	return volume_is_idle(blob, err);
 }
 
 static void
@@ -171,26 +166,21 @@ begin(struct blob *blob, struct blob *parent, const void *id, size_t bytes, blob
 static int
 parent_fits(const struct blob *blob, const struct blob *parent, struct err *err)
 {
-	unsigned long long id = blob->id, of = parent->id;
-
 	if (parent->store != blob->store || !parent->data_ro || parent->deleted || parent->damage.code != 0) {
-		return err_set(err, -EINVAL, "blob %llu is not read-only, or cannot be a parent", of);
+		return err_set(err, -EINVAL, "%s is not read-only, or cannot be a parent", CALLED(parent));
 	}
 	if (stands_on(parent, blob)) {
-		return err_set(err, -EINVAL, "blob %llu stands on blob %llu", of, id);
+		return err_set(err, -EINVAL, "%s stands on %s", CALLED(parent), CALLED(blob));
 	}
 	if (below_parent(blob_below(blob)) == parent) {
-		return err_set(err, -EEXIST, "blob %llu is the parent of blob %llu already", of, id);
+		return err_set(err, -EEXIST, "%s is the parent of %s already", CALLED(parent), CALLED(blob));
 	}
 	if (blob_num_clusters(parent) != blob_num_clusters(blob)) {
-		return err_set(err, -EINVAL, "blob %llu has %llu clusters, blob %llu has %llu", of,
-			       (unsigned long long)blob_num_clusters(parent), id,
+		return err_set(err, -EINVAL, "%s has %llu clusters, %s has %llu", CALLED(parent),
+			       (unsigned long long)blob_num_clusters(parent), CALLED(blob),
 			       (unsigned long long)blob_num_clusters(blob));
 	}
-	if (parent->busy) {
-		return err_set(err, -EBUSY, "another operation on blob %llu is under way", of);
-	}
-	return 0;
+	return volume_is_idle(parent, err);
 }
 
 void
@@ -221,7 +211,7 @@ blob_set_external(struct blob *blob, const void *id, size_t bytes, blob_done_fn 
 		rc = err_set(&err, -EINVAL, "an external snapshot's id of %zu bytes", bytes);
 	}
 	if (rc == 0 && old != NULL && old_bytes == bytes && memcmp(old, id, bytes) == 0) {
-		rc = err_set(&err, -EEXIST, "blob %llu has this external snapshot already", (unsigned long long)blob->id);
+		rc = err_set(&err, -EEXIST, "%s has this external snapshot already", CALLED(blob));
 	}
 	if (rc != 0) {
 		store_answer(blob->store, done, ctx, rc, &err);

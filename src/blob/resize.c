@@ -178,7 +178,7 @@ zeroed(struct store_io *io, int status)
 	struct resize *r = io->ctx;
 
 	if (status != 0) {
-		err_set(&r->err, status, "blob %" PRIu64 ": a new cluster could not be zeroed: %s", r->blob->id,
+		err_set(&r->err, status, "%s: a new cluster could not be zeroed: %s", CALLED(r->blob),
 			strerror(-status));
 		fail(r, status);
 		return;
@@ -325,7 +325,7 @@ resize_reserve(struct resize *r, uint64_t needed)
 	int rc = alloc_reserve(r->blob->store, needed);
 
 	if (rc != 0) {
-		return err_set(&r->err, rc, "blob %" PRIu64 ": there are no %" PRIu64 " free clusters", r->blob->id, needed);
+		return err_set(&r->err, rc, "%s: there are no %" PRIu64 " free clusters", CALLED(r->blob), needed);
 	}
 	r->reserved = needed;
 	return 0;
@@ -375,21 +375,15 @@ prepare(struct resize *r)
 static int
 may_resize(const struct blob *blob, struct err *err)
 {
-	unsigned long long id = blob->id;
+	int rc = volume_is_there(blob, err);
 
-	if (blob->damage.code != 0) {
-		return err_set(err, -EILSEQ, "blob %llu: %s", id, err_text(&blob->damage));
-	}
-	if (blob->deleted || blob->gone) {
-		return err_set(err, -ENOENT, "blob %llu was deleted", id);
+	if (rc != 0) {
+		return rc;
 	}
 	if (blob->data_ro || blob->md_ro) {
-		return err_set(err, -EPERM, "blob %llu is read-only", id);
+		return err_set(err, -EPERM, "%s is read-only", CALLED(blob));
 	}
-	if (blob->busy) {
-		return err_set(err, -EBUSY, "another operation on blob %llu is under way", id);
-	}
-	return 0;
+	return volume_is_idle(blob, err);
 }
 
 static void
@@ -403,7 +397,7 @@ run(struct md_op *op)
 		rc = may_resize(r->blob, &r->err);
 	}
 	if (rc == 0 && external != NULL && external_missing(external) && r->num_clusters > blob_num_clusters(r->blob)) {
-		rc = err_set(&r->err, -ENODEV, "blob %" PRIu64 ": its external snapshot is missing", r->blob->id);
+		rc = err_set(&r->err, -ENODEV, "%s: its external snapshot is missing", CALLED(r->blob));
 	}
 	if (rc != 0 || r->num_clusters == blob_num_clusters(r->blob)) {
 		resize_answer(r, rc);

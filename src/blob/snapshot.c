@@ -445,21 +445,15 @@ put_member(struct group *g, unsigned i)
 static int
 may_snapshot(const struct blob *blob, struct err *err)
 {
-	unsigned long long id = blob->id;
+	int rc = volume_is_there(blob, err);
 
-	if (blob->damage.code != 0) {
-		return err_set(err, -EILSEQ, "blob %llu: %s", id, err_text(&blob->damage));
-	}
-	if (blob->deleted || blob->gone) {
-		return err_set(err, -ENOENT, "blob %llu was deleted", id);
+	if (rc != 0) {
+		return rc;
 	}
 	if (blob->data_ro || blob->md_ro) {
-		return err_set(err, -EINVAL, "blob %llu is read-only", id);
+		return err_set(err, -EINVAL, "%s is read-only", CALLED(blob));
 	}
-	if (blob->busy) {
-		return err_set(err, -EBUSY, "another operation on blob %llu is under way", id);
-	}
-	return 0;
+	return volume_is_idle(blob, err);
 }
 
 static void
@@ -514,7 +508,7 @@ may_ask(const struct blob_snapshot *asked, unsigned count, struct err *err)
 		rc = may_snapshot(asked[i].blob, err);
 		for (unsigned k = 0; k < i; k++) {
 			if (asked[k].blob == asked[i].blob) {
-				rc = err_set(err, -EINVAL, "blob %" PRIu64 " is in the group twice", asked[i].blob->id);
+				rc = err_set(err, -EINVAL, "%s is in the group twice", CALLED(asked[i].blob));
 			}
 		}
 		for (unsigned k = 0; k < asked[i].num_xattrs; k++) {

@@ -58,7 +58,7 @@ check_free(struct steps *s)
 	LIST_FOREACH(blob, &u->store->blobs, link) {
 		if (blob->opens > 0) {
 			u->stays = true;
-			return err_set(&s->err, -EBUSY, "a blob of the store on %s is open", u->store->dev->name);
+			return err_set(&s->err, -EBUSY, "%s of the store on %s is open", CALLED(blob), u->store->dev->name);
 		}
 	}
 	return 0;

@@ -25,15 +25,33 @@ volume_error(const struct blob *blob, int code, struct err *err)
 {
 	switch (code) {
 	case -ENOSPC:
-		return err_set(err, code, "blob %" PRIu64 ": %s", blob->id,
+		return err_set(err, code, "%s: %s", CALLED(blob),
 			       blob->store->free_pages == 0 ? "no metadata pages are free" : "there is no space on the device");
 	case -EMSGSIZE:
-		return err_set(err, code, "blob %" PRIu64 ": an xattr is larger than a metadata page holds", blob->id);
+		return err_set(err, code, "%s: an xattr is larger than a metadata page holds", CALLED(blob));
 	case -ENOMEM:
-		return err_set(err, code, "blob %" PRIu64 ": no memory", blob->id);
+		return err_set(err, code, "%s: no memory", CALLED(blob));
 	default:
-		return err_set(err, code, "blob %" PRIu64 ": its metadata could not be written: %s", blob->id, strerror(-code));
+		return err_set(err, code, "%s: its metadata could not be written: %s", CALLED(blob), strerror(-code));
 	}
+}
+
+int
+volume_is_there(const struct blob *blob, struct err *err)
+{
+	if (blob->damage.code != 0) {
+		return err_set(err, -EILSEQ, "%s: %s", CALLED(blob), err_text(&blob->damage));
+	}
+	if (blob->deleted || blob->gone) {
+		return err_set(err, -ENOENT, "%s was deleted", CALLED(blob));
+	}
+	return 0;
+}
+
+int
+volume_is_idle(const struct blob *blob, struct err *err)
+{
+	return blob->busy ? err_set(err, -EBUSY, "another operation on %s is under way", CALLED(blob)) : 0;
 }
 
 /* Copies; -ENOMEM, -EMSGSIZE. */
@@ -259,10 +277,10 @@ may_create(struct create *c)
 	if (rc == 0 && c->parent != NULL) {
 		c->num_clusters = blob_num_clusters(c->parent);
 		if (c->parent->deleted || c->parent->gone) {
-			return err_set(&c->err, -ENOENT, "blob %" PRIu64 " was deleted", c->parent->id);
+			return err_set(&c->err, -ENOENT, "%s was deleted", CALLED(c->parent));
 		}
 		if (!c->parent->data_ro) {
-			return err_set(&c->err, -EINVAL, "blob %" PRIu64 " is not read-only", c->parent->id);
+			return err_set(&c->err, -EINVAL, "%s is not read-only", CALLED(c->parent));
 		}
 	}
 	if (rc == -EMSGSIZE) {
@@ -387,7 +405,7 @@ blob_clone(struct blob *snapshot, const struct blob_xattr *xattrs, unsigned num_
 	snapshot->opens++;
 	c->flags.invalid = BLOB_INVALID_THIN | (snapshot->flags.invalid & BLOB_INVALID_EXTENT_TABLE);
 	if (snapshot->damage.code != 0) {
-		c->early = err_set(&c->err, -EILSEQ, "blob %" PRIu64 ": %s", snapshot->id, err_text(&snapshot->damage));
+		c->early = err_set(&c->err, -EILSEQ, "%s: %s", CALLED(snapshot), err_text(&snapshot->damage));
 	}
 	md_op_start(snapshot->store, &c->op, "clone", create_run);
 }
@@ -444,17 +462,14 @@ may_change(struct change *c)
 {
 	int rc = md_op_refused(c->blob->store, &c->err);
 
-	if (rc == 0 && c->blob->damage.code != 0) {
-		rc = err_set(&c->err, -EILSEQ, "blob %" PRIu64 ": %s", c->blob->id, err_text(&c->blob->damage));
-	}
-	if (rc == 0 && (c->blob->deleted || c->blob->gone)) {
-		rc = err_set(&c->err, -ENOENT, "blob %" PRIu64 " was deleted", c->blob->id);
+	if (rc == 0) {
+		rc = volume_is_there(c->blob, &c->err);
 	}
 	if (rc == 0 && c->blob->md_ro) {
-		rc = err_set(&c->err, -EPERM, "the metadata of blob %" PRIu64 " is read-only", c->blob->id);
+		rc = err_set(&c->err, -EPERM, "the metadata of %s is read-only", CALLED(c->blob));
 	}
 	if (rc == 0 && c->remove != NULL && own_xattr_find(&c->blob->xattrs, false, c->remove) == NULL) {
-		rc = err_set(&c->err, -ENOENT, "blob %" PRIu64 " has no xattr %s", c->blob->id, c->remove);
+		rc = err_set(&c->err, -ENOENT, "%s has no xattr %s", CALLED(c->blob), c->remove);
 	}
 	return rc;
 }
@@ -707,7 +722,7 @@ delete_run(struct md_op *op)
 	int rc = md_op_refused(op->store, &d->err);
 
 	if (rc == 0 && blob->opens > 0) {
-		rc = err_set(&d->err, -EBUSY, "blob %" PRIu64 " is open", blob->id);
+		rc = err_set(&d->err, -EBUSY, "%s is open", CALLED(blob));
 	}
 	if (rc == 0 && blob->gates > 0) { /* a merge is about to end; nobody has a channel, so it does at once */
 		md_op_end(op);
@@ -740,19 +755,15 @@ delete_run(struct md_op *op)
 static int
 may_delete(const struct blob *blob, struct err *err)
 {
-	if (blob->damage.code != 0) {
-		return err_set(err, -EILSEQ, "blob %" PRIu64 ": %s", blob->id, err_text(&blob->damage));
-	}
-	if (blob->deleted || blob->gone) {
-		return err_set(err, -ENOENT, "blob %" PRIu64 " was deleted", blob->id);
+	int rc = volume_is_there(blob, err);
+
+	if (rc != 0) {
+		return rc;
 	}
 	if (blob->opens > 0) {
-		return err_set(err, -EBUSY, "blob %" PRIu64 " is open", blob->id);
+		return err_set(err, -EBUSY, "%s is open", CALLED(blob));
 	}
-	if (blob->busy) {
-		return err_set(err, -EBUSY, "another operation on blob %" PRIu64 " is under way", blob->id);
-	}
-	return 0;
+	return volume_is_idle(blob, err);
 }
 
 void

@@ -56,6 +56,7 @@ answers(void **state)
 	play_volume(&p, "vol", 6, true);
 	blob = play_find(&p, "vol");
 	assert_int_equal(blob_env_remove_xattr(env, blob, "none"), -ENOENT);
+	assert_string_equal(env->err.text, "volume 'vol' has no xattr none");
 	assert_int_equal(blob_env_set_xattr(env, blob, "large", large, sizeof(large)), -EMSGSIZE);
 	assert_int_equal(blob_env_set_xattr(env, blob, "large", large, sizeof(large) - 5), 0);
 	assert_int_equal(blob_env_remove_xattr(env, blob, "large"), 0);
@@ -429,6 +430,43 @@ device_fails(void **state)
 	fails(another_life);
 }
 
+/* By its name, where that is one. */
+static void
+said_of(struct blob_env *env, struct blob *blob, const char *name, size_t bytes, const char *called)
+{
+	char said[BLOB_CALLED_BYTES + 64];
+
+	assert_int_equal(blob_env_set_xattr(env, blob, "name", name, bytes), 0);
+	assert_int_equal(blob_env_remove_xattr(env, blob, "none"), -ENOENT);
+	snprintf(said, sizeof(said), "%s has no xattr none", called);
+	assert_string_equal(env->err.text, said);
+}
+
+static void
+called(void **state)
+{
+	struct blob *blob;
+	char number[32], longest[81];
+	struct play p;
+	struct blob_env *env = &p.env;
+
+	(void)state;
+	open_play(&p);
+	blob = blob_env_volume(env, 4, true);
+	snprintf(number, sizeof(number), "blob %llu", (unsigned long long)blob_id(blob));
+	assert_int_equal(blob_env_remove_xattr(env, blob, "none"), -ENOENT);
+	assert_non_null(strstr(env->err.text, number));
+	said_of(env, blob, "a name", 7, "volume 'a name'"); /* with its zero, as volumes have it */
+	said_of(env, blob, "a name", 3, "volume 'a n'");
+	said_of(env, blob, "", 0, number);
+	said_of(env, blob, "\0name", 5, number);
+	said_of(env, blob, "two\nlines", 9, number);
+	memset(longest, 'n', sizeof(longest));
+	said_of(env, blob, longest, 81, number);
+	assert_int_equal(blob_env_unload(env), 0);
+	play_close(&p);
+}
+
 /* A blob with run-length extents, as old stores have them, in a family. */
 static void
 run_length(void **state)
@@ -489,6 +527,7 @@ main(void)
 		cmocka_unit_test(resize_waits_for_writes),
 		cmocka_unit_test(grows_too_much),
 		cmocka_unit_test(device_fails),
+		cmocka_unit_test(called),
 		cmocka_unit_test(run_length),
 	};
 
