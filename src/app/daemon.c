@@ -23,6 +23,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
@@ -812,6 +813,8 @@ set_up_process(void)
 	if (descriptors_raise(&err) != 0) {
 		LOG_WARNING(APP, "", "%s", err_text(&err));
 	}
+	/* It starts no programs. Whoever makes it start one gets no more rights by that. */
+	(void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 #ifdef __GLIBC__
 	/* Set, they stay as they are: else the first large answer that is freed makes the allocator keep as much for ever. */
 	mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);

@@ -354,6 +354,15 @@ def test_runs_without_rights(t):
     d.controller("vm0", "m")
 
 
+def test_gains_no_rights(t):
+    """All of its threads: whatever berthd is made to start, set-user-ID programs give it nothing."""
+    d = t.daemon()
+    tasks = f"/proc/{d.pid}/task"
+    for task in os.listdir(tasks):
+        with open(f"{tasks}/{task}/status") as f:
+            contains(f.read(), "NoNewPrivs:\t1", task)
+
+
 def test_disk_falls_back_to_aio(t):
     """Where io_uring is forbidden: bdev_uring_create says so, a disk is made with aio and says so."""
     blocker = t.path("nouring.py")
