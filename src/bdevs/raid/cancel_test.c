@@ -22,6 +22,7 @@
 #define STRIP 8u /* blocks */
 #define DISKS 3
 #define PENDING 12
+#define MANY 40 /* more than a channel has stripes for */
 
 struct kind {
 	enum raid_level level;
@@ -30,7 +31,8 @@ struct kind {
 };
 
 static const struct kind plain[] = {{RAID_LEVEL_0, 4, false}, {RAID_LEVEL_0, 4, true}, {RAID_LEVEL_CONCAT, 4, true}};
-static const struct kind redundant[] = {{RAID_LEVEL_1, 0, true}, {RAID_LEVEL_1, 0, false}, {RAID_LEVEL_5F, 4, true}};
+static const struct kind redundant[] = {{RAID_LEVEL_1, 0, true}, {RAID_LEVEL_1, 0, false}, {RAID_LEVEL_5F, 4, true},
+					{RAID_LEVEL_5F, 4, false}};
 static const struct kind all[] = {{RAID_LEVEL_0, 4, true},
 				  {RAID_LEVEL_CONCAT, 4, false},
 				  {RAID_LEVEL_1, 0, true},
@@ -41,9 +43,9 @@ static const struct kind all[] = {{RAID_LEVEL_0, 4, true},
 static enum reactor_mode mode;
 static bool real_threads;
 static struct stage s;
-static struct env_io pending[PENDING];
-static struct iovec iovs[PENDING];
-static uint8_t data[PENDING][2 * STRIP * BS];
+static struct env_io pending[MANY];
+static struct iovec iovs[MANY];
+static uint8_t data[MANY][2 * STRIP * BS];
 
 static void
 begin(const struct kind *kind)
@@ -68,13 +70,20 @@ silence(unsigned first, unsigned count, bool silent)
 	}
 }
 
-/* The i-th of those that are pending, on one worker or the other. */
+/* The i-th of those that are pending. */
 static void
-start(unsigned i, enum bdev_op op, uint64_t lba, uint64_t num_blocks)
+start_on(unsigned worker, unsigned i, enum bdev_op op, uint64_t lba, uint64_t num_blocks)
 {
 	iovs[i] = (struct iovec){data[i], num_blocks * BS};
 	pending[i] = (struct env_io){.op = op, .lba = lba, .num_blocks = num_blocks, .iov = &iovs[i], .iovcnt = 1};
-	env_submit(&s.env.workers[i % ENV_WORKERS], &pending[i]);
+	env_submit(&s.env.workers[worker], &pending[i]);
+}
+
+/* On one worker or the other. */
+static void
+start(unsigned i, enum bdev_op op, uint64_t lba, uint64_t num_blocks)
+{
+	start_on(i % ENV_WORKERS, i, op, lba, num_blocks);
 }
 
 static int
@@ -162,7 +171,11 @@ books_of_both_levels(void **state)
 		begin(&plain[k]);
 		env_stats(&s.env, &before); /* it was examined */
 		for (unsigned i = 0; i < PENDING; i++) {
+			const uint8_t *there = s.disks[i % DISKS].data + (plain[k].superblock ? (size_t)DATA * BS : 0);
+
+			memset(data[0], (int)i + 1, sizeof(data[0]));
 			EXPECT(rw(BDEV_WRITE, first_of(&plain[k], i % DISKS), STRIP) == 0);
+			EXPECT(memcmp(there, data[0], STRIP * BS) == 0);
 			EXPECT(rw(BDEV_READ, first_of(&plain[k], i % DISKS), 2) == 0);
 		}
 		EXPECT(passed() == 2 * PENDING);
@@ -406,6 +419,46 @@ aborts(void **state)
 	}
 }
 
+/* What has come back already is not aborted. */
+static void
+part_is_aborted(void **state)
+{
+	static const struct kind kinds[] = {{RAID_LEVEL_0, 4, false}, {RAID_LEVEL_1, 0, false}};
+
+	for (unsigned k = 0; k < ARRAY_SIZE(kinds); k++) {
+		begin(&kinds[k]);
+		silence(1, 1, true);
+		start(0, BDEV_WRITE_ZEROES, 0, 2 * STRIP);
+		env_linger(&s.env, 3);
+		EXPECT(abort_one(0) == 0 && env_finish(&pending[0]) == -ECANCELED);
+		EXPECT(atomic_load(&s.disks[0].aborts) == 0 && atomic_load(&s.disks[1].aborts) == 1);
+		silence(1, 1, false);
+		stage_stop(&s);
+	}
+}
+
+/* The last of them has no stripe yet. */
+static void
+waiting_is_aborted(void **state)
+{
+	static const struct kind kind = {RAID_LEVEL_5F, 4, false};
+
+	begin(&kind);
+	silence(0, DISKS, true);
+	for (unsigned i = 0; i < MANY; i++) { /* each another stripe */
+		start_on(0, i, BDEV_WRITE, i * 2 * STRIP, 1);
+	}
+	env_linger(&s.env, 3);
+	EXPECT(abort_one(0) == -ENOENT);
+	EXPECT(abort_one(MANY - 1) == 0 && env_finish(&pending[MANY - 1]) == -ECANCELED);
+	EXPECT(reset() == 0);
+	for (unsigned i = 0; i < MANY - 1; i++) {
+		EXPECT(env_finish(&pending[i]) == -ECANCELED);
+	}
+	silence(0, DISKS, false);
+	stage_stop(&s);
+}
+
 /* ---- Removal ---- */
 
 static atomic_bool gone;
@@ -436,7 +489,7 @@ array_goes(void **state)
 		EXPECT(rw(BDEV_WRITE, 0, STRIP) == 0);
 		silence(0, DISKS, true);
 		for (unsigned i = 0; i < PENDING; i++) {
-			start(i, i % 2 == 0 ? BDEV_READ : BDEV_WRITE, i * STRIP, STRIP);
+			start(i, i % 2 == 0 ? BDEV_READ : BDEV_WRITE, i / 4 * STRIP, STRIP); /* some wait for a stripe */
 		}
 		env_linger(&s.env, 3);
 		start_ns = clock_now_ns();
@@ -467,6 +520,8 @@ main(void)
 		cmocka_unit_test(superblock_is_tried_again),
 		cmocka_unit_test(rebuild_outlives_reset),
 		cmocka_unit_test(aborts),
+		cmocka_unit_test(part_is_aborted),
+		cmocka_unit_test(waiting_is_aborted),
 		cmocka_unit_test(array_goes),
 	};
 	int failures = 0;

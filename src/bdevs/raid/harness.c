@@ -157,6 +157,7 @@ submit(struct bdev_channel *ch, struct bdev_io *io)
 	struct disk *d = disk_of(ch->bdev);
 
 	if (io->op == BDEV_ABORT) {
+		atomic_fetch_add(&d->aborts, 1);
 		bdev_io_complete(io, end_held(dc, io->target) ? 0 : -ENOENT);
 		return;
 	}

@@ -26,6 +26,7 @@ struct disk {
 	atomic_bool silent; /* nothing comes back, but by cancel and abort */
 	atomic_uint passed; /* reads and writes that were passed down to it */
 	atomic_uint cancelled; /* that ended so */
+	atomic_uint aborts;    /* that it was asked for */
 	atomic_uint superblocks; /* writes of block 0 */
 	atomic_uint reads;
 	atomic_uint writes;
