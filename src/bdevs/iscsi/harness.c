@@ -16,7 +16,7 @@
 #include "testkit/bdev_env.h"
 
 #define ARGS_MAX 24
-#define START_MS 5000
+#define START_MS 60000
 
 bool
 tgt_there(void)

@@ -28,7 +28,7 @@ options(const char *name)
 					   .initiator_iqn = "iqn.2024-01.io.example:client",
 					   .url = tgt_url(&tgt, "", 1),
 					   .reconnect_s = 30,
-					   .connect_ms = 5000};
+					   .connect_ms = 60000};
 }
 
 /* ---- A stage ---- */

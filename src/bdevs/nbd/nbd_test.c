@@ -130,7 +130,7 @@ static struct nbd_bdev_options
 options(void)
 {
 	return (struct nbd_bdev_options){
-		.name = "nbd0", .socket = server.socket, .connections = 3, .reconnect_s = 30, .connect_ms = 5000};
+		.name = "nbd0", .socket = server.socket, .connections = 3, .reconnect_s = 30, .connect_ms = 60000};
 }
 
 /* ---- The battery ---- */

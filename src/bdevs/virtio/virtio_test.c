@@ -46,7 +46,7 @@ static struct virtio_bdev_options
 options(const char *name)
 {
 	return (struct virtio_bdev_options){
-		.name = name, .path = model.path, .vq_count = 4, .vq_size = 64, .reconnect_s = 30, .connect_ms = 5000};
+		.name = name, .path = model.path, .vq_count = 4, .vq_size = 64, .reconnect_s = 30, .connect_ms = 60000};
 }
 
 /* ---- The battery ---- */
