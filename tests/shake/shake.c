@@ -24,6 +24,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -36,8 +37,14 @@
 
 static uint64_t seed = 1, rate = 64, longest_us = 3000, stall_ms;
 static uint64_t stall_call;
-static atomic_uint_fast64_t calls, stall_end_ns;
 static atomic_uint threads;
+
+/* Of a process and what it has forked. */
+struct standstill {
+	atomic_uint_fast64_t calls, end_ns;
+};
+
+static struct standstill *standstill;
 
 struct thread_state {
 	uint64_t random;
@@ -87,6 +94,10 @@ read_settings(void)
 	rate = rate == 0 ? 1 : rate;
 	longest_us = setting("SHAKE_US", longest_us);
 	stall_ms = setting("SHAKE_STALL_MS", 0);
+	standstill = mmap(NULL, sizeof(*standstill), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (standstill == MAP_FAILED) {
+		stall_ms = 0;
+	}
 	stall_call = mixed(seed, UINT64_MAX) % STALL_CALLS;
 }
 
@@ -116,10 +127,10 @@ stall(void)
 {
 	uint64_t now, end;
 
-	if (atomic_fetch_add(&calls, 1) == stall_call) {
-		atomic_store(&stall_end_ns, now_ns() + stall_ms * 1000000);
+	if (atomic_fetch_add(&standstill->calls, 1) == stall_call) {
+		atomic_store(&standstill->end_ns, now_ns() + stall_ms * 1000000);
 	}
-	end = atomic_load(&stall_end_ns);
+	end = atomic_load(&standstill->end_ns);
 	if (end != 0 && (now = now_ns()) < end) {
 		rest_ns(end - now);
 	}
