@@ -125,6 +125,7 @@ def test_images(t):
     holes(t, d, cluster)
     a_cluster_of_its_own(d, cluster)
     the_osd_is_away(t, d, cluster)
+    the_osd_stays_away(t, d, cluster)
     d = a_restart(t, d)
     the_cluster_is_dead(t, d, cluster)
 
@@ -221,6 +222,36 @@ def the_osd_is_away(t, d, cluster):
     ended_well(load)
 
 
+def waits_in_vain(t, d, cluster):
+    """The OSD has stopped, and a guest's writes wait for it."""
+    load = t.spawn(perf(d, "r0", "--workload", "verify", "--size", "8M", "--depth", "16", "--time", "60"),
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(0.7)
+    cluster.osd.send_signal(19)
+    time.sleep(0.3)
+    return load
+
+
+def the_osd_stays_away(t, d, cluster):
+    """What nobody waits for any more is cancelled: the guest goes, the disk goes, and is not there again before its writes."""
+    load = waits_in_vain(t, d, cluster)
+    load.kill()
+    load.wait()
+    d.call("vhost_delete_controller", ctrlr="vm-r0")
+    equal(d.call("bdev_rbd_delete", name="r0"), True)
+    d.error("bdev_get_bdevs", -19, {"name": "r0"})
+    again = {"name": "r0", "pool_name": "rbd", "rbd_name": "one", "block_size": 512, "cluster_name": "c0"}
+    contains(d.error("bdev_rbd_create", -16, again)["message"], "on their way")
+    cluster.osd.send_signal(18)
+
+    def comes():
+        with d.rpc() as rpc:
+            return "result" in rpc.answer("bdev_rbd_create", again)
+    until(comes, "the image is free again")
+    ended_well(t.spawn(perf(d, "r0", "--workload", "verify", "--size", "8M", "--depth", "16", "--time", "0.5"),
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+
+
 def a_restart(t, d):
     config = d.call("framework_get_config", name="bdev")
     d.kill()
@@ -231,8 +262,8 @@ def a_restart(t, d):
 
 
 def the_cluster_is_dead(t, d, cluster):
-    """Nothing answers any more: berthd ends in spite of it, and starts again without."""
-    cluster.osd.send_signal(19)
+    """Nothing answers any more, and a guest waits: berthd ends in spite of it, and starts again without."""
+    waits_in_vain(t, d, cluster)
     start = time.time()
     d.stop()
     check(time.time() - start < 15, "it took too long to end")

@@ -483,7 +483,8 @@ open_now(struct rbd_disk *disk)
 
 	disk->state = RBD_OPENING;
 	if (has_lost_writes(disk)) {
-		err_set(&err, -EBUSY, "bdev '%s': writes of one that was removed are still on their way to the image", disk->name);
+		err_set(&err, -EBUSY, "bdev '%s': writes of one that was removed are still on their way to the image",
+			disk->name);
 		failed_to_open(disk, &err);
 		return;
 	}

@@ -52,7 +52,7 @@ struct remote_ops {
 	size_t lane_bytes;    /* of a module's part of a lane, zeroed when it is made */
 	size_t request_bytes; /* of its room in a request, struct remote_request included */
 
-	/* On a worker: may block, as long as disk->options.connect_ms for each step, but see remote_wait(). 0 or -errno with err. */
+	/* On a worker: may block, as long as disk->options.connect_ms for each step, in remote_wait(). 0 or -errno with err. */
 	int (*connect)(struct remote_disk *disk, struct remote_link **ret_link, struct err *err);
 	/* The same: looks at the size again, after remote_news(). May be NULL. */
 	int (*refresh)(struct remote_disk *disk, struct remote_link *link, struct err *err);

@@ -389,8 +389,8 @@ driver_blk_open(const struct driver_blk_options *options, struct driver_blk **re
 	}
 	rc = check_options(options, &queue_size, &queues, blk, err);
 	if (rc == 0) {
-		rc = driver_vhost_open_until(options->path, options->timeout_ms, options->interrupt_fd > 0 ? options->interrupt_fd : -1,
-					     &blk->dev, err);
+		rc = driver_vhost_open_until(options->path, options->timeout_ms,
+					     options->interrupt_fd > 0 ? options->interrupt_fd : -1, &blk->dev, err);
 	}
 	if (rc == 0) {
 		rc = driver_vhost_negotiate(blk->dev, features, protocol, err);
