@@ -442,7 +442,9 @@ prune(const char *text, size_t bytes, struct rpc_text *t, size_t *ret_lines)
 		rpc_text_add_string(t, "\n");
 	}
 	*ret_lines = lines + json_array_size(needed);
-	rpc_text_add(t, unread.data, unread.bytes);
+	if (unread.bytes > 0) {
+		rpc_text_add(t, unread.data, unread.bytes);
+	}
 	t->failed = t->failed || needed == NULL;
 	json_decref(needed);
 	json_decref(calls);
