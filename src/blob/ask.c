@@ -82,7 +82,7 @@ blob_open(struct blob *blob, struct err *err)
 		return err_set(err, -EILSEQ, "%s", blob->damage.text);
 	}
 	if (blob->gone) {
-		return err_set(err, -ENOENT, "the blob is being deleted");
+		return err_set(err, -ENOENT, "%s is being deleted", CALLED(blob));
 	}
 	blob->opens++;
 	return 0;

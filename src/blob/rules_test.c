@@ -326,6 +326,70 @@ deleted_behind_its_gate(void **state)
 	close_play();
 }
 
+/* What is opened before the deletion has its turn stays. */
+static void
+deleted_while_it_is_opened(void **state)
+{
+	struct blob_env_op ops[2];
+	struct blob *blob;
+
+	(void)state;
+	open_play();
+	blob = blob_env_volume(env, 2, true);
+	blob_mem_hold(p.mem, BLOB_MEM_OP(BLOB_DEV_WRITE));
+	blob_env_begin(env, &ops[0], begin_create, NULL);
+	blob_env_begin(env, &ops[1], begin_delete, blob);
+	assert_int_equal(blob_open(blob, NULL), 0);
+	blob_mem_hold(p.mem, 0);
+	assert_int_equal(blob_env_end(env, &ops[0]), 0);
+	assert_int_equal(blob_env_end(env, &ops[1]), -EBUSY);
+	assert_int_equal(blob_env_info(env).blobs, 2);
+	blob_close(blob);
+	assert_int_equal(blob_env_delete(env, blob), 0);
+	close_play();
+}
+
+/* ---- Inflating ---- */
+
+static void
+begin_inflate(struct blob_env_op *op, void *arg)
+{
+	op->work.done = blob_env_done;
+	op->work.ctx = op;
+	blob_inflate(arg, &op->work);
+}
+
+/* What is given back while the last cluster comes is allocated again: a thick blob has no holes. */
+static void
+inflated_for_good(void **state)
+{
+	struct blob_env_channel *c;
+	struct blob_env_op op;
+	struct blob_env_io io;
+	struct blob *blob;
+
+	(void)state;
+	open_play();
+	blob = blob_env_volume(env, 2, true);
+	assert_int_equal(blob_env_fill_blob(env, blob, 0, HARNESS_UNITS, 1), 0);
+	c = blob_env_open(env, 0, blob);
+	blob_mem_hold(p.mem, BLOB_MEM_MODIFIES);
+	blob_env_begin(env, &op, begin_inflate, blob);
+	blob_env_linger(env, 100);
+	assert_int_equal(blob_mem_held(p.mem), 1);
+	blob_env_submit(c, &io, BLOB_UNMAP, 0, HARNESS_UNITS, NULL);
+	blob_env_linger(env, 100);
+	assert_int_equal(blob_mem_held(p.mem), 2);
+	blob_mem_hold(p.mem, 0);
+	assert_int_equal(blob_env_finish(&io), 0);
+	assert_int_equal(blob_env_end(env, &op), 0);
+	blob_env_close(c);
+	assert_false(blob_thin(blob));
+	assert_int_equal(blob_allocated_clusters(blob), 2);
+	assert_true(blob_env_blob_holds(env, blob, 0, 2 * HARNESS_UNITS, 0));
+	close_play();
+}
+
 /* ---- Snapshots that come to nothing ---- */
 
 /* Its first page may be on the disk: it is gone before others get what it speaks of. */
@@ -346,7 +410,7 @@ failed_snapshot_leaves_nothing(void **state)
 	assert_false(blob_env_info(env).broken);
 	assert_int_equal(blob_env_delete(env, v), 0);
 	play_idle(&p);
-	env->store->next_page = 30; /* not where the snapshot was */
+	env->store->next_page = 100; /* not where the snapshot was */
 	other = blob_env_volume(env, 20, false);
 	assert_int_equal(blob_env_fill_blob(env, other, 0, 20 * HARNESS_UNITS, 2), 0);
 	id = blob_id(other);
@@ -395,8 +459,8 @@ unload_says_unclean_before_masks(void **state)
 	damage_mask();
 	disk = p.mem;
 	for (unsigned k = 1; k <= 8; k++) {
-		for (unsigned n = 0; n < 2; n++) {
-			struct powercut_rule rule = blob_mem_rule(20 + k, 4 * n);
+		for (unsigned n = 0; n < 8; n++) {
+			struct powercut_rule rule = blob_mem_rule(k, 3 + 4 * n);
 			struct blob_mem *mem = blob_mem_survivor(disk, NULL);
 
 			assert_int_equal(blob_env_load(env, blob_mem_dev(mem)), 0);
@@ -432,6 +496,8 @@ main(void)
 		cmocka_unit_test(merge_sees_writes),
 		cmocka_unit_test(merge_sees_snapshots),
 		cmocka_unit_test(deleted_behind_its_gate),
+		cmocka_unit_test(deleted_while_it_is_opened),
+		cmocka_unit_test(inflated_for_good),
 		cmocka_unit_test(failed_snapshot_leaves_nothing),
 		cmocka_unit_test(unload_says_unclean_before_masks),
 	};
