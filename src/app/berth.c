@@ -41,7 +41,7 @@ const struct ctl_command ctl_commands[] = {
 		 "  clone SNAPSHOT NAME\n"
 		 "  resize NAME SIZE, rename NAME NEW, delete NAME\n"
 		 "  inflate NAME         makes it independent of its parent, and thick\n"
-		 "    --thin             only copies what the parent snapshot has; of an image or bdev all of it\n"
+		 "    --thin             only copies what the parent has; holes of an image stay holes\n"
 		 "  send NAME            a snapshot to standard output; of a volume it makes one\n"
 		 "    --from SNAPSHOT    only what has changed since\n"
 		 "    --snapshot NAME    of the snapshot that it makes\n"

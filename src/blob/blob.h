@@ -225,7 +225,7 @@ struct blob_work {
 };
 /* Gives the blob storage for all it reads (inflate: thick afterwards, no parent) or only for what its parent has (decouple: thin,
  * the parent's parent, or what lies below that, stays). Lives in the caller's memory until done. Decouple without a parent:
- * -EINVAL. */
+ * -EINVAL. Of an external snapshot holes are not taken over, when it knows them; else decouple is inflate. */
 void blob_inflate(struct blob *blob, struct blob_work *work);
 void blob_decouple(struct blob *blob, struct blob_work *work);
 /* Writes the clusters that the read-only blob has itself to dev (-EINVAL: dev is smaller), through a channel of its own;

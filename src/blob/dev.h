@@ -24,6 +24,10 @@ enum blob_dev_op {
 	BLOB_DEV_UNMAP,        /* contents undefined afterwards */
 	BLOB_DEV_WRITE_ZEROES, /* may deallocate */
 	BLOB_DEV_COPY,         /* from src_lba; the two do not overlap. Where dev->copies says so */
+	/* The first block from lba on that holds data, or that is a hole (reads as zeroes), ends up in src_lba; UINT64_MAX: there is
+	 * none. num_blocks is 0. Where dev->seeks says so. */
+	BLOB_DEV_SEEK_DATA,
+	BLOB_DEV_SEEK_HOLE,
 };
 
 struct blob_dev_io {
@@ -57,6 +61,7 @@ struct blob_dev {
 	bool write_cache;      /* power loss may lose what was not flushed, in any order */
 	bool unmap;            /* BLOB_DEV_UNMAP does something */
 	bool copies;      /* BLOB_DEV_COPY costs less than a read and a write */
+	bool seeks;       /* knows its holes */
 	bool readonly;
 	size_t io_bytes; /* of a request: sizeof(struct blob_dev_io) and the room */
 };

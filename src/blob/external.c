@@ -132,6 +132,9 @@ read_done(struct blob_dev_io *io, int status)
 	struct external_request *r = p->reader;
 	struct external_channel *c = r->channel;
 
+	if (r->op != BLOB_DEV_READ) {
+		r->result = io->src_lba == UINT64_MAX ? UINT64_MAX : io->src_lba * c->dev->block_size;
+	}
 	c->free[c->free_count++] = p;
 	if (!list_empty(&c->waiting)) {
 		struct external_request *next = LIST_FIRST(&c->waiting, struct external_request, link);
@@ -152,9 +155,15 @@ submit(struct external_channel *c, struct external_request *r)
 	p->io.done = read_done;
 	p->io.iov = r->iov;
 	p->io.iovcnt = r->iovcnt;
-	p->io.lba = r->unit * unit_blocks;
-	p->io.num_blocks = iov_length(r->iov, r->iovcnt) / c->dev->block_size;
-	p->io.op = BLOB_DEV_READ;
+	p->io.op = r->op;
+	if (r->op == BLOB_DEV_READ) {
+		p->io.lba = r->unit * unit_blocks;
+		p->io.num_blocks = iov_length(r->iov, r->iovcnt) / c->dev->block_size;
+	} else {
+		p->io.lba = r->unit / c->dev->block_size;
+		p->io.num_blocks = 0;
+		p->io.iov = NULL;
+	}
 	blob_dev_submit(c->dev, c->ch, &p->io);
 }
 
@@ -181,22 +190,12 @@ cut(const struct blob_external *external, const struct blob_dev *dev, struct ext
 	return r->iovcnt > 0;
 }
 
-void
-external_read(struct blob_thread *t, struct blob_external *external, struct external_request *r)
+static void
+start(struct blob_thread *t, struct blob_external *external, struct blob_dev *dev, struct external_request *r)
 {
-	struct blob_dev *dev = atomic_load_explicit(&external->dev, memory_order_acquire);
-	struct external_channel *c;
+	struct external_channel *c = channel_of(t, external, dev);
 	int rc = -ENODEV;
 
-	if (dev == NULL) {
-		answer_later(r, rc);
-		return;
-	}
-	if (!cut(external, dev, r)) {
-		answer_later(r, 0);
-		return;
-	}
-	c = channel_of(t, external, dev);
 	if (c == NULL) {
 		c = channel_make(t, external, dev, &rc);
 	}
@@ -209,6 +208,39 @@ external_read(struct blob_thread *t, struct blob_external *external, struct exte
 		list_append(&c->waiting, &r->link);
 	} else {
 		submit(c, r);
+	}
+}
+
+void
+external_read(struct blob_thread *t, struct blob_external *external, struct external_request *r)
+{
+	struct blob_dev *dev = atomic_load_explicit(&external->dev, memory_order_acquire);
+
+	r->op = BLOB_DEV_READ;
+	if (dev == NULL) {
+		answer_later(r, -ENODEV);
+	} else if (!cut(external, dev, r)) {
+		answer_later(r, 0);
+	} else {
+		start(t, external, dev, r);
+	}
+}
+
+void
+external_seek(struct blob_thread *t, struct blob_external *external, struct external_request *r, uint64_t from, bool data)
+{
+	struct blob_dev *dev = atomic_load_explicit(&external->dev, memory_order_acquire);
+
+	r->op = data ? BLOB_DEV_SEEK_DATA : BLOB_DEV_SEEK_HOLE;
+	r->unit = from;
+	r->iovcnt = 0;
+	r->result = UINT64_MAX;
+	if (dev == NULL || !dev->seeks) {
+		answer_later(r, dev == NULL ? -ENODEV : -EOPNOTSUPP);
+	} else if (from >= dev->num_blocks * dev->block_size) {
+		answer_later(r, 0);
+	} else {
+		start(t, external, dev, r);
 	}
 }
 

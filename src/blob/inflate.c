@@ -2,7 +2,8 @@
 /*
  * A blob gets storage of its own for what it reads from below: for all its clusters (inflate), or for those that its parent has
  * itself (decouple). A few clusters at a time are touched, as a write would, while the blob is in use; when none is missing,
- * under a gate for writes, one commit says that it is thick and alone, or stands on its grandparent.
+ * under a gate for writes, one commit says that it is thick and alone, or stands on its grandparent. One that is decoupled from an
+ * external snapshot that knows its holes has only the data of that (holes.c), and stays thin.
  *
  * Invariants
  *  1. Whether something is missing is looked at in the operation that commits, with nothing in flight: what was released
@@ -77,6 +78,8 @@ struct inflate {
 	unsigned idle, inflight; /* of touches: the first `idle` are free */
 	uint64_t next; /* cluster */
 	struct blob_external *external; /* shared for the blob */
+	struct holes holes; /* of the external snapshot; has data: what are holes there is not missed */
+	bool seeking;
 	int status;
 	struct err err;
 };
@@ -96,6 +99,7 @@ answer(struct inflate *f)
 		blob_channel_put(&f->ch);
 	}
 	external_detach(store, f->external);
+	holes_release(&f->holes);
 	blob->busy = false;
 	blob->opens--;
 	work->done(work->ctx, f->status, &f->err);
@@ -113,7 +117,7 @@ answer_deferred(struct defer *d)
 static int
 set_error(struct inflate *f, int status)
 {
-	const char *what = f->decouple ? "decoupled" : "inflated";
+	const char *what = f->decouple || f->holes.data != NULL ? "decoupled" : "inflated";
 
 	if (f->err.code == 0) {
 		err_set(&f->err, status, "%s could not be %s: %s", CALLED(f->blob), what, strerror(-status));
@@ -147,6 +151,9 @@ needs(const struct inflate *f, uint64_t cluster)
 {
 	const struct blob *at = below_parent(blob_below(f->blob)), *last;
 
+	if (f->holes.data != NULL) {
+		return holes_has_data(&f->holes, cluster);
+	}
 	if (!f->decouple || below_external(blob_below(f->blob)) != NULL) {
 		return true;
 	}
@@ -230,6 +237,9 @@ describe(struct inflate *f)
 	md_image_remove_xattr(image, true, BLOB_XATTR_PARENT);
 	md_image_remove_xattr(image, true, BLOB_XATTR_EXTERNAL);
 	image->flags.invalid &= ~BLOB_INVALID_EXTERNAL;
+	if (f->holes.data != NULL) {
+		return 0;
+	}
 	if (!f->decouple || parent == NULL) {
 		image->flags.invalid &= ~BLOB_INVALID_THIN;
 		return 0;
@@ -249,7 +259,7 @@ all_there(const struct inflate *f)
 {
 	uint64_t end = blob_num_clusters(f->blob);
 
-	if (!f->decouple) {
+	if (!f->decouple && f->holes.data == NULL) {
 		return blob_allocated_clusters(f->blob) == end;
 	}
 	for (uint64_t c = 0; c < end; c++) {
@@ -332,6 +342,9 @@ go_on(struct defer *d)
 	unsigned looked = 0;
 
 	f->scanning = false;
+	if (f->seeking) {
+		return;
+	}
 	if (f->status == 0 && f->work->cancelled) {
 		f->status = err_set(&f->err, -ECANCELED, "%s: it was cancelled", CALLED(f->blob));
 	}
@@ -395,10 +408,29 @@ check_space(struct inflate *f)
 	return 0;
 }
 
-static int
-prepare(struct inflate *f)
+/* A snapshot that does not know its holes, or cannot say: it has none. */
+static void
+holes_known(struct holes *h, int status)
 {
-	int rc = check_space(f);
+	struct inflate *f = CONTAINER_OF(h, struct inflate, holes);
+	int rc;
+
+	f->seeking = false;
+	if (status != 0) {
+		holes_release(h);
+	}
+	rc = check_space(f);
+	if (rc != 0) {
+		f->status = set_error(f, rc);
+	}
+	schedule(f);
+}
+
+static int
+prepare(struct inflate *f, bool holes)
+{
+	struct blob_external *external = below_external(blob_below(f->blob));
+	int rc = holes ? 0 : check_space(f);
 
 	if (rc == 0) {
 		rc = blob_channel_get(f->blob, &f->ch);
@@ -409,6 +441,10 @@ prepare(struct inflate *f)
 		rc = f->touches[i] == NULL ? -ENOMEM : 0;
 	}
 	f->idle = INFLATE_TOUCHES;
+	if (rc == 0 && holes) {
+		rc = holes_start(&f->holes, &f->ch, external, holes_known);
+		f->seeking = rc == 0;
+	}
 	return rc;
 }
 
@@ -419,6 +455,7 @@ cancel(struct blob_work *work)
 	struct inflate *f = work->state;
 
 	blob_channel_cancel(&f->ch, -ECANCELED);
+	f->holes.stopped = true;
 	if (!f->gated) {
 		schedule(f);
 	}
@@ -449,14 +486,16 @@ start(struct blob *blob, struct blob_work *work, bool decouple)
 	blob->opens++;
 	store_background_begin(blob->store);
 	work->state = f;
-	rc = prepare(f);
+	rc = prepare(f, decouple && below_external(blob_below(blob)) != NULL);
 	if (rc != 0) {
 		f->status = set_error(f, rc);
 		thread_defer(&f->defer, answer_deferred);
 		return;
 	}
 	work->cancel = cancel;
-	schedule(f);
+	if (!f->seeking) {
+		schedule(f);
+	}
 }
 
 void

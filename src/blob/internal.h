@@ -623,6 +623,8 @@ struct external_request {
 	int iovcnt; /* at most BLOB_IO_SLICE; as long as count */
 	uint64_t unit, count; /* in I/O units */
 	void (*done)(struct external_request *r, int status); /* on this thread, never from inside: 0; -ENODEV: missing */
+	uint64_t result; /* of a seek, in bytes; UINT64_MAX: none */
+	enum blob_dev_op op; /* external.c's, from here on */
 	struct blob_dev_io *io;
 	struct defer defer;
 	int status;
@@ -630,6 +632,26 @@ struct external_request {
 };
 /* What lies beyond its end is zeroes. */
 void external_read(struct blob_thread *t, struct blob_external *external, struct external_request *r);
+/* The next data, or the next hole, from byte `from` on, a multiple of its blocks. -EOPNOTSUPP: it does not know. */
+void external_seek(struct blob_thread *t, struct blob_external *external, struct external_request *r, uint64_t from, bool data);
+
+/* ---- holes.c ---- */
+
+/* All zero before it is started; done once, when status is 0: holes_has_data() knows. Not from inside. */
+struct holes {
+	struct external_request request;
+	struct blob_channel *ch;
+	struct blob_external *external;
+	void (*done)(struct holes *h, int status);
+	uint64_t *data; /* a bit a cluster */
+	uint64_t clusters, at; /* byte */
+	bool in_data, stopped; /* stopped: by the user, it ends with -ECANCELED */
+	uint8_t parity;
+};
+int holes_start(struct holes *h, struct blob_channel *ch, struct blob_external *external,
+		void (*done)(struct holes *h, int status));
+bool holes_has_data(const struct holes *h, uint64_t cluster);
+void holes_release(struct holes *h);
 
 /* ---- volume.c, reap.c, snapshot.c ---- */
 

@@ -39,6 +39,9 @@ io_done(struct bdev_io *child, int status)
 	struct blob_dev_io *io =
 		(struct blob_dev_io *)(void *)((uint8_t *)child - offsetof(struct blob_dev_io, room));
 
+	if (io->op >= BLOB_DEV_SEEK_DATA) {
+		io->src_lba = child->result;
+	}
 	io->done(io, status);
 }
 
@@ -55,6 +58,7 @@ submit(struct blob_dev *dev, struct blob_dev_io *io)
 		[BLOB_DEV_READ] = BDEV_READ,   [BLOB_DEV_WRITE] = BDEV_WRITE,
 		[BLOB_DEV_FLUSH] = BDEV_FLUSH, [BLOB_DEV_UNMAP] = BDEV_UNMAP,
 		[BLOB_DEV_WRITE_ZEROES] = BDEV_WRITE_ZEROES, [BLOB_DEV_COPY] = BDEV_COPY,
+		[BLOB_DEV_SEEK_DATA] = BDEV_SEEK_DATA, [BLOB_DEV_SEEK_HOLE] = BDEV_SEEK_HOLE,
 	};
 	struct bdev_io *child = (struct bdev_io *)(void *)io->room;
 	uint8_t flags = io->op == BLOB_DEV_WRITE_ZEROES ? BDEV_IO_MAY_UNMAP : 0;
@@ -66,7 +70,9 @@ submit(struct blob_dev *dev, struct blob_dev_io *io)
 	}
 	bdev_io_init(child, op, io->lba, io->num_blocks, io->iov, (unsigned)io->iovcnt, io_done);
 	child->flags = flags;
-	child->src_lba = io->src_lba;
+	if (io->op == BLOB_DEV_COPY) {
+		child->src_lba = io->src_lba;
+	}
 	if (io->op == BLOB_DEV_FLUSH) {
 		child->lba = child->num_blocks = 0;
 	} else if (io->op == BLOB_DEV_UNMAP && !dev->unmap) {
@@ -126,6 +132,7 @@ fill(struct lvol_dev *d)
 		.write_cache = bdev_write_cache(bdev),
 		.unmap = bdev_supports(bdev, BDEV_UNMAP),
 		.copies = bdev_supports_natively(bdev, BDEV_COPY),
+		.seeks = bdev_supports_natively(bdev, BDEV_BLOCK_STATUS),
 		.readonly = bdev_readonly(bdev),
 		.io_bytes = sizeof(struct blob_dev_io) + bdev_io_bytes(bdev),
 	};

@@ -105,6 +105,8 @@ change(struct blob_mem *mem, struct blob_dev_io *io)
 		mem_settle(mem, request_of(io)->flush_seq);
 		break;
 	case BLOB_DEV_READ:
+	case BLOB_DEV_SEEK_DATA: /* dev->seeks is false */
+	case BLOB_DEV_SEEK_HOLE:
 		break;
 	}
 }
@@ -117,6 +119,9 @@ count(struct blob_mem *mem, const struct blob_dev_io *io)
 
 	s->changes += io->op != BLOB_DEV_READ;
 	switch (io->op) {
+	case BLOB_DEV_SEEK_DATA:
+	case BLOB_DEV_SEEK_HOLE:
+		break;
 	case BLOB_DEV_READ:
 		s->reads++;
 		s->read_bytes += bytes;

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import threading
 
@@ -255,6 +256,22 @@ def test_paused_writes_hold_nobody(t):
     d.stop()
     vm.kill()
     vm.wait()
+
+
+def test_paused_writes_are_not_answered_by_the_end(t):
+    """The connection of a client whose write waits for space ends with berthd: no error is the answer, it may connect again."""
+    d = with_store(t, mib=16)
+    d.call("bdev_lvol_set_lvstore_options", lvs_name="lvs0", when_full="pause")
+    d.call("bdev_lvol_create", lvs_name="lvs0", lvol_name="a", size_in_mib=64, thin_provision=True)
+    d.call("berth_nbd_server_create", path=t.path("n"))
+    d.call("berth_nbd_export_create", bdev_name="lvs0/a", name="a")
+    n = Nbd(t.path("n"), "a")
+    n.sock.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 1, 7777, 0, 20 * MIB) + bytes(20 * MIB).replace(b"\0", b"x"))
+    until(lambda: d.call("bdev_lvol_get_lvstores")[0]["full"], "the store is full")
+    d.stop()
+    n.sock.settimeout(1)
+    equal(n.sock.recv(64), b"", "what the client gets")
+    n.close()
 
 
 def test_encryption_by_one_option(t):
@@ -521,6 +538,47 @@ def test_import(t):
     berth(t, d, "volume", "inflate", "raw", "--thin")
     d.call("bdev_aio_delete", name="image-raw")
     equal(digest(d, "lvs0/raw"), expected, "on its own")
+
+
+def test_decouple_copies_data_only(t):
+    """Of an image, raw or qcow2, a volume that is made independent has what holds data, and reads the same as before."""
+    d = with_store(t)
+    raw, qcow2 = t.path("holes.raw"), t.path("holes.qcow2")
+    with open(raw, "wb") as f:
+        f.truncate(32 * MIB)
+        for offset, length in ((0, CLUSTER), (5 * MIB, 2 * CLUSTER), (20 * MIB + 4096, 4096), (32 * MIB - 4096, 4096)):
+            f.seek(offset)
+            f.write(os.urandom(length))
+    with open(raw, "rb") as f:
+        expected = hashlib.sha256(f.read()).hexdigest()
+    images = [("raw", raw)]
+    if shutil.which("qemu-img"):
+        t.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, qcow2])
+        images.append(("qcow2", qcow2))
+    for name, file in images:
+        berth(t, d, "volume", "import", file, name)
+        write(d, f"lvs0/{name}", 10 * MIB, bytes(512))
+        berth(t, d, "volume", "inflate", name, "--thin")
+        v = volume(d, f"lvs0/{name}")
+        equal((v["num_allocated_clusters"], v["is_thin_provisioned"], v["is_esnap_clone"]), (6, True, False), name)
+        equal(digest(d, f"lvs0/{name}"), expected, name)
+        # All of it, when that is asked for.
+        berth(t, d, "volume", "import", file, f"{name}-all")
+        berth(t, d, "volume", "inflate", f"{name}-all")
+        v = volume(d, f"lvs0/{name}-all")
+        equal((v["num_allocated_clusters"], v["is_thin_provisioned"]), (512, False), name)
+        equal(digest(d, f"lvs0/{name}-all"), expected, name)
+    # An image of nothing needs nothing.
+    nothing = t.file("nothing.raw", 8 * MIB)
+    berth(t, d, "volume", "import", nothing, "nothing")
+    berth(t, d, "volume", "inflate", "nothing", "--thin")
+    equal(volume(d, "lvs0/nothing")["num_allocated_clusters"], 0)
+    digests = [digest(d, f"lvs0/{name}") for name, _ in images]
+    d.stop()
+    d = t.daemon(folder="again")
+    d.call("bdev_aio_create", name="base", filename=t.path("d.img"), block_size=512)
+    d.call("bdev_wait_for_examine")
+    equal([digest(d, f"lvs0/{name}") for name, _ in images], digests, "after a restart, without the images")
 
 
 def test_import_interrupted(t):
