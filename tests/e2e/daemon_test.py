@@ -17,7 +17,7 @@ BERTHD = os.path.join(harness.BUILD, "berthd")
 
 def fails(t, *args, **kw):
     """A start that must fail with one clear line: its standard error."""
-    p = t.run([BERTHD, *args], code=None, timeout=20, **kw)
+    p = t.run([BERTHD, *args], code=None, timeout=60, **kw)
     check(p.returncode not in (0, None) and p.returncode > 0, f"exit code {p.returncode}: {p.stderr}")
     check(p.stderr.strip(), "no message")
     return p.stderr

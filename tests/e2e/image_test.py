@@ -407,7 +407,7 @@ def test_long_image(t):
     equal(os.stat(disk).st_uid, box.UID)
     t.run([os.path.join(harness.BUILD, "berth"), "perf", "-s", disk, "-w", "verify", "-q", "8", "-t", "0.5", "--quiet"])
     p.send_signal(getattr(signal, config["config"]["StopSignal"]))
-    equal(p.wait(20), 0, f"how it ended: {log()}")
+    equal(p.wait(60), 0, f"how it ended: {log()}")
     check(os.path.exists(t.path("berth-var/disks/disk0.img")), "the disk is in its volume")
 
 

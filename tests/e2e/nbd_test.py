@@ -261,7 +261,7 @@ def test_ends_under_load(t, end):
     else:
         d.stop()
     for p in clients:
-        equal(p.communicate(timeout=30)[0].strip(), "ended")
+        equal(p.communicate(timeout=60)[0].strip(), "ended")
 
 
 def test_client_is_killed(t):
@@ -456,7 +456,7 @@ def test_mounted(t):
             t.run(["losetup", "-d", loop], code=None)
         t.run(["umount", folder], code=None)
         p.send_signal(signal.SIGTERM)
-        p.wait(20)
+        p.wait(60)
 
 
 # ---- The kernel's device, in a guest whose kernel has nbd ----

@@ -187,7 +187,7 @@ def test_threads_spread_over_cores(t):
     d = t.daemon()
     socket = make(t, d, "null")
     name = f"io_{cpus[1]}"
-    client = load(t, socket, "null", "-q", "32", "--queues", "2", seconds=5)
+    client = load(t, socket, "null", "-q", "32", "--queues", "2", seconds=300)
     until(lambda: len(queues(d, "vm-b")) == 2, "both queues run")
     with d.rpc() as rpc:
         io = threads(rpc)[name]["id"]
@@ -199,7 +199,9 @@ def test_threads_spread_over_cores(t):
         equal(reactors(rpc)[name], cpus[0], "static")
         rpc.call("scheduler_set_options", scheduling_core=cpus[1])
         rpc.call("framework_set_scheduler", name="dynamic", period=100000, load_limit=100, core_limit=100, core_busy=100)
-        until(lambda: reactors(rpc)[name] == cpus[1], "the thread moves to the scheduling core", 4)
+        until(lambda: reactors(rpc)[name] == cpus[1], "the thread moves to the scheduling core")
+    time.sleep(1)
+    client.send_signal(signal.SIGINT)
     finish(t, client)
 
 
@@ -223,17 +225,19 @@ def test_queues_spread_over_threads(t):
     def lcore(name):
         return queues(d, f"vm-{name}")[0]["lcore"]
 
-    first = start("a", 6, cpus)
+    first = start("a", 300, cpus)
     other = [c for c in cpus if c != first]
     for name in ("i", "k"):
         # Connected, and its ring runs; it says nothing any more.
-        equal([start(name, 30, other)], other)
+        equal([start(name, 300, other)], other)
         os.kill(clients[name].pid, signal.SIGSTOP)
-    equal(start("b", 5, cpus), first)
+    equal(start("b", 300, cpus), first)
     with d.rpc() as rpc:
         rpc.call("framework_set_scheduler", name="dynamic", period=100000)
-    until(lambda: lcore("a") != lcore("b"), "a queue moves to the other thread", 4)
+    until(lambda: lcore("a") != lcore("b"), "a queue moves to the other thread")
+    time.sleep(1)
     for name in ("a", "b"):
+        clients[name].send_signal(signal.SIGINT)
         code = clients[name].wait(60 * harness.PATIENCE)
         with open(t.path(f"{name}.err")) as f:
             equal((code, f.read()), (0, ""), name)

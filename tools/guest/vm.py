@@ -153,7 +153,7 @@ class Guest:
         while self.read_lines(deadline - time.monotonic()):
             if time.monotonic() > deadline:
                 raise GuestError("the guest did not power off")
-        if self.process.wait(20) != 0:
+        if self.process.wait(60) != 0:
             raise GuestError(f"QEMU ended with exit code {self.process.returncode}\n{self.tail()}")
 
     def tail(self, count=40):
