@@ -109,7 +109,7 @@ def stays_asleep(d, what, seconds=3.0):
         return  # its own thread wakes now and then
     seen, since = activity(d.pid), time.monotonic()
     check(seen, f"{what}: no threads seen")
-    deadline = since + 15 + seconds
+    deadline = since + 60 + seconds
     while time.monotonic() < since + seconds:
         time.sleep(0.2)
         now = activity(d.pid)
