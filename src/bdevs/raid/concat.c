@@ -142,18 +142,12 @@ start(struct raid *raid, struct err *err)
 	return 0;
 }
 
-static unsigned
-all_of(unsigned num_bases)
-{
-	return num_bases;
-}
-
 const struct raid_level_ops concat_level = {
 	.level = RAID_LEVEL_CONCAT,
 	.name = "concat",
 	.least_bases = 1,
 	.passes = true,
-	.min_working = all_of,
+	.min_working = raid_all_bases,
 	.bdev_ops = &concat_ops,
 	.start = start,
 };

@@ -528,6 +528,11 @@ raid_child_init(struct raid_child *c, struct bdev_io *io, uint64_t lba, uint64_t
 
 /* Sets what the bdev can do by what all bases can. */
 void raid_inherit(struct raid *raid, uint32_t ops, unsigned children);
+/* Blocks that each base has for data, as it is known or, with `grow`, as large as the bases have become. */
+uint64_t raid_room(const struct raid *raid, bool grow);
+void raid_set_sizes(struct raid *raid, uint64_t blocks);
+/* raid_level_ops.min_working without redundancy. */
+unsigned raid_all_bases(unsigned num_bases);
 /* Waits for all parts, ends io with the first error: children of raid0 and concat. */
 void raid_part_done(struct bdev_io *child, int status);
 

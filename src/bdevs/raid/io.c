@@ -42,6 +42,37 @@ raid_inherit(struct raid *raid, uint32_t ops, unsigned children)
 	bdev->io_ctx_bytes = RAID_IO_BYTES + children * raid->child_bytes;
 }
 
+uint64_t
+raid_room(const struct raid *raid, bool grow)
+{
+	uint64_t least = UINT64_MAX;
+
+	for (unsigned i = 0; i < raid->num_bases; i++) {
+		const struct raid_base *b = &raid->bases[i];
+
+		if (b->data_size != 0 && !grow) {
+			least = MIN(least, b->data_size);
+		} else if (b->bdev != NULL) {
+			least = MIN(least, bdev_num_blocks(b->bdev) - b->data_offset);
+		}
+	}
+	return least;
+}
+
+void
+raid_set_sizes(struct raid *raid, uint64_t blocks)
+{
+	for (unsigned i = 0; i < raid->num_bases; i++) {
+		raid->bases[i].data_size = blocks;
+	}
+}
+
+unsigned
+raid_all_bases(unsigned num_bases)
+{
+	return num_bases;
+}
+
 void
 raid_part_done(struct bdev_io *child, int status)
 {

@@ -213,15 +213,10 @@ superblock_written(struct raid *raid, bool complete)
 	raid_free_to_go(raid);
 }
 
-void
-raid_start(struct raid *raid)
+/* What is the same at all levels. */
+static int
+prepare_bdev(struct raid *raid)
 {
-	int rc = 0;
-
-	raid->busy = true;
-	raid->starting = true;
-	raid->err = ERR_NONE;
-	timer_stop(&raid->patience);
 	memset(&raid->bdev, 0, sizeof(raid->bdev));
 	raid->strip_blocks = 0;
 	raid->bdev.name = raid->name;
@@ -237,12 +232,25 @@ raid_start(struct raid *raid)
 	if (raid->strip_kb != 0) {
 		raid->strip_blocks = (uint32_t)((uint64_t)raid->strip_kb * 1024 / raid->bdev.block_size);
 		if (raid->strip_blocks == 0) {
-			rc = err_set(&raid->err, -EINVAL,
+			return err_set(&raid->err, -EINVAL,
 				     "RAID '%s': a strip of %u KiB is smaller than a block of %u "
 				     "bytes",
 				     raid->name, raid->strip_kb, raid->bdev.block_size);
 		}
 	}
+	return 0;
+}
+
+void
+raid_start(struct raid *raid)
+{
+	int rc;
+
+	raid->busy = true;
+	raid->starting = true;
+	raid->err = ERR_NONE;
+	timer_stop(&raid->patience);
+	rc = prepare_bdev(raid);
 	rc = rc == 0 ? raid->level->start(raid, &raid->err) : rc;
 	if (rc == 0) {
 		rc = prepare_superblock(raid);

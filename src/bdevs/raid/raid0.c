@@ -144,38 +144,16 @@ static const struct bdev_ops raid0_ops = {
 	.submit_plain = submit_plain,
 };
 
-static uint64_t
-room_of_all(const struct raid *raid, bool grow)
-{
-	uint64_t least = UINT64_MAX;
-
-	for (unsigned i = 0; i < raid->num_bases; i++) {
-		const struct raid_base *b = &raid->bases[i];
-		uint64_t blocks = bdev_num_blocks(b->bdev) - b->data_offset;
-
-		least = MIN(least, b->data_size != 0 && !grow ? b->data_size : blocks);
-	}
-	return least - least % raid->strip_blocks;
-}
-
-static void
-set_sizes(struct raid *raid, uint64_t blocks)
-{
-	for (unsigned i = 0; i < raid->num_bases; i++) {
-		raid->bases[i].data_size = blocks;
-	}
-}
-
 static int
 start(struct raid *raid, struct err *err)
 {
-	uint64_t blocks = room_of_all(raid, false);
+	uint64_t room = raid_room(raid, false), blocks = room - room % raid->strip_blocks;
 
 	if (blocks == 0) {
 		return err_set(err, -EINVAL, "RAID '%s': a base is smaller than a strip of %u KiB",
 			       raid->name, raid->strip_kb);
 	}
-	set_sizes(raid, blocks);
+	raid_set_sizes(raid, blocks);
 	raid_inherit(raid,
 		     1u << BDEV_READ | 1u << BDEV_WRITE | 1u << BDEV_FLUSH | 1u << BDEV_UNMAP |
 			     1u << BDEV_WRITE_ZEROES,
@@ -188,20 +166,14 @@ start(struct raid *raid, struct err *err)
 static bool
 resize(struct raid *raid)
 {
-	uint64_t blocks = room_of_all(raid, true);
+	uint64_t room = raid_room(raid, true), blocks = room - room % raid->strip_blocks;
 
 	if (blocks * raid->num_bases <= bdev_num_blocks(&raid->bdev) ||
 	    bdev_resize(&raid->bdev, blocks * raid->num_bases) != 0) {
 		return false;
 	}
-	set_sizes(raid, blocks);
+	raid_set_sizes(raid, blocks);
 	return true;
-}
-
-static unsigned
-all_of(unsigned num_bases)
-{
-	return num_bases;
 }
 
 const struct raid_level_ops raid0_level = {
@@ -209,7 +181,7 @@ const struct raid_level_ops raid0_level = {
 	.name = "raid0",
 	.least_bases = 1,
 	.passes = true,
-	.min_working = all_of,
+	.min_working = raid_all_bases,
 	.bdev_ops = &raid0_ops,
 	.start = start,
 	.resize = resize,

@@ -169,37 +169,12 @@ static const struct bdev_ops raid1_ops = {
 	.submit = submit,
 };
 
-static uint64_t
-room_of_all(const struct raid *raid, bool grow)
-{
-	uint64_t least = UINT64_MAX;
-
-	for (unsigned i = 0; i < raid->num_bases; i++) {
-		const struct raid_base *b = &raid->bases[i];
-
-		if (b->data_size != 0 && !grow) {
-			least = MIN(least, b->data_size);
-		} else if (b->bdev != NULL) {
-			least = MIN(least, bdev_num_blocks(b->bdev) - b->data_offset);
-		}
-	}
-	return least;
-}
-
-static void
-set_sizes(struct raid *raid, uint64_t blocks)
-{
-	for (unsigned i = 0; i < raid->num_bases; i++) {
-		raid->bases[i].data_size = blocks;
-	}
-}
-
 static int
 start(struct raid *raid, struct err *err)
 {
-	uint64_t blocks = room_of_all(raid, false);
+	uint64_t blocks = raid_room(raid, false);
 
-	set_sizes(raid, blocks);
+	raid_set_sizes(raid, blocks);
 	raid_inherit(raid,
 		     1u << BDEV_READ | 1u << BDEV_WRITE | 1u << BDEV_FLUSH | 1u << BDEV_UNMAP |
 			     1u << BDEV_WRITE_ZEROES,
@@ -212,12 +187,12 @@ start(struct raid *raid, struct err *err)
 static bool
 resize(struct raid *raid)
 {
-	uint64_t blocks = room_of_all(raid, true);
+	uint64_t blocks = raid_room(raid, true);
 
 	if (blocks <= bdev_num_blocks(&raid->bdev) || bdev_resize(&raid->bdev, blocks) != 0) {
 		return false;
 	}
-	set_sizes(raid, blocks);
+	raid_set_sizes(raid, blocks);
 	return true;
 }
 

@@ -191,25 +191,13 @@ static const struct bdev_ops raid5f_ops = {
 static int
 start(struct raid *raid, struct err *err)
 {
-	uint64_t least = UINT64_MAX;
+	uint64_t room = raid_room(raid, false), least = room - room % raid->strip_blocks;
 
-	for (unsigned i = 0; i < raid->num_bases; i++) {
-		const struct raid_base *b = &raid->bases[i];
-
-		if (b->data_size != 0) {
-			least = MIN(least, b->data_size);
-		} else if (b->bdev != NULL) {
-			least = MIN(least, bdev_num_blocks(b->bdev) - b->data_offset);
-		}
-	}
-	least -= least % raid->strip_blocks;
 	if (least == 0) {
 		return err_set(err, -EINVAL, "RAID '%s': a base is smaller than a strip of %u KiB",
 			       raid->name, raid->strip_kb);
 	}
-	for (unsigned i = 0; i < raid->num_bases; i++) {
-		raid->bases[i].data_size = least;
-	}
+	raid_set_sizes(raid, least);
 	raid->stripe_locks = stripe_lock_table_create();
 	if (raid->stripe_locks == NULL) {
 		return err_set(err, -ENOMEM, "RAID '%s': out of memory", raid->name);
