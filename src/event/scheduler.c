@@ -547,7 +547,7 @@ entry_of(const struct thread *t)
 void
 scheduler_get_cpumask(const struct thread *t, struct cpumask *ret_mask)
 {
-	*ret_mask = entry_of(t)->mask;
+	*ret_mask = s.entry_count == 0 ? (struct cpumask){0} : entry_of(t)->mask;
 }
 
 /* The allowed reactor that runs the fewest threads; reactor_count: none. */

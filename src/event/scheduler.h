@@ -69,6 +69,7 @@ int scheduler_set_cpumask(struct thread *t, const struct cpumask *mask, void (*d
 			  struct err *err);
 /* Whether that could be asked for: 0, or the error that scheduler_set_cpumask() would give. */
 int scheduler_check_cpumask(const struct thread *t, const struct cpumask *mask, struct err *err);
+/* After scheduler_stop()'s done, an empty one: who asked threads for something before may put the answers together after it. */
 void scheduler_get_cpumask(const struct thread *t, struct cpumask *ret_mask);
 
 /* Any system thread: there is load. */

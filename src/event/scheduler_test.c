@@ -330,11 +330,16 @@ teardown_stopped(void **state)
 static void
 stopping_waits_for_a_report_on_its_way(void **state)
 {
+	struct cpumask mask;
+
 	stopped_count = 0;
 	hand_call(threads[0], poke_and_stop, NULL);
 	run_all();
 	assert_int_equal(stopped_count, 1);
 	assert_false(has_timer());
+	/* Nothing is known of its threads any more. */
+	scheduler_get_cpumask(threads[1], &mask);
+	assert_int_equal(cpumask_count(&mask), 0);
 }
 
 static void
