@@ -35,6 +35,32 @@ disk_of(struct bdev *bdev)
 }
 
 static int
+perform_write(struct disk *d, const struct bdev_io *io)
+{
+	size_t bytes = io->num_blocks * BS;
+
+	atomic_fetch_add(&d->writes, 1);
+	if (atomic_load(&d->write_status) != 0) {
+		return atomic_load(&d->write_status);
+	}
+	if (io->lba == 0 || io->lba == COPY_LBA) {
+		uint8_t *block = malloc(bytes);
+
+		atomic_fetch_add(&d->superblocks, 1);
+		iov_to_buf(io->iov, io->iovcnt, 0, block, bytes);
+		if (the_stage->on_superblock != NULL && memcmp(block, "SPDKRAID", 8) == 0) {
+			the_stage->on_superblock(the_stage, d, io->lba, block);
+		}
+		free(block);
+		if (atomic_load(&cut)) {
+			return -EIO;
+		}
+	}
+	iov_to_buf(io->iov, io->iovcnt, 0, d->data + io->lba * BS, bytes);
+	return 0;
+}
+
+static int
 perform(struct disk *d, const struct bdev_io *io)
 {
 	size_t bytes = io->num_blocks * BS;
@@ -60,25 +86,7 @@ perform(struct disk *d, const struct bdev_io *io)
 		iov_from_buf(io->iov, io->iovcnt, 0, p, bytes);
 		return 0;
 	case BDEV_WRITE:
-		atomic_fetch_add(&d->writes, 1);
-		if (atomic_load(&d->write_status) != 0) {
-			return atomic_load(&d->write_status);
-		}
-		if (io->lba == 0 || io->lba == COPY_LBA) {
-			uint8_t *block = malloc(bytes);
-
-			atomic_fetch_add(&d->superblocks, 1);
-			iov_to_buf(io->iov, io->iovcnt, 0, block, bytes);
-			if (the_stage->on_superblock != NULL && memcmp(block, "SPDKRAID", 8) == 0) {
-				the_stage->on_superblock(the_stage, d, io->lba, block);
-			}
-			free(block);
-			if (atomic_load(&cut)) {
-				return -EIO;
-			}
-		}
-		iov_to_buf(io->iov, io->iovcnt, 0, p, bytes);
-		return 0;
+		return perform_write(d, io);
 	case BDEV_UNMAP:
 	case BDEV_WRITE_ZEROES:
 		if (atomic_load(&d->write_status) != 0) {
