@@ -76,6 +76,7 @@ serve(const char *const *args)
 	EXPECT(server.pid >= 0);
 	if (server.pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		unsetenv("LD_PRELOAD"); /* what is preloaded is meant for the test */
 		execvp(argv[0], (char *const *)(uintptr_t)argv);
 		_exit(1);
 	}
