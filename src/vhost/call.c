@@ -36,7 +36,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/descriptors.h"
 #include "base/log.h"
 #include "event/channel.h"
 #include "event/thread.h"
@@ -54,11 +53,11 @@ struct context {
 struct vhost_caller {
 	struct channel channel;
 	struct context *context; /* NULL: none */
-	int null_fd;
 };
 
 static pthread_mutex_t spare_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct context *spare;
+static int null_fd = -1; /* /dev/null; once open it stays so */
 
 /* ---- Contexts ---- */
 
@@ -108,17 +107,24 @@ reap(struct context *x)
 
 /* ---- A thread's caller ---- */
 
+void
+vhost_caller_prepare(void)
+{
+	pthread_mutex_lock(&spare_lock);
+	if (null_fd < 0) {
+		null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	}
+	pthread_mutex_unlock(&spare_lock);
+}
+
 static void
 make_safe(struct vhost_caller *c)
 {
-	/* Descriptors may be used up by controllers. */
-	descriptors_borrow();
-	c->null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	descriptors_return();
-	if (c->null_fd >= 0) {
+	vhost_caller_prepare();
+	if (null_fd >= 0) {
 		c->context = take_spare();
 	}
-	if (c->null_fd >= 0 && c->context == NULL) {
+	if (null_fd >= 0 && c->context == NULL) {
 		c->context = context_create();
 	}
 	if (c->context == NULL) {
@@ -141,9 +147,6 @@ channel_destroy(struct device *dev, struct channel *ch)
 
 	if (c->context != NULL) {
 		give_back(c->context);
-	}
-	if (c->null_fd >= 0) {
-		close(c->null_fd);
 	}
 }
 
@@ -173,7 +176,7 @@ vhost_caller_call(struct vhost_caller *c, int fd)
 {
 	struct iocb iocb = {
 		.aio_lio_opcode = IOCB_CMD_PREAD,
-		.aio_fildes = (uint32_t)c->null_fd,
+		.aio_fildes = (uint32_t)null_fd,
 		.aio_flags = IOCB_FLAG_RESFD,
 		.aio_resfd = (uint32_t)fd,
 	};

@@ -5,6 +5,9 @@
 
 #include <stdbool.h>
 
+/* Once at start, before descriptors are counted: opens the one that all threads need. */
+void vhost_caller_prepare(void);
+
 /* The calling thread's, with one more reference; NULL: out of memory. */
 struct vhost_caller *vhost_caller_get(void);
 void vhost_caller_put(struct vhost_caller *c); /* accepts NULL */

@@ -24,6 +24,7 @@
 
 #include "base/log.h"
 #include "bdev/qos.h"
+#include "vhost/call.h"
 #include "vhost/placement.h"
 #include "vhost/rebalance.h"
 #include "vhost/session.h"
@@ -271,6 +272,7 @@ vhost_init(const struct vhost_options *options, struct err *err)
 	if (rc != 0) {
 		return err_set(err, rc, "cannot guard guest memory: %s", strerror(-rc));
 	}
+	vhost_caller_prepare();
 	memset(&g, 0, sizeof(g));
 	list_init(&g.controllers);
 	rc = state_init(err);
