@@ -107,12 +107,20 @@ test_idle_ring(void **state)
 	assert_false(move(0, 0) || move(0, 1));
 }
 
+/* With the ring on the first thread, whichever had less to do until now. */
+static void
+start_at_first(void)
+{
+	front_start(&f, "vm");
+	assert_true(ring(0)->place == 0 || move(0, 0));
+	assert_int_equal(ring(0)->place, 0);
+}
+
 /* Requests under way are finished where they are; those offered meanwhile are served where it goes. */
 static void
 test_busy_ring(void **state)
 {
-	front_start(&f, "vm");
-	assert_int_equal(ring(0)->place, 0);
+	start_at_first();
 	st.disk.hold = true;
 	front_offer(&f, 0, 1);
 	stage_quiet(&st);
@@ -137,7 +145,7 @@ test_messages_meanwhile(void **state)
 	int call = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), old = f.call[0];
 	struct vhost_stats stats;
 
-	front_start(&f, "vm");
+	start_at_first();
 	st.disk.hold = true;
 	front_offer(&f, 0, 1);
 	stage_quiet(&st);
@@ -189,7 +197,7 @@ test_stopped_meanwhile(void **state)
 {
 	struct vhost_user_msg msg = {.type = VHOST_USER_GET_VRING_BASE};
 
-	front_start(&f, "vm");
+	start_at_first();
 	st.disk.hold = true;
 	front_offer(&f, 0, 1);
 	stage_quiet(&st);
@@ -201,7 +209,6 @@ test_stopped_meanwhile(void **state)
 	assert_int_equal(msg.state.num, 1);
 	assert_false(ring(0)->running);
 	front_ring_start(&f, 0, 64, 1);
-	assert_int_equal(ring(0)->place, 0);
 	assert_true(front_read(&f, 0, 2));
 }
 
@@ -228,7 +235,7 @@ test_cannot_run_there(void **state)
 	picky_ops.queue_start = picky_start;
 	vhost_find("vm")->ops = &picky_ops;
 	unwelcome = 0;
-	front_start(&f, "vm");
+	start_at_first();
 	assert_true(front_read(&f, 0, 1));
 	assert_int_equal(ring(0)->place, 0);
 	unwelcome = 2;
