@@ -88,7 +88,7 @@ const char *bdev_op_name(enum bdev_op op);
 /* Read, write, compare, of bdevs that have metadata: md has that of num_blocks blocks. Without it
  * the core makes up and checks the protection information of a bdev that has any. */
 #define BDEV_IO_MD 0x4
-/* Block status: BDEV_EXTENT_CHANGED compares with `since`; without it with what bdev_desc_set_since() said. Of stacked modules. */
+/* Block status: BDEV_EXTENT_CHANGED compares with `since`, not with what bdev_desc_set_since() said. Of stacked modules. */
 #define BDEV_IO_SINCE 0x2
 /* The submitter's own: a bit to find again in done; nobody else looks at it. */
 #define BDEV_IO_SUBMITTER 0x8
@@ -280,8 +280,8 @@ struct bdev *bdev_desc_bdev(struct bdev_desc *desc);
 
 /*
  * Before the first channel: BDEV_EXTENT_CHANGED on this descriptor's channels says what differs from `since`, a snapshot below
- * a volume, instead of from its parent; everything, when that is not below it any more. The caller has `since` open as long. It is
- * asked of the volume through what stands on it.
+ * a volume, instead of from its parent; everything, when that is not below it any more. The caller has `since` open as long.
+ * The volume is asked through what stands on it.
  */
 void bdev_desc_set_since(struct bdev_desc *desc, const struct bdev *since);
 /* The same for a snapshot that is no more: everything has changed. */

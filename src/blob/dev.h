@@ -24,7 +24,7 @@ enum blob_dev_op {
 	BLOB_DEV_UNMAP,        /* contents undefined afterwards */
 	BLOB_DEV_WRITE_ZEROES, /* may deallocate */
 	BLOB_DEV_COPY,         /* from src_lba; the two do not overlap. Where dev->copies says so */
-	/* The first block from lba on that holds data, or that is a hole (reads as zeroes), ends up in src_lba; UINT64_MAX: there is
+	/* The first block from lba on that holds data, or that is a hole (reads as zeroes), ends up in src_lba; UINT64_MAX:
 	 * none. num_blocks is 0. Where dev->seeks says so. */
 	BLOB_DEV_SEEK_DATA,
 	BLOB_DEV_SEEK_HOLE,

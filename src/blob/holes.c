@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Which clusters of an external snapshot hold data: it is asked for the next data, and for the next hole, to its end. A cluster is
- * taken for one without data only when all of it was said to be a hole. What nobody may write to stays so.
+ * Which clusters of an external snapshot hold data: it is asked for the next data, and for the next hole, to its end. A cluster
+ * is taken for one without data only when all of it was said to be a hole. What nobody may write to stays so.
  *
  * Context: the owner, who is in flight on the channel while one answer is awaited.
  */

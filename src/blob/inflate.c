@@ -2,8 +2,8 @@
 /*
  * A blob gets storage of its own for what it reads from below: for all its clusters (inflate), or for those that its parent has
  * itself (decouple). A few clusters at a time are touched, as a write would, while the blob is in use; when none is missing,
- * under a gate for writes, one commit says that it is thick and alone, or stands on its grandparent. One that is decoupled from an
- * external snapshot that knows its holes has only the data of that (holes.c), and stays thin.
+ * under a gate for writes, one commit says that it is thick and alone, or stands on its grandparent. One that is decoupled from
+ * an external snapshot that knows its holes has only the data of that (holes.c), and stays thin.
  *
  * Invariants
  *  1. Whether something is missing is looked at in the operation that commits, with nothing in flight: what was released

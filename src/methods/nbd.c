@@ -186,7 +186,8 @@ export_json(const struct nbd_export *e)
 	return json_pack("{s:o, s:o, s:o, s:b, s:o, s:o, s:b, s:I, s:I, s:o}", "name", text_json(info.options->name),
 			 "bdev_name", text_or_null(info.bdev_name), "description", text_or_null(info.options->description),
 			 "readonly", info.options->readonly, "server", text_or_null(info.options->server), "changed_since",
-			 text_or_null(info.options->changed_since), "since_lost", info.options->since_lost, "size", (json_int_t)info.size_bytes, "connections",
+			 text_or_null(info.options->changed_since), "since_lost", info.options->since_lost, "size",
+			 (json_int_t)info.size_bytes, "connections",
 			 (json_int_t)info.connections, "clients", clients);
 }
 
@@ -221,7 +222,8 @@ take_since(struct rpc_request *req, const char *name, const struct bdev *bdev, s
 	o->changed_since = snapshot != NULL ? bdev_name(snapshot) : name;
 	if (snapshot == NULL && rpc_is_replayed(req)) {
 		o->since_lost = true;
-		LOG_WARNING(NBD, o->name, "%s, the snapshot that it is compared with, is no more: all of it counts as changed", name);
+		LOG_WARNING(NBD, o->name, "%s, the snapshot that it is compared with, is no more: all of it counts as changed",
+			    name);
 		return true;
 	}
 	if (snapshot == NULL) {

@@ -4,8 +4,8 @@
  * server of its own at a unix socket, there while anything is lent.
  *
  * Invariants
- *  1. A loan ends when its client has gone, or when none has come within CLAIM_S, or UNWANTED_S when somebody else needs the bdev:
- *     whoever asked may die at any moment.
+ *  1. A loan ends when its client has gone, or when none has come within CLAIM_S, or UNWANTED_S when somebody else needs the
+ *     bdev: whoever asked may die at any moment.
  *  2. Nothing of it is in the configuration, the state directory or the lists of servers and exports.
  *  3. The timer runs while anything is lent, and only then.
  * Context: the app thread.

@@ -185,8 +185,8 @@ on_event(void *ctx, struct bdev *bdev, enum bdev_event ev)
 		}
 	} else {
 		e->since_going = true;
-		LOG_WARNING(NBD, e->options.name, "%s, the snapshot that it is compared with, was removed: clients are sent away, "
-			    "and may come again; all of it counts as changed", bdev_name(bdev));
+		LOG_WARNING(NBD, e->options.name, "%s, the snapshot that it is compared with, was removed: clients are sent "
+			    "away, and may come again; all of it counts as changed", bdev_name(bdev));
 	}
 	end_clients(e);
 	settle(e);
