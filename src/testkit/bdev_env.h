@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A stage for tests of bdevs, so that they can be written as one thing after the other: an app
- * thread and two I/O threads, on one reactor that is polled by hand while a test waits, or on three
- * reactors with system threads of their own. A test that fails or waits too long aborts, from
- * whatever thread it notices it on.
+ * A stage for tests of bdevs, so that they can be written as one thing after the other: a trio (trio.h) with a
+ * bdev open on it. A test that fails or waits too long aborts, from whatever thread it notices it on.
  */
 #ifndef TESTKIT_BDEV_ENV_H
 #define TESTKIT_BDEV_ENV_H
@@ -14,9 +12,10 @@
 #include "bdev/bdev.h"
 #include "event/reactor.h"
 #include "testkit/expect.h"
+#include "testkit/trio.h"
 
-#define ENV_WORKERS 2
-#define ENV_TIMEOUT_NS (UINT64_C(60) * 1000000000)
+#define ENV_WORKERS TRIO_WORKERS
+#define ENV_TIMEOUT_NS TRIO_TIMEOUT_NS
 
 struct env_worker {
 	struct env *env;
@@ -25,9 +24,11 @@ struct env_worker {
 };
 
 struct env {
+	struct trio trio;
 	enum reactor_mode mode;
+	/* The trio's. */
 	bool real_threads;
-	struct reactor *reactors[1 + ENV_WORKERS]; /* by hand: one */
+	struct reactor **reactors;
 	unsigned reactor_count;
 	struct thread *app;
 	struct env_worker workers[ENV_WORKERS];

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A stage for tests of the blobstore, so that they can be written as one thing after the other: an app thread, which owns the
- * store, and two I/O threads, on one reactor that is polled by hand while a test waits, or on three reactors with system
- * threads of their own. Functions that have a status return it; the reason is in env->err. A test that fails or waits too
+ * A stage for tests of the blobstore, so that they can be written as one thing after the other: a trio (trio.h) whose app thread
+ * owns the store. Functions that have a status return it; the reason is in env->err. A test that fails or waits too
  * long aborts.
  */
 #ifndef TESTKIT_BLOB_ENV_H
@@ -15,9 +14,9 @@
 #include "event/reactor.h"
 #include "testkit/blob_mem.h"
 #include "testkit/expect.h"
+#include "testkit/trio.h"
 
-#define BLOB_ENV_WORKERS 2
-#define BLOB_ENV_TIMEOUT_NS (UINT64_C(60) * 1000000000)
+#define BLOB_ENV_WORKERS TRIO_WORKERS
 
 struct blob_env;
 
@@ -27,9 +26,10 @@ struct blob_env_worker {
 };
 
 struct blob_env {
+	struct trio trio;
+	/* The trio's. */
 	bool real_threads;
-	struct reactor *reactors[1 + BLOB_ENV_WORKERS]; /* by hand: one */
-	unsigned reactor_count;
+	struct reactor **reactors;
 	struct thread *app;
 	struct blob_env_worker workers[BLOB_ENV_WORKERS];
 	struct blob_store *store; /* NULL: none */
