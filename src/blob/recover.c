@@ -426,7 +426,7 @@ write_run(struct md_op *op)
 		write_end(r, rc);
 		return;
 	}
-	md_tx_write(&r->tx, true, fixed_written);
+	md_tx_write(&r->tx, false, fixed_written); /* flushed with what is zeroed: the two do not depend on each other */
 }
 
 void

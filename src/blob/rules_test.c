@@ -390,6 +390,36 @@ inflated_for_good(void **state)
 	close_play();
 }
 
+/* A cluster that a write is just getting is not among those that are given back. */
+static void
+given_back_beside_a_write(void **state)
+{
+	uint8_t buf[HARNESS_UNIT_BYTES];
+	struct blob_env_channel *c;
+	struct blob_env_io write, unmap;
+	struct blob *blob;
+
+	(void)state;
+	open_play();
+	blob = blob_env_volume(env, 4, true);
+	assert_int_equal(blob_env_fill_blob(env, blob, 0, HARNESS_UNITS, 1), 0);
+	c = blob_env_open(env, 0, blob);
+	blob_env_pattern(buf, HARNESS_UNIT_BYTES, HARNESS_UNITS, 1, 2);
+	blob_mem_hold(p.mem, BLOB_MEM_MODIFIES);
+	blob_env_submit(c, &write, BLOB_WRITE, HARNESS_UNITS, 1, buf);
+	blob_env_linger(env, 100);
+	blob_env_submit(c, &unmap, BLOB_UNMAP, 0, 2 * HARNESS_UNITS, NULL);
+	blob_env_linger(env, 100);
+	blob_mem_hold(p.mem, 0);
+	assert_int_equal(blob_env_finish(&write), 0);
+	assert_int_equal(blob_env_finish(&unmap), 0);
+	blob_env_close(c);
+	assert_int_equal(blob_allocated_clusters(blob), 1);
+	assert_true(blob_env_blob_holds(env, blob, 0, HARNESS_UNITS, 0));
+	assert_true(blob_env_blob_holds(env, blob, HARNESS_UNITS, 1, 2));
+	close_play();
+}
+
 /* ---- Snapshots that come to nothing ---- */
 
 /* Its first page may be on the disk: it is gone before others get what it speaks of. */
@@ -498,6 +528,7 @@ main(void)
 		cmocka_unit_test(deleted_behind_its_gate),
 		cmocka_unit_test(deleted_while_it_is_opened),
 		cmocka_unit_test(inflated_for_good),
+		cmocka_unit_test(given_back_beside_a_write),
 		cmocka_unit_test(failed_snapshot_leaves_nothing),
 		cmocka_unit_test(unload_says_unclean_before_masks),
 	};
