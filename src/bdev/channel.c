@@ -72,7 +72,7 @@ channel_remove(struct core_channel *c)
 	c->removed = true;
 	channel_refresh(c);
 	qos_cancel(c, -ENODEV);
-	nomem_remove(c);
+	nomem_end(c, -ENODEV, UINT64_MAX);
 	split_remove(c);
 	emulate_remove(c);
 	range_cancel(c, -ENODEV);
@@ -89,12 +89,32 @@ channel_remove(struct core_channel *c)
 	}
 }
 
+/* ---- Cancelling ---- */
+
+/*
+ * The module ends what it has, or will when its patience is over. What waits to be given to it would follow, and wait as long
+ * again, a store of parts after the other: the third time such requests end, those from before the first time. A disk that
+ * works has taken them by then, also when the whole process stood still in between.
+ */
+void
+channel_cancel(struct core_channel *c)
+{
+	uint64_t before_ns = c->cancel_ns[1];
+
+	if (c->pub.inflight == 0 || c->pub.bdev->ops->cancel == NULL) {
+		return;
+	}
+	c->cancel_ns[1] = c->cancel_ns[0];
+	c->cancel_ns[0] = reactor_now_ns();
+	nomem_end(c, -ECANCELED, before_ns);
+	split_end(c, -ECANCELED, before_ns);
+	c->pub.bdev->ops->cancel(&c->pub, -ECANCELED);
+}
+
 void
 bdev_channel_give_up(struct bdev_channel *ch)
 {
-	if (ch->inflight > 0 && ch->bdev->ops->cancel != NULL) {
-		ch->bdev->ops->cancel(ch, -ECANCELED);
-	}
+	channel_cancel(core_channel(ch));
 }
 
 /* ---- Life ---- */

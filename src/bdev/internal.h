@@ -173,6 +173,8 @@ struct core_channel {
 	bool frozen;
 	bool draining; /* the reset is to be told when inflight is 0 */
 	struct timer retry;
+	struct timer cancel_again; /* while draining */
+	uint64_t cancel_ns[2];     /* when the last cancellation was, and the one before */
 
 	struct range_set *ranges;          /* in force here; NULL: none */
 	struct bdev_range_lock *acquiring; /* waits for this channel to drain */
@@ -221,6 +223,8 @@ void send_event(struct bdev_core *core, enum bdev_event ev);
 
 extern const struct device_ops channel_device_ops;
 size_t core_channel_bytes(const struct bdev *bdev);
+/* Asks the module to end what it has; and ends what still waits to be given to it when asked for long. */
+void channel_cancel(struct core_channel *c);
 void visit_start(struct visit *v, struct bdev_core *core,
 		 void (*fn)(struct bdev_core *core, struct bdev_channel *ch, void *ctx),
 		 void (*done)(struct bdev_core *core, void *ctx), void *ctx);
@@ -253,7 +257,8 @@ void start_request(struct core_channel *c, struct bdev_io *io);
 void nomem_refuse(struct core_channel *c, struct bdev_io *io);
 void nomem_append(struct core_channel *c, struct bdev_io *io);
 void nomem_retry(struct core_channel *c);
-void nomem_remove(struct core_channel *c);
+/* Those that were submitted before are answered; resets only with UINT64_MAX. */
+void nomem_end(struct core_channel *c, int status, uint64_t before_ns);
 /* Of c->retry: tries all that waits for memory again. */
 void nomem_retry_later(struct timer *timer);
 
@@ -270,6 +275,8 @@ void split_start(struct core_channel *c, struct bdev_io *io);
 /* A part has come back from the module. */
 void split_part_done(struct core_channel *c, struct bdev_io *io);
 void split_remove(struct core_channel *c);
+/* Those on `starved` that were submitted before begin no more parts, and end. */
+void split_end(struct core_channel *c, int status, uint64_t before_ns);
 
 /* The beginning of a part: `op` on as many blocks, from where the request stands; entries of its
  * list are in part->iov. */

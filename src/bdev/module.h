@@ -45,7 +45,7 @@ struct bdev_ops {
 	uint64_t (*reach)(struct bdev_channel *ch, uint64_t lba, uint64_t num_blocks, bool write);
 
 	/*
-	 * The channel's thread: a reset has begun (status -ECANCELED), or the bdev is being removed
+	 * The channel's thread: a reset has begun, or lasts (status -ECANCELED, again and again), or the bdev is being removed
 	 * (-ENODEV). Ends with status what the module lets wait of its own accord, perhaps for
 	 * ever, and lets what is still at a device below end without delay. NULL: nothing waits.
 	 */

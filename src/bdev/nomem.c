@@ -76,13 +76,15 @@ nomem_retry(struct core_channel *c)
 }
 
 void
-nomem_remove(struct core_channel *c)
+nomem_end(struct core_channel *c, int status, uint64_t before_ns)
 {
-	while (!list_empty(&c->refused)) {
-		struct bdev_io *io = LIST_FIRST(&c->refused, struct bdev_io, link);
+	struct bdev_io *io, *next;
 
-		list_remove(&io->link);
-		end_refused(c, io, -ENODEV);
+	LIST_FOREACH_SAFE (io, next, &c->refused, link) {
+		if (before_ns == UINT64_MAX || (io->submit_ns < before_ns && io->op != BDEV_RESET)) {
+			list_remove(&io->link);
+			end_refused(c, io, status);
+		}
 	}
 	channel_refresh(c);
 }

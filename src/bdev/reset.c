@@ -18,6 +18,9 @@
 
 #include "bdev/internal.h"
 
+/* A module that can cancel is told so again as long as its requests last. */
+#define CANCEL_US 1000000
+
 static void start(struct bdev_core *core);
 
 /* ---- End (app thread) ---- */
@@ -97,6 +100,7 @@ void
 reset_channel_drained(struct core_channel *c)
 {
 	c->draining = false;
+	timer_stop(&c->cancel_again);
 	channel_refresh(c);
 	one_less(c->pub.bdev->core);
 }
@@ -137,6 +141,13 @@ frozen_everywhere(struct bdev_core *core, void *ctx)
 /* ---- Beginning ---- */
 
 static void
+cancel_again(struct timer *timer)
+{
+	CHECK(timer_start(timer, CANCEL_US, cancel_again) == 0);
+	channel_cancel(CONTAINER_OF(timer, struct core_channel, cancel_again));
+}
+
+static void
 freeze_channel(struct bdev_core *core, struct bdev_channel *ch, void *ctx)
 {
 	struct core_channel *c = core_channel(ch);
@@ -150,7 +161,8 @@ freeze_channel(struct bdev_core *core, struct bdev_channel *ch, void *ctx)
 	}
 	channel_refresh(c);
 	if (c->draining && core->bdev->ops->cancel != NULL) {
-		core->bdev->ops->cancel(ch, -ECANCELED);
+		CHECK(timer_start(&c->cancel_again, CANCEL_US, cancel_again) == 0);
+		channel_cancel(c);
 	}
 }
 

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "bdev/internal.h"
 #include "testkit/scripted_bdev.h"
 
 static enum reactor_mode mode;
@@ -145,6 +146,125 @@ module_refuses(void **state)
 	end();
 }
 
+/* ---- Modules that end what they have when they are told to, and nothing else ---- */
+
+static struct bdev_ops deaf_ops;
+static atomic_uint cancels;
+
+static void
+cancel_deaf(struct bdev_channel *ch, int status)
+{
+	atomic_fetch_add(&cancels, 1);
+}
+
+static void
+begin_deaf(void)
+{
+	env_start(&env, mode, false);
+	scripted_bdev_init(&s, "S", 4096, 512);
+	deaf_ops = *s.bdev.ops;
+	deaf_ops.cancel = cancel_deaf;
+	s.bdev.ops = &deaf_ops;
+	s.hold = true;
+	atomic_store(&cancels, 0);
+}
+
+static void
+give_up(void *arg)
+{
+	bdev_channel_give_up(((struct env_worker *)arg)->ch);
+}
+
+/* Told often enough, each time in another round of the reactor. */
+static void
+give_up_often(unsigned times)
+{
+	for (unsigned i = 0; i < times; i++) {
+		env_linger(&env, 2);
+		env_call(&env, env.workers[0].thread, give_up, &env.workers[0]);
+	}
+	env_linger(&env, 2);
+}
+
+/* What the module refused for now goes, what it has stays its own. */
+static void
+refused_ones_end(void **state)
+{
+	struct env_io io[5], late;
+
+	begin_deaf();
+	s.queue_max = 2;
+	scripted_open(&s, &env);
+	for (unsigned i = 0; i < 5; i++) {
+		submit(0, &io[i], BDEV_READ);
+	}
+	give_up_often(2);
+	assert_false(io[2].done);
+	submit(0, &late, BDEV_READ);
+	give_up_often(1);
+	for (unsigned i = 2; i < 5; i++) {
+		assert_int_equal(env_finish(&io[i]), -ECANCELED);
+	}
+	assert_true(!io[0].done && !io[1].done && !late.done && cancels == 3);
+	scripted_let_go(&s, &env);
+	assert_int_equal(env_finish(&io[0]), 0);
+	assert_int_equal(env_finish(&io[1]), 0);
+	assert_int_equal(env_finish(&late), 0);
+	end();
+}
+
+/* Those that are cut begin no more parts, and end when the last of them has come back. */
+static void
+starved_ones_end(void **state)
+{
+	struct env_io io[PARTS_MAX];
+	unsigned canceled = 0;
+
+	begin_deaf();
+	s.bdev.max_rw_blocks = 1;
+	scripted_open(&s, &env);
+	for (unsigned i = 0; i < PARTS_MAX; i++) {
+		submit(0, &io[i], BDEV_READ);
+	}
+	assert_int_equal(s.log_count, PARTS_MAX);
+	give_up_often(3);
+	for (unsigned i = 0; i < PARTS_MAX; i++) {
+		canceled += io[i].done ? 1 : 0;
+	}
+	assert_int_equal(canceled, PARTS_MAX - PARTS_MAX / PARTS_OF_ONE);
+	scripted_let_go(&s, &env);
+	for (unsigned i = 0; i < PARTS_MAX; i++) {
+		assert_int_equal(env_finish(&io[i]), i < PARTS_MAX / PARTS_OF_ONE ? 0 : -ECANCELED);
+	}
+	assert_int_equal(s.log_count, PARTS_MAX);
+	end();
+}
+
+/* A reset asks again and again by itself. */
+static void
+reset_insists(void **state)
+{
+	struct env_io io[3], reset;
+
+	begin_deaf();
+	s.queue_max = 1;
+	scripted_open(&s, &env);
+	for (unsigned i = 0; i < 3; i++) {
+		submit(0, &io[i], BDEV_READ);
+	}
+	env_linger(&env, 2);
+	submit(1, &reset, BDEV_RESET);
+	assert_int_equal(env_finish(&io[1]), -ECANCELED);
+	assert_int_equal(env_finish(&io[2]), -ECANCELED);
+	assert_true(cancels == 3 && !io[0].done && !reset.done);
+	scripted_let_go(&s, &env);
+	assert_int_equal(env_finish(&io[0]), 0);
+	assert_int_equal(env_finish(&reset), 0);
+	env_linger(&env, 2);
+	assert_int_equal(cancels, 3);
+	end();
+}
+
 /* ---- Channels that come during a reset ---- */
 
 static struct bdev_channel *late;
@@ -217,13 +337,19 @@ main(void)
 		cmocka_unit_test(several),
 		cmocka_unit_test(module_cancels),
 		cmocka_unit_test(module_refuses),
+		cmocka_unit_test(refused_ones_end),
+		cmocka_unit_test(starved_ones_end),
 		cmocka_unit_test(late_channel_waits),
 		cmocka_unit_test(removal_meanwhile),
 	};
+	/* It takes two seconds. */
+	const struct CMUnitTest slow[] = {cmocka_unit_test(reset_insists)};
 	int failures = 0;
 
 	for (mode = REACTOR_POLL; mode <= REACTOR_ADAPTIVE; mode++) {
 		failures += cmocka_run_group_tests_name(reactor_mode_name(mode), tests, NULL, NULL);
 	}
+	mode = REACTOR_INTERRUPT;
+	failures += cmocka_run_group_tests_name("slow", slow, NULL, NULL);
 	return failures;
 }

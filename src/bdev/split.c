@@ -422,6 +422,27 @@ split_part_done(struct core_channel *c, struct bdev_io *io)
 }
 
 void
+split_end(struct core_channel *c, int status, uint64_t before_ns)
+{
+	struct bdev_io *request, *next;
+	struct list old;
+
+	list_init(&old);
+	LIST_FOREACH_SAFE (request, next, &c->starved, link) {
+		if (request->submit_ns < before_ns) {
+			list_remove(&request->link);
+			list_append(&old, &request->link);
+		}
+	}
+	while (!list_empty(&old)) {
+		request = LIST_FIRST(&old, struct bdev_io, link);
+		list_remove(&request->link);
+		request->status = request->status == 0 ? status : request->status;
+		advance(c, request);
+	}
+}
+
+void
 split_remove(struct core_channel *c)
 {
 	while (!list_empty(&c->starved)) {
