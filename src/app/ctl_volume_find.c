@@ -238,7 +238,8 @@ volume_drop_image(struct ctl *ctl, const char *command, const char *name, bool *
 
 /* ---- What is not complete ---- */
 
-#define LEFT_TRIES 30u
+#define LEFT_TRIES 300u
+#define LEFT_SAID 20u
 #define LEFT_WAIT_US 100000u
 
 int
@@ -273,7 +274,11 @@ volume_drop_left(struct ctl *ctl, const char *command, const json_t *volume)
 			break;
 		}
 		if (busy) {
-			/* berthd sees a moment later that its user was killed. */
+			/* berthd sees a moment later that its user was killed; one that lives is nobody's left-over. */
+			if (tries == LEFT_SAID) {
+				fprintf(stderr, "berth: %s: in use; this waits for up to %u s\n",
+					volume_text(volume, "alias"), LEFT_TRIES * LEFT_WAIT_US / 1000000u);
+			}
 			usleep(LEFT_WAIT_US);
 		} else {
 			tries = LEFT_TRIES - 1; /* once more, and it is said why not */

@@ -62,6 +62,7 @@ struct perf_target {
 	unsigned queue_size;
 	bool indirect;
 	uint64_t buffer_bytes;
+	int interrupt_fd; /* while it is readable nothing is waited for; -1: none */
 	struct driver_blk *blk;
 
 	/* Bdevs. */

@@ -397,6 +397,7 @@ target_for(struct control *c, const struct perf_job_options *job)
 		t->name = job->target;
 		t->closed = target_closed;
 		t->lost = bdev_lost;
+		t->interrupt_fd = c->signal_fd;
 		t->ctx = run;
 	}
 	t->workers += workers;

@@ -51,6 +51,7 @@ target_open(struct perf_target *t, struct err *err)
 {
 	struct driver_blk_options o = {
 		.path = t->name,
+		.interrupt_fd = t->interrupt_fd,
 		.queues = t->workers,
 		.queue_size = queue_size(t),
 		.indirect = t->indirect,
@@ -62,7 +63,7 @@ target_open(struct perf_target *t, struct err *err)
 		rc = driver_blk_open(&o, &t->blk, err);
 	}
 	if (rc != 0) {
-		return rc;
+		return rc == -ECANCELED ? err_set(err, rc, "%s: interrupted before it was connected to", t->name) : rc;
 	}
 	t->block_size = driver_blk_block_size(t->blk);
 	t->num_blocks = driver_blk_sectors(t->blk) / (t->block_size / DRIVER_BLK_SECTOR_BYTES);
@@ -77,6 +78,9 @@ target_open(struct perf_target *t, struct err *err)
 static void
 target_close(struct perf_target *t)
 {
+	if (t->blk != NULL) {
+		t->blk->dev->interrupt_fd = t->interrupt_fd; /* once more */
+	}
 	driver_blk_close(t->blk);
 	t->blk = NULL;
 	t->closed(t);

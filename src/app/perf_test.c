@@ -13,7 +13,9 @@
 #include <jansson.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -54,7 +56,7 @@ make_file(const char *name, off_t bytes)
 static int
 teardown(void **state)
 {
-	static const char *const names[] = {"disk", "out", "err", "jobs"};
+	static const char *const names[] = {"disk", "out", "err", "jobs", "silent"};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
 		unlink(in_dir(names[i]));
@@ -419,6 +421,26 @@ interrupted(void **state)
 	json_decref(root);
 }
 
+/* While it waits for a back end that says nothing. */
+static void
+interrupted_while_it_connects(void **state)
+{
+	struct sockaddr_un at = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), peer;
+	char byte;
+	pid_t pid;
+
+	strcpy(at.sun_path, in_dir("silent"));
+	assert_true(fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof(at)) == 0 && listen(fd, 1) == 0);
+	pid = start("--socket %/silent -t 100");
+	peer = accept(fd, NULL, NULL);
+	assert_true(peer >= 0 && read(peer, &byte, 1) == 1);
+	kill(pid, SIGTERM);
+	assert_fails(finish(pid), PERF_FAILED, "/silent: interrupted");
+	close(peer);
+	close(fd);
+}
+
 static void
 target_process(void **state)
 {
@@ -452,6 +474,7 @@ main(void)
 		TEST(wrong_targets),
 		TEST(io_errors),
 		TEST(interrupted),
+		TEST(interrupted_while_it_connects),
 		TEST(target_process),
 	};
 

@@ -315,7 +315,7 @@ bdev_virtio_attach(const struct virtio_bdev_options *o,
 	struct remote_options remote = {.name = o->name,
 					.lanes = lanes_of(o),
 					.reconnect_s = o->reconnect_s,
-					.connect_ms = o->connect_ms,
+					.connect_ms = o->connect_ms != 0 ? o->connect_ms : DRIVER_VHOST_TIMEOUT_MS,
 					.wait = o->wait};
 	struct virtio_disk *disk;
 	int rc = check_options(o, err);

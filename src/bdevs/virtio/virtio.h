@@ -18,7 +18,7 @@ struct virtio_bdev_options {
 	unsigned vq_default;   /* one for each thread is best; the first is the app thread's */
 	unsigned vq_size;      /* 0: VIRTIO_QUEUE_SIZE_DEFAULT; a power of two from 4 to 32768 */
 	unsigned reconnect_s;  /* so long requests wait for a target that is gone; then they end with -EIO */
-	unsigned connect_ms;   /* longest wait for a step of connecting, 0: 5 s */
+	unsigned connect_ms;   /* longest wait for a step of connecting, 0: DRIVER_VHOST_TIMEOUT_MS */
 	bool wait;             /* a target that is not there yet is awaited */
 };
 

@@ -418,13 +418,15 @@ driver_blk_open(const struct driver_blk_options *options, struct driver_blk **re
 void
 driver_blk_close(struct driver_blk *blk)
 {
+	bool answers = true;
+
 	if (blk == NULL) {
 		return;
 	}
 	for (unsigned i = 0; i < blk->queue_count; i++) {
-		/* A back end that does not answer any more is left to the end of the connection. */
-		if (blk->dev->queues[i].started && driver_vhost_alive(blk->dev)) {
-			(void)driver_vhost_stop_queue(blk->dev, i, NULL, NULL);
+		/* A back end that does not answer any more is left to the end of the connection: it is waited for once. */
+		if (answers && blk->dev->queues[i].started && driver_vhost_alive(blk->dev)) {
+			answers = driver_vhost_stop_queue(blk->dev, i, NULL, NULL) == 0;
 		}
 		free(blk->queues[i].slots);
 		free(blk->queues[i].free);

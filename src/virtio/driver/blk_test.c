@@ -549,6 +549,22 @@ back_end_dies(void **state)
 	assert_int_equal(driver_blk_refresh(blk, &err), -ECONNRESET);
 }
 
+/* Not for each queue once more. */
+static void
+silent_at_the_end(void **state)
+{
+	open_with(&(struct driver_blk_options){.queues = 3});
+	model.fault_at = VHOST_USER_GET_VRING_BASE;
+	model.fault = MODEL_SILENT;
+	blk->dev->timeout_ms = 20;
+	driver_blk_close(blk);
+	blk = NULL;
+	while (atomic_load(&model.fd) >= 0) {
+		usleep(1000);
+	}
+	assert_int_equal(model.seen[VHOST_USER_GET_VRING_BASE], 1);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int
@@ -573,6 +589,7 @@ main(void)
 		TEST(short_configurations),
 		TEST(wrong_options),
 		TEST(back_end_dies),
+		TEST(silent_at_the_end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

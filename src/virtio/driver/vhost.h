@@ -24,7 +24,8 @@
 #include "virtio/vhost_msg.h"
 
 #define DRIVER_VHOST_QUEUES_MAX 256
-#define DRIVER_VHOST_TIMEOUT_MS 5000
+/* A back end whose machine stands still for some seconds is not one that is gone: that shows by the connection's end. */
+#define DRIVER_VHOST_TIMEOUT_MS 30000
 /* Guest-physical address of our memory; not its address here, so that mixing them up shows. */
 #define DRIVER_VHOST_GPA UINT64_C(0x100000000)
 #define DRIVER_VHOST_FDS_MAX 8
