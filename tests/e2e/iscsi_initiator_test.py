@@ -3,6 +3,7 @@
 """iSCSI bdevs: disks of a real target (tgt), which may go and come back, and what a target may say that tgt does not."""
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -98,6 +99,19 @@ def in_background(t, d, seconds):
 def ended_well(p):
     out, _ = p.communicate(timeout=60 * harness.PATIENCE)
     equal(p.returncode, 0, out[-1000:])
+
+
+def during(load, condition, what):
+    """Waits for what happens while the load runs: with its reason, when it ends before."""
+    until(lambda: condition() or load.poll() is not None, what)
+    if load.poll() is not None:
+        raise harness.Failure(f"the load has ended before: {what}: {load.communicate()[0][-1000:]}")
+
+
+def enough(load):
+    """It has lasted until what it is for had happened."""
+    load.send_signal(signal.SIGINT)
+    ended_well(load)
 
 
 class Proxy:
@@ -203,9 +217,10 @@ def test_a_disk(t):
     equal((b["num_blocks"], b["block_size"], b["product_name"]), (32768, 512, "iSCSI LUN"))
     equal((iscsi(d)["url"], iscsi(d)["initiator_name"], iscsi(d)["connected"]), (target.url(), CLIENT, True))
     d.error("bdev_iscsi_create", -17, {"name": "i0", "initiator_iqn": CLIENT, "url": target.url()})
-    load = in_background(t, d, 1)
-    until(lambda: iscsi(d)["sessions"] >= 2, "a session for the thread of the queue")
-    ended_well(load)
+    load = in_background(t, d, 100)
+    during(load, lambda: iscsi(d)["sessions"] >= 2, "a session for the thread of the queue")
+    time.sleep(0.5)
+    enough(load)
     until(lambda: iscsi(d)["sessions"] == 1, "that it ends")
     uuid = b["uuid"]
     d.call("vhost_delete_controller", ctrlr="vm")
@@ -342,13 +357,13 @@ def test_resize(t):
     t.berth("perf", "--socket", d.path("vm"), "--workload", "flush", "--time", "0.1", "--quiet")
     until(lambda: bdev(d)["num_blocks"] == 49152, "the size after a unit attention")
     # In answer to one of many, once the session is there.
-    load = t.spawn([os.path.join(harness.BUILD, "berth"), "perf", "--socket", d.path("vm"), "--workload", "flush", "--time", "1",
-                    "--quiet"], stdout=subprocess.DEVNULL)
-    until(lambda: iscsi(d)["sessions"] == 2, "a session for the load")
+    load = t.spawn([os.path.join(harness.BUILD, "berth"), "perf", "--socket", d.path("vm"), "--workload", "flush", "--time", "100",
+                    "--quiet"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    during(load, lambda: iscsi(d)["sessions"] == 2, "a session for the load")
     time.sleep(0.2)
     proxy.capacity, proxy.news = 57344, 1
-    until(lambda: bdev(d)["num_blocks"] == 57344, "the size after a flush")
-    equal(load.wait(timeout=60 * harness.PATIENCE), 0)
+    during(load, lambda: bdev(d)["num_blocks"] == 57344, "the size after a flush")
+    enough(load)
     equal(iscsi(d)["connects"], 1)
 
 
@@ -360,12 +375,12 @@ def test_a_busy_target(t):
     create(d, target.url(port=proxy.port))
     d.controller("vm", "i0")
     load = t.spawn([os.path.join(harness.BUILD, "berth"), "perf", "--socket", d.path("vm"), "--workload", "flush", "--depth", "1",
-                    "--time", "1", "--quiet"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    until(lambda: iscsi(d)["sessions"] == 2, "a session for the load")
+                    "--time", "100", "--quiet"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    during(load, lambda: iscsi(d)["sessions"] == 2, "a session for the load")
     time.sleep(0.2)
     proxy.busy = 12
-    until(lambda: proxy.busy == 0, "that it was asked again")
-    ended_well(load)
+    during(load, lambda: proxy.busy == 0, "that it was asked again")
+    enough(load)
     equal(iscsi(d)["connects"], 1)
 
 
