@@ -252,9 +252,10 @@ read_more(struct load *l, struct store_io *io)
 	uint32_t first, n = l->read_status == 0 ? next_run(l, &first) : 0;
 
 	if (n > 0) {
+		uint64_t page = l->opening.store->super.md.start + (uint64_t)first;
+
 		io->at = first;
-		store_io_submit(io, BLOB_DEV_READ, (l->opening.store->super.md.start + (uint64_t)first) * page_bytes, n * page_bytes,
-				run_read);
+		store_io_submit(io, BLOB_DEV_READ, page * page_bytes, n * page_bytes, run_read);
 		return;
 	}
 	store_io_free(io);
