@@ -61,6 +61,19 @@ io_of(struct request *r)
 
 /* ---- Carrying out ---- */
 
+static bool
+is_seek(const struct blob_dev_io *io)
+{
+	return io->op == BLOB_DEV_SEEK_DATA || io->op == BLOB_DEV_SEEK_HOLE;
+}
+
+/* Flushes, too. */
+static bool
+is_change(const struct blob_dev_io *io)
+{
+	return io->op != BLOB_DEV_READ && !is_seek(io);
+}
+
 static const char *const op_names[] = {
 	[BLOB_DEV_READ] = "read",
 	[BLOB_DEV_WRITE] = "write",
@@ -68,6 +81,8 @@ static const char *const op_names[] = {
 	[BLOB_DEV_UNMAP] = "unmap",
 	[BLOB_DEV_WRITE_ZEROES] = "zeroes",
 	[BLOB_DEV_COPY] = "copy",
+	[BLOB_DEV_SEEK_DATA] = "seek data",
+	[BLOB_DEV_SEEK_HOLE] = "seek hole",
 };
 
 static void
@@ -105,7 +120,7 @@ change(struct blob_mem *mem, struct blob_dev_io *io)
 		mem_settle(mem, request_of(io)->flush_seq);
 		break;
 	case BLOB_DEV_READ:
-	case BLOB_DEV_SEEK_DATA: /* dev->seeks is false */
+	case BLOB_DEV_SEEK_DATA:
 	case BLOB_DEV_SEEK_HOLE:
 		break;
 	}
@@ -117,7 +132,7 @@ count(struct blob_mem *mem, const struct blob_dev_io *io)
 	uint64_t bytes = io->num_blocks * mem->options.block_size;
 	struct blob_mem_stats *s = &mem->stats;
 
-	s->changes += io->op != BLOB_DEV_READ;
+	s->changes += is_change(io);
 	switch (io->op) {
 	case BLOB_DEV_SEEK_DATA:
 	case BLOB_DEV_SEEK_HOLE:
@@ -194,7 +209,7 @@ cut_now(struct blob_mem *mem)
 static bool
 cuts(struct blob_mem *mem, const struct blob_dev_io *io)
 {
-	return io->op != BLOB_DEV_READ && mem->cut_in > 0 && --mem->cut_in == 0;
+	return is_change(io) && mem->cut_in > 0 && --mem->cut_in == 0;
 }
 
 static int
@@ -215,6 +230,8 @@ perform(struct blob_mem *mem, struct life *life, struct blob_dev_io *io)
 	}
 	if (io->op == BLOB_DEV_READ) {
 		mem_read(mem, io->lba, io->num_blocks, io->iov, io->iovcnt);
+	} else if (is_seek(io)) {
+		io->src_lba = mem_seek(mem, io->lba, io->op == BLOB_DEV_SEEK_DATA);
 	} else if (status == 0 || io->op != BLOB_DEV_FLUSH) {
 		change(mem, io);
 	}
@@ -363,6 +380,15 @@ channel_put_op(struct blob_dev *dev, struct blob_dev_channel *ch)
 	}
 }
 
+static bool
+is_in_range(const struct blob_dev *dev, const struct blob_dev_io *io)
+{
+	if (io->op == BLOB_DEV_FLUSH) {
+		return true;
+	}
+	return (io->num_blocks > 0) != is_seek(io) && io->lba < dev->num_blocks && io->num_blocks <= dev->num_blocks - io->lba;
+}
+
 static void
 submit_op(struct blob_dev *dev, struct blob_dev_io *io)
 {
@@ -372,11 +398,10 @@ submit_op(struct blob_dev *dev, struct blob_dev_io *io)
 	bool data = io->op == BLOB_DEV_READ || io->op == BLOB_DEV_WRITE;
 
 	EXPECT(io->ch->life == life && io->ch->thread == thread_self());
-	EXPECT_SAY(io->op == BLOB_DEV_FLUSH || (io->num_blocks > 0 && io->lba < dev->num_blocks &&
-						io->num_blocks <= dev->num_blocks - io->lba),
-		   "%s of blocks %" PRIu64 "+%" PRIu64, op_names[io->op], io->lba, io->num_blocks);
+	EXPECT_SAY(is_in_range(dev, io), "%s of blocks %" PRIu64 "+%" PRIu64, op_names[io->op], io->lba, io->num_blocks);
+	EXPECT(!is_seek(io) || dev->seeks);
 	EXPECT(!data || iov_length(io->iov, io->iovcnt) == io->num_blocks * dev->block_size);
-	EXPECT(!dev->readonly || io->op == BLOB_DEV_READ || io->op == BLOB_DEV_FLUSH);
+	EXPECT(!dev->readonly || !is_change(io) || io->op == BLOB_DEV_FLUSH);
 	pthread_mutex_lock(&mem->lock);
 	*r = (struct request){.order = mem->next_order++,
 			      .flush_seq = powercut_log_last_seq(mem->log),
@@ -427,6 +452,7 @@ blob_mem_dev(struct blob_mem *mem)
 				      .write_cache = mem->options.write_cache,
 				      .unmap = !mem->options.no_unmap,
 				      .copies = mem->options.copies,
+				      .seeks = mem->options.seeks,
 				      .readonly = mem->options.readonly,
 				      .io_bytes = sizeof(struct blob_dev_io) + sizeof(struct request)};
 	pthread_mutex_lock(&mem->lock);

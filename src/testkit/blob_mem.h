@@ -25,6 +25,7 @@ struct blob_mem_options {
 	bool no_unmap;          /* what says so of itself; unmap does nothing then */
 	bool unmap_fills;       /* what was unmapped reads as 0xdb */
 	bool copies;
+	bool seeks;             /* holes: blocks of zeroes */
 	bool shuffle;           /* carried out in any order, some of them later */
 	uint64_t seed;          /* of the order */
 	unsigned delay_us;

@@ -83,6 +83,35 @@ next_there(struct blob_mem *mem, uint64_t from, uint64_t end)
 	return lba;
 }
 
+static bool
+is_zero(struct blob_mem *mem, uint64_t lba)
+{
+	uint8_t one[mem->options.block_size];
+	const struct iovec iov = {one, sizeof(one)};
+
+	mem_read(mem, lba, 1, &iov, 1);
+	return one[0] == 0 && memcmp(one, one + 1, sizeof(one) - 1) == 0;
+}
+
+uint64_t
+mem_seek(struct blob_mem *mem, uint64_t lba, bool data)
+{
+	uint64_t end = mem->options.bytes / mem->options.block_size;
+
+	for (; lba < end; lba++) {
+		uint64_t there = next_there(mem, lba, end);
+
+		if (!data && there > lba) {
+			return lba;
+		}
+		lba = there;
+		if (lba < end && is_zero(mem, lba) != data) {
+			return lba;
+		}
+	}
+	return UINT64_MAX;
+}
+
 void
 mem_fill(struct blob_mem *mem, uint64_t lba, uint64_t n, int byte)
 {

@@ -33,6 +33,8 @@ struct blob_mem {
 void mem_settle(struct blob_mem *mem, uint64_t seq);
 void mem_read(struct blob_mem *mem, uint64_t lba, uint64_t n, const struct iovec *iov, int iovcnt);
 void mem_write(struct blob_mem *mem, uint64_t lba, uint64_t n, const struct iovec *iov, int iovcnt);
+/* The first block at lba or later that holds something, or (data false) only zeroes; UINT64_MAX: none. */
+uint64_t mem_seek(struct blob_mem *mem, uint64_t lba, bool data);
 /* Zeroes, or what unmap leaves, where there is something. */
 void mem_fill(struct blob_mem *mem, uint64_t lba, uint64_t n, int byte);
 

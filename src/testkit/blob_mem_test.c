@@ -388,6 +388,36 @@ growing_and_differing(void **state)
 	end();
 }
 
+static uint64_t
+seek(enum blob_dev_op op, uint64_t lba)
+{
+	struct request *r = submit(0, op, lba, 0, NULL);
+
+	EXPECT(finish(r) == 0);
+	return r->io->src_lba;
+}
+
+/* Where there are only zeroes, whoever wrote them, on the disk or in its cache; they are no changes. */
+static void
+holes_are_found(void **state)
+{
+	uint8_t zeroes[BLOCK] = {0};
+
+	for (unsigned cached = 0; cached < 2; cached++) {
+		begin(&(struct blob_mem_options){.bytes = 1 << 20, .write_cache = cached != 0, .seeks = true}, false);
+		EXPECT(seek(BLOB_DEV_SEEK_DATA, 0) == UINT64_MAX && seek(BLOB_DEV_SEEK_HOLE, 5) == 5);
+		EXPECT(write_byte(40, 3, 9) == 0 && write_byte(2047, 1, 9) == 0);
+		EXPECT(rw(0, BLOB_DEV_WRITE, 41, 1, zeroes) == 0);
+		blob_mem_cut_at(mem, 1);
+		EXPECT(seek(BLOB_DEV_SEEK_DATA, 0) == 40 && seek(BLOB_DEV_SEEK_DATA, 40) == 40);
+		EXPECT(seek(BLOB_DEV_SEEK_DATA, 41) == 42 && seek(BLOB_DEV_SEEK_DATA, 43) == 2047);
+		EXPECT(seek(BLOB_DEV_SEEK_HOLE, 0) == 0 && seek(BLOB_DEV_SEEK_HOLE, 40) == 41);
+		EXPECT(seek(BLOB_DEV_SEEK_HOLE, 42) == 43 && seek(BLOB_DEV_SEEK_HOLE, 2047) == UINT64_MAX);
+		EXPECT(!blob_mem_was_cut(mem));
+		end();
+	}
+}
+
 int
 main(void)
 {
@@ -401,6 +431,7 @@ main(void)
 		cmocka_unit_test(faults),
 		cmocka_unit_test(shuffled),
 		cmocka_unit_test(growing_and_differing),
+		cmocka_unit_test(holes_are_found),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
