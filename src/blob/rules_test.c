@@ -190,105 +190,7 @@ zeroes_come_first(void **state)
 	assert_true(cuts > 3);
 }
 
-/* ---- Merges ---- */
-
-static void
-kick(void *arg)
-{
-	merge_kick(arg);
-}
-
-/* v on s, which is deleted: the merge has prepared what it needs, and the page is held on its way to the disk. */
-static struct blob *
-hold_merge(void)
-{
-	struct blob *v, *s;
-
-	open_play();
-	v = blob_env_volume(env, 100, true);
-	assert_int_equal(blob_env_fill_blob(env, v, 0, 3, 1), 0);
-	assert_int_equal(blob_env_snapshot(env, v, &s), 0);
-	assert_int_equal(blob_env_fill_blob(env, v, 40, 3, 2), 0);
-	play_idle(&p);
-	v->busy = true; /* the merge waits for that */
-	assert_int_equal(blob_env_delete(env, s), 0);
-	play_idle(&p);
-	v->busy = false;
-	blob_mem_hold(p.mem, BLOB_MEM_OP(BLOB_DEV_WRITE));
-	blob_env_call(env, env->app, kick, env->store);
-	blob_env_linger(env, 100);
-	assert_int_equal(blob_mem_held(p.mem), 1);
-	return v;
-}
-
-static void
-is_as_before(struct blob *v)
-{
-	assert_true(blob_env_blob_holds(env, v, 0, 3, 1));
-	assert_true(blob_env_blob_holds(env, v, 3, 37, 0));
-	assert_true(blob_env_blob_holds(env, v, 40, 3, 2));
-}
-
-/* What was prepared is not what it must be when a write has got a cluster of the same extent meanwhile. */
-static void
-merge_sees_writes(void **state)
-{
-	struct blob *v = hold_merge();
-	uint8_t buf[3 * HARNESS_UNIT_BYTES];
-	struct blob_env_channel *c = blob_env_open(env, 0, v);
-	uint64_t id = blob_id(v);
-	struct blob_env_io io;
-
-	(void)state;
-	blob_env_pattern(buf, HARNESS_UNIT_BYTES, 80, 3, 5);
-	blob_env_submit(c, &io, BLOB_WRITE, 80, 3, buf);
-	blob_env_linger(env, 100);
-	assert_int_equal(blob_mem_held(p.mem), 2);
-	blob_mem_hold(p.mem, 0);
-	assert_int_equal(blob_env_finish(&io), 0);
-	blob_env_close(c);
-	play_idle(&p);
-	assert_null(blob_parent(v));
-	for (unsigned i = 0; i < 2; i++) {
-		is_as_before(v);
-		assert_true(blob_env_blob_holds(env, v, 80, 3, 5));
-		assert_int_equal(blob_allocated_clusters(v), 3);
-		play_check_space(&p);
-		assert_int_equal(blob_env_unload(env), 0);
-		assert_true(play_load(&p));
-		v = blob_env_find(env, id);
-	}
-	close_play();
-}
-
-/* Nor when the clone it was prepared for is another's clone by now. */
-static void
-merge_sees_snapshots(void **state)
-{
-	struct blob *v = hold_merge();
-	struct blob_snapshot t = {.blob = v};
-	uint64_t id = blob_id(v);
-	struct blob_env_op op;
-
-	(void)state;
-	blob_env_begin(env, &op, begin_snapshot, &t);
-	blob_env_linger(env, 100);
-	blob_mem_hold(p.mem, 0);
-	assert_int_equal(blob_env_end(env, &op), 0);
-	play_idle(&p);
-	assert_true(blob_parent(v) == t.snapshot);
-	assert_null(blob_parent(t.snapshot));
-	assert_int_equal(blob_env_info(env).blobs, 2);
-	for (unsigned i = 0; i < 2; i++) {
-		is_as_before(v);
-		assert_int_equal(blob_allocated_clusters(v), 0);
-		play_check_space(&p);
-		assert_int_equal(blob_env_unload(env), 0);
-		assert_true(play_load(&p));
-		v = blob_env_find(env, id);
-	}
-	close_play();
-}
+/* ---- Deletions ---- */
 
 static void
 begin_delete(struct blob_env_op *op, void *arg)
@@ -301,29 +203,6 @@ begin_create(struct blob_env_op *op, void *arg)
 {
 	(void)arg;
 	blob_create(env->store, &(struct blob_options){.num_clusters = 2, .thin = true}, blob_env_made, op);
-}
-
-/* A clone is deleted when the merge has closed its gate, and others' operations are between: it does not go before the gate is
- * open again. */
-static void
-deleted_behind_its_gate(void **state)
-{
-	struct blob *v = hold_merge();
-	struct blob_env_op ops[2];
-
-	(void)state;
-	blob_env_begin(env, &ops[0], begin_delete, v);
-	blob_env_begin(env, &ops[1], begin_create, NULL);
-	for (unsigned i = 0; i < 20; i++) {
-		blob_env_linger(env, 100);
-		blob_mem_let_go(p.mem, 0);
-	}
-	blob_mem_hold(p.mem, 0);
-	assert_int_equal(blob_env_end(env, &ops[0]), 0);
-	assert_int_equal(blob_env_end(env, &ops[1]), 0);
-	play_idle(&p);
-	assert_int_equal(blob_env_info(env).blobs, 1);
-	close_play();
 }
 
 /* What is opened before the deletion has its turn stays. */
@@ -387,6 +266,54 @@ inflated_for_good(void **state)
 	assert_false(blob_thin(blob));
 	assert_int_equal(blob_allocated_clusters(blob), 2);
 	assert_true(blob_env_blob_holds(env, blob, 0, 2 * HARNESS_UNITS, 0));
+	close_play();
+}
+
+/* ---- Given back ---- */
+
+struct parents {
+	struct blob *blob, *parent;
+};
+
+static void
+begin_set_parent(struct blob_env_op *op, void *arg)
+{
+	const struct parents *a = arg;
+
+	blob_set_parent(a->blob, a->parent, blob_env_done, op);
+}
+
+/* Zeroes that were to be holes are zeroes, though the blob has got a parent before the holes were made. */
+static void
+not_given_back_above_a_parent(void **state)
+{
+	struct parents a;
+	struct blob_env_channel *c;
+	struct blob_env_op op;
+	struct blob_env_io io;
+
+	(void)state;
+	open_play();
+	a.blob = blob_env_volume(env, 2, true);
+	a.parent = blob_env_volume(env, 2, true);
+	assert_int_equal(blob_env_fill_blob(env, a.blob, 0, 2 * HARNESS_UNITS, 1), 0);
+	assert_int_equal(blob_env_fill_blob(env, a.parent, 0, 2 * HARNESS_UNITS, 1), 0);
+	assert_int_equal(blob_env_set_read_only(env, a.parent), 0);
+	c = blob_env_open(env, 0, a.blob);
+	blob_mem_hold(p.mem, BLOB_MEM_OP(BLOB_DEV_WRITE));
+	blob_env_begin(env, &op, begin_set_parent, &a);
+	blob_env_linger(env, 100);
+	assert_int_equal(blob_mem_held(p.mem), 1);
+	blob_env_submit(c, &io, BLOB_WRITE_ZEROES, 0, HARNESS_UNITS, NULL);
+	blob_env_linger(env, 100);
+	assert_false(atomic_load(&io.done));
+	blob_mem_hold(p.mem, 0);
+	assert_int_equal(blob_env_end(env, &op), 0);
+	assert_int_equal(blob_env_finish(&io), 0);
+	assert_true(blob_parent(a.blob) == a.parent);
+	assert_true(blob_env_holds(c, 0, HARNESS_UNITS, 0));
+	assert_true(blob_env_holds(c, HARNESS_UNITS, HARNESS_UNITS, 1));
+	blob_env_close(c);
 	close_play();
 }
 
@@ -523,11 +450,9 @@ main(void)
 		cmocka_unit_test(gates_add_up),
 		cmocka_unit_test(grows_only_with_its_external_snapshot),
 		cmocka_unit_test(zeroes_come_first),
-		cmocka_unit_test(merge_sees_writes),
-		cmocka_unit_test(merge_sees_snapshots),
-		cmocka_unit_test(deleted_behind_its_gate),
 		cmocka_unit_test(deleted_while_it_is_opened),
 		cmocka_unit_test(inflated_for_good),
+		cmocka_unit_test(not_given_back_above_a_parent),
 		cmocka_unit_test(given_back_beside_a_write),
 		cmocka_unit_test(failed_snapshot_leaves_nothing),
 		cmocka_unit_test(unload_says_unclean_before_masks),

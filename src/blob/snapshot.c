@@ -281,6 +281,8 @@ committed(struct md_tx *tx, int status)
 	struct group *g = CONTAINER_OF(tx, struct group, commit);
 
 	if (status != 0) {
+		/* One that fails has always written: md_tx_page() keeps a slot for it, and the super block has said "unclean"
+		 * since the first pages. With an intent on the disk nothing may be taken back by halves even if it had not. */
 		if (tx->wrote || g->intent.wrote) {
 			store_break(g->store, status, "first metadata pages of volumes that a snapshot was taken of");
 		}

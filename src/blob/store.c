@@ -480,6 +480,7 @@ store_unlink_blob(struct blob *blob)
 void
 store_destroy_blob(struct blob *blob)
 {
+	CHECK(blob->gates == 0); /* who has closed it opens it */
 	blob_map_free(atomic_load_explicit(&blob->head.map, memory_order_relaxed), true);
 	own_xattrs_free(&blob->xattrs);
 	free(blob->pages);
