@@ -79,7 +79,7 @@ int
 blob_open(struct blob *blob, struct err *err)
 {
 	if (blob->damage.code != 0) {
-		return err_set(err, -EILSEQ, "%s", blob->damage.text);
+		return err_set(err, -EILSEQ, "%s: %s", CALLED(blob), blob->damage.text);
 	}
 	if (blob->gone) {
 		return err_set(err, -ENOENT, "%s is being deleted", CALLED(blob));
@@ -119,7 +119,9 @@ blob_called(const struct blob *blob, char buf[BLOB_CALLED_BYTES])
 	const struct blob_own_xattr *x = own_xattr_find(&blob->xattrs, false, "name");
 	int n = text_bytes(x);
 
-	if (n > 0) {
+	if (blob->id == blob->store->super.super_blob) { /* its name is the store's */
+		snprintf(buf, BLOB_CALLED_BYTES, "the store's own blob");
+	} else if (n > 0) {
 		snprintf(buf, BLOB_CALLED_BYTES, "volume '%.*s'", n, (const char *)x->value);
 	} else {
 		snprintf(buf, BLOB_CALLED_BYTES, "blob %" PRIu64, blob->id);
@@ -167,6 +169,12 @@ bool
 blob_damaged(const struct blob *blob)
 {
 	return blob->damage.code != 0;
+}
+
+const struct err *
+blob_damage(const struct blob *blob)
+{
+	return blob->damage.code != 0 ? &blob->damage : NULL;
 }
 
 bool

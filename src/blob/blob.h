@@ -134,12 +134,14 @@ struct blob *blob_find(struct blob_store *store, uint64_t id);
 struct blob *blob_first(struct blob_store *store);
 struct blob *blob_next(struct blob *blob);
 
-/* References: a blob that is open is not deleted (-EBUSY). -EILSEQ: damaged, or of an unknown kind, with the reason. */
+/* References: a blob that is open is not deleted (-EBUSY). -EILSEQ: damaged, or of an unknown kind, with what it is called and
+ * the reason. */
 int blob_open(struct blob *blob, struct err *err);
 void blob_close(struct blob *blob);
 
 uint64_t blob_id(const struct blob *blob);
-/* What a message calls it, in buf, which it returns: "volume 'NAME'" when its xattr "name" is a text, else "blob ID". */
+/* What a message calls it, in buf, which it returns: "the store's own blob" when it is the store's super blob, "volume 'NAME'"
+ * when its xattr "name" is a text, else "blob ID". */
 #define BLOB_CALLED_BYTES 96
 const char *blob_called(const struct blob *blob, char buf[BLOB_CALLED_BYTES]);
 struct blob_store *blob_store_of(const struct blob *blob);
@@ -148,6 +150,7 @@ uint64_t blob_allocated_clusters(const struct blob *blob);
 bool blob_thin(const struct blob *blob);
 bool blob_readonly(const struct blob *blob); /* data */
 bool blob_damaged(const struct blob *blob);
+const struct err *blob_damage(const struct blob *blob); /* without what it is called; NULL: it is not damaged */
 bool blob_deleted(const struct blob *blob); /* a snapshot that stays for its clones, or is being merged */
 enum blob_clear blob_clear_method(const struct blob *blob);
 struct blob *blob_parent(const struct blob *blob); /* the snapshot it is a clone of, NULL: none */

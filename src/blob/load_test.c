@@ -223,6 +223,7 @@ notes_damage_of_chains(void **state)
 	is_damaged(8, "outside");
 	is_damaged(10, "empty");
 	is_damaged(12, "checksum");
+	is_damaged(12, "blob 4294967308: ");
 	is_sound(14);
 	assert_int_equal(blob_env_info(&env).damaged, 7);
 	load_clean();
@@ -344,10 +345,11 @@ heeds_unknown_flags(void **state)
 	for (uint32_t i = 0; i < 4; i++) {
 		image_begin(&im);
 		image_flags(&im, kinds[i].invalid, kinds[i].data_ro, kinds[i].md_ro);
+		assert_true(blob_put_xattr(&im.w, false, "name", 4, "kept", 5));
 		image_end(&im, i, i, 0, BLOB_PAGE_NONE);
 	}
 	load();
-	is_damaged(0, "not known here");
+	is_damaged(0, "volume 'kept': it is of a kind that is not known here");
 	is_sound(1);
 	assert_true(blob_readonly(blob_at(1)) && blob_at(1)->md_ro);
 	assert_true(!blob_readonly(blob_at(2)) && blob_at(2)->md_ro);

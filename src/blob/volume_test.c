@@ -463,6 +463,8 @@ called(void **state)
 	said_of(env, blob, "two\nlines", 9, number);
 	memset(longest, 'n', sizeof(longest));
 	said_of(env, blob, longest, 81, number);
+	assert_int_equal(blob_env_set_super(env, blob_id(blob)), 0);
+	said_of(env, blob, "store", 6, "the store's own blob"); /* that name is the store's */
 	assert_int_equal(blob_env_unload(env), 0);
 	play_close(&p);
 }

@@ -148,6 +148,7 @@ lvol_of_blob(struct lvol_store *store, const struct blob *blob)
 int
 lvol_open_blob(struct lvol *lvol, struct blob *blob, struct err *err)
 {
+	const struct err *damage = blob_damage(blob); /* without the name, which goes before it where it is said */
 	struct err why = ERR_NONE;
 	int rc = remember_blob(lvol, blob);
 
@@ -158,7 +159,7 @@ lvol_open_blob(struct lvol *lvol, struct blob *blob, struct err *err)
 	rc = blob_open(blob, &why);
 	lvol->open = rc == 0;
 	if (rc != 0 && lvol->damage == NULL && (lvol->damage = malloc(sizeof(why))) != NULL) {
-		*lvol->damage = why;
+		*lvol->damage = damage != NULL ? *damage : why;
 	}
 	return 0;
 }
