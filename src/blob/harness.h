@@ -38,6 +38,7 @@ struct model_volume {
 	char xattr[HARNESS_NAME_BYTES];  /* value of the xattr "x", "": none */
 	uint64_t clusters;
 	bool thin, read_only, deleted;
+	bool external; /* over the image */
 };
 
 struct model {
@@ -55,6 +56,7 @@ unsigned model_clones(const struct model *m, const char *name);
 void model_snapshot(struct model *m, const char *name, const char *snapshot);
 void model_clone(struct model *m, const char *snapshot, const char *name);
 void model_delete(struct model *m, const char *name);
+void model_rename(struct model *m, const char *name, const char *to);
 void model_settle(struct model *m); /* what becomes of deleted snapshots */
 char *model_text(const struct model *m);      /* to be freed */
 
@@ -80,6 +82,9 @@ struct play_write {
 struct play {
 	struct blob_env env;
 	struct blob_mem *mem;
+	struct blob_mem *image; /* an external snapshot; NULL: none */
+	bool image_seeks;       /* knows its holes */
+	const char *mark;       /* the xattr "x" of what is created, in the same step; NULL: none */
 	struct model model;  /* after the step that runs, or ran last */
 	struct model before; /* it */
 	struct list data;    /* struct model_data, of all volumes of either */
@@ -98,6 +103,8 @@ void play_where(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void play_open(struct play *p, const struct blob_mem_options *options, bool real_threads); /* and makes a store */
 /* The same with what is left of another's disk. */
 void play_resume(struct play *p, const struct play *from, const struct powercut_rule *rule);
+/* So many units with holes between. */
+void play_image(struct play *p, uint64_t units, uint64_t seed, bool seeks);
 bool play_load(struct play *p);
 void play_create(struct play *p);
 bool play_unload(struct play *p);
@@ -106,6 +113,9 @@ void play_close(struct play *p);   /* no store is open */
 
 /* Steps: true: done, and answered. Nothing happens when the play is over. */
 bool play_volume(struct play *p, const char *name, uint64_t clusters, bool thin);
+bool play_external(struct play *p, const char *name, uint64_t clusters); /* over the image */
+/* Of one step with the xattr "x". */
+bool play_rename(struct play *p, const char *name, const char *to, const char *value);
 bool play_snapshot(struct play *p, const char *name, const char *snapshot);
 bool play_snapshots(struct play *p, const char *const *names, const char *const *snapshots, unsigned count);
 bool play_clone(struct play *p, const char *snapshot, const char *name);

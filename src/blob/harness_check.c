@@ -60,6 +60,7 @@ model_of(struct blob_store *store, struct model *m)
 {
 	struct blob_store_info info;
 	char name[HARNESS_NAME_BYTES];
+	size_t bytes;
 
 	model_init(m);
 	blob_store_get_info(store, &info);
@@ -75,6 +76,7 @@ model_of(struct blob_store *store, struct model *m)
 		v = model_add(m, name, blob_num_clusters(b), blob_thin(b));
 		v->read_only = blob_readonly(b);
 		v->deleted = blob_deleted(b);
+		v->external = blob_external_id(b, &bytes) != NULL;
 		name_of(blob_parent(b), "name", v->parent);
 		name_of(b, "x", v->xattr);
 	}

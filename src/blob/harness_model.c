@@ -102,6 +102,8 @@ model_snapshot(struct model *m, const char *name, const char *snapshot)
 	struct model_volume *s = model_add(m, snapshot, v->clusters, v->thin);
 
 	s->read_only = true;
+	s->external = v->external;
+	v->external = false;
 	name_set(s->parent, v->parent);
 	name_set(v->parent, snapshot);
 	v->thin = true;
@@ -123,6 +125,7 @@ drop(struct model *m, struct model_volume *gone)
 	LIST_FOREACH (v, &m->volumes, link) {
 		if (strcmp(v->parent, gone->name) == 0) {
 			name_set(v->parent, gone->parent);
+			v->external = gone->external;
 		}
 	}
 	if (strcmp(m->super, gone->name) == 0) {
@@ -162,6 +165,27 @@ model_delete(struct model *m, const char *name)
 	model_settle(m);
 }
 
+void
+model_rename(struct model *m, const char *name, const char *to)
+{
+	struct model_volume *v = model_find(m, name), *renamed = model_add(m, to, v->clusters, v->thin), *clone;
+	struct list link = renamed->link;
+
+	*renamed = *v;
+	renamed->link = link;
+	name_set(renamed->name, to);
+	LIST_FOREACH (clone, &m->volumes, link) {
+		if (strcmp(clone->parent, name) == 0) {
+			name_set(clone->parent, to);
+		}
+	}
+	if (strcmp(m->super, name) == 0) {
+		name_set(m->super, to);
+	}
+	list_remove(&v->link);
+	free(v);
+}
+
 char *
 model_text(const struct model *m)
 {
@@ -173,9 +197,9 @@ model_text(const struct model *m)
 	EXPECT(f != NULL);
 	fprintf(f, "store of %" PRIu64 " clusters, super \"%s\"\n", m->total_clusters, m->super);
 	LIST_FOREACH (v, &m->volumes, link) {
-		fprintf(f, "%s: %" PRIu64 " clusters%s%s%s, parent \"%s\", x \"%s\"\n", v->name, v->clusters,
+		fprintf(f, "%s: %" PRIu64 " clusters%s%s%s%s, parent \"%s\", x \"%s\"\n", v->name, v->clusters,
 			v->thin ? ", thin" : "", v->read_only ? ", read-only" : "", v->deleted ? ", deleted" : "",
-			v->parent, v->xattr);
+			v->external ? ", external" : "", v->parent, v->xattr);
 	}
 	fclose(f);
 	return text;

@@ -117,6 +117,73 @@ copy_all_data(struct play *to, const struct play *from)
 	}
 }
 
+/* ---- The image ---- */
+
+#define IMAGE_VALUES UINT32_C(0x40000000)
+
+static void
+pattern(void *buf, uint64_t unit, uint64_t count, uint32_t value)
+{
+	uint64_t *to = buf;
+
+	for (uint64_t i = 0; i < count; i++) {
+		uint64_t mix = powercut_seed(value, unit + i);
+
+		for (unsigned k = 0; k < HARNESS_UNIT_BYTES / sizeof(*to); k++) {
+			to[k] = mix + k * UINT64_C(0x9e3779b97f4a7c15);
+		}
+		to[0] = value;
+		to[1] = unit + i;
+		to += HARNESS_UNIT_BYTES / sizeof(*to);
+	}
+}
+
+void
+play_image(struct play *p, uint64_t units, uint64_t seed, bool seeks)
+{
+	const struct blob_mem_options options = {.bytes = units * HARNESS_UNIT_BYTES, .readonly = true, .seeks = seeks};
+	uint8_t buf[HARNESS_UNIT_BYTES];
+	bool data = false;
+
+	EXPECT(p->image == NULL);
+	p->image = blob_mem_create(&options);
+	p->image_seeks = seeks;
+	for (uint64_t i = 0; i < units; i++) {
+		seed = powercut_seed(seed, i);
+		data = seed % 5 == 0 ? !data : data;
+		if (data) {
+			pattern(buf, i, 1, IMAGE_VALUES + (uint32_t)i);
+			blob_mem_write(p->image, i * HARNESS_UNIT_BYTES, buf, sizeof(buf));
+		}
+	}
+}
+
+static uint32_t
+image_value(struct play *p, uint64_t unit)
+{
+	uint64_t value = 0;
+
+	if (unit < blob_mem_bytes(p->image) / HARNESS_UNIT_BYTES) {
+		blob_mem_read(p->image, unit * HARNESS_UNIT_BYTES, &value, sizeof(value));
+	}
+	return (uint32_t)value;
+}
+
+static struct blob_dev *
+open_image(void *ctx, struct blob *blob, const void *id, size_t id_bytes)
+{
+	struct play *p = CONTAINER_OF((struct blob_env *)ctx, struct play, env);
+
+	(void)blob;
+	return p->image != NULL && id_bytes == 5 && memcmp(id, "image", 5) == 0 ? blob_mem_dev(p->image) : NULL;
+}
+
+static bool
+all_closed(struct play *p)
+{
+	return p->env.store == NULL && blob_mem_closed(p->mem) && (p->image == NULL || blob_mem_closed(p->image));
+}
+
 /* ---- Beginning and end ---- */
 
 static void
@@ -127,6 +194,7 @@ begin(struct play *p, bool real_threads)
 	p->env.options.cluster_bytes = HARNESS_CLUSTER_BYTES;
 	p->env.options.md_pages = 128;
 	p->env.options.io_unit_bytes = HARNESS_UNIT_BYTES;
+	p->env.options.open_external = open_image;
 	list_init(&p->data);
 	model_init(&p->model);
 	model_init(&p->before);
@@ -156,6 +224,8 @@ play_resume(struct play *p, const struct play *from, const struct powercut_rule 
 {
 	begin(p, from->env.real_threads);
 	p->mem = blob_mem_survivor(from->mem, rule);
+	p->image = from->image != NULL ? blob_mem_survivor(from->image, NULL) : NULL;
+	p->image_seeks = from->image_seeks;
 	model_copy(&p->model, &from->model);
 	if (from->doubtful) {
 		model_copy(&p->before, &from->before);
@@ -184,7 +254,7 @@ play_unload(struct play *p)
 	p->status = blob_env_unload(&p->env);
 	p->over = p->status != 0;
 	EXPECT_SAY(!p->over || p->errors || blob_mem_was_cut(p->mem), "unload: %d: %s", p->status, p->env.err.text);
-	EXPECT(p->env.store == NULL && blob_mem_closed(p->mem));
+	EXPECT(all_closed(p));
 	return !p->over;
 }
 
@@ -195,7 +265,7 @@ play_abandon(struct play *p)
 	if (p->env.store != NULL) {
 		(void)blob_env_abandon(&p->env);
 	}
-	EXPECT(p->env.store == NULL && blob_mem_closed(p->mem));
+	EXPECT(all_closed(p));
 }
 
 void
@@ -207,6 +277,7 @@ play_close(struct play *p)
 	model_release(&p->model);
 	model_release(&p->before);
 	blob_mem_free(p->mem);
+	blob_mem_free(p->image);
 	blob_env_stop(&p->env);
 }
 
@@ -254,34 +325,83 @@ name_xattr(const char *name)
 	return (struct blob_xattr){.name = "name", .value = name, .bytes = strlen(name)};
 }
 
+/* Of a new one: how many. */
+static unsigned
+new_xattrs(const struct play *p, struct blob_xattr xattrs[2], const char *name)
+{
+	xattrs[0] = name_xattr(name);
+	if (p->mark != NULL) {
+		xattrs[1] = (struct blob_xattr){.name = "x", .value = p->mark, .bytes = strlen(p->mark)};
+	}
+	return p->mark != NULL ? 2 : 1;
+}
+
+/* The model's. */
+static void
+take_mark(struct play *p, const char *name)
+{
+	if (p->mark != NULL) {
+		strcpy(model_find(&p->model, name)->xattr, p->mark);
+	}
+}
+
 bool
 play_volume(struct play *p, const char *name, uint64_t clusters, bool thin)
 {
-	const struct blob_xattr xattr = name_xattr(name);
-	const struct blob_options options = {.num_clusters = clusters, .thin = thin, .xattrs = &xattr, .num_xattrs = 1};
+	struct blob_xattr xattrs[2];
+	const struct blob_options options = {
+		.num_clusters = clusters, .thin = thin, .xattrs = xattrs, .num_xattrs = new_xattrs(p, xattrs, name)};
 	struct blob *blob;
 
 	if (!step_begin(p)) {
 		return false;
 	}
 	model_add(&p->model, name, clusters, thin);
+	take_mark(p, name);
 	add_data(p, name, clusters * HARNESS_UNITS, thin ? 0 : HARNESS_ANY);
 	return step_end(p, "create", blob_env_make(&p->env, &options, &blob));
+}
+
+bool
+play_external(struct play *p, const char *name, uint64_t clusters)
+{
+	struct blob_xattr xattrs[2];
+	const struct blob_options options = {.num_clusters = clusters,
+					     .thin = true,
+					     .external_id = "image",
+					     .external_id_bytes = 5,
+					     .xattrs = xattrs,
+					     .num_xattrs = new_xattrs(p, xattrs, name)};
+	struct model_data *d;
+	struct blob *blob;
+
+	if (!step_begin(p)) {
+		return false;
+	}
+	model_add(&p->model, name, clusters, true)->external = true;
+	take_mark(p, name);
+	d = add_data(p, name, clusters * HARNESS_UNITS, 0);
+	for (uint64_t i = 0; i < d->units; i++) {
+		d->cells[i].values[0] = image_value(p, i);
+	}
+	return step_end(p, "create over an image", blob_env_make(&p->env, &options, &blob));
 }
 
 bool
 play_snapshots(struct play *p, const char *const *names, const char *const *snapshots, unsigned count)
 {
 	struct blob_snapshot *s = calloc(count, sizeof(*s));
-	struct blob_xattr *xattrs = calloc(count, sizeof(*xattrs));
+	struct blob_xattr (*xattrs)[2] = calloc(count, sizeof(*xattrs));
 	bool good = step_begin(p);
 
 	EXPECT(s != NULL && xattrs != NULL);
 	for (unsigned i = 0; i < count && good; i++) {
-		xattrs[i] = name_xattr(snapshots[i]);
-		s[i] = (struct blob_snapshot){.blob = play_find(p, names[i]), .xattrs = &xattrs[i], .num_xattrs = 1};
+		s[i] = (struct blob_snapshot){.blob = play_find(p, names[i]),
+					      .xattrs = xattrs[i],
+					      .num_xattrs = new_xattrs(p, xattrs[i], snapshots[i])};
 		EXPECT_SAY(s[i].blob != NULL, "no %s", names[i]);
 		model_snapshot(&p->model, names[i], snapshots[i]);
+		take_mark(p, snapshots[i]);
 		copy_data(p, snapshots[i], names[i]);
 	}
 	good = good && step_end(p, "snapshot", blob_env_snapshots(&p->env, s, count));
@@ -298,7 +418,8 @@ play_snapshot(struct play *p, const char *name, const char *snapshot)
 
 struct clone_args {
 	struct blob *blob;
-	const struct blob_xattr *xattr;
+	struct blob_xattr xattrs[2];
+	unsigned num_xattrs;
 };
 
 static void
@@ -306,24 +427,56 @@ clone_fn(struct blob_env_op *op, void *arg)
 {
 	struct clone_args *a = arg;
 
-	blob_clone(a->blob, a->xattr, 1, blob_env_made, op);
+	blob_clone(a->blob, a->xattrs, a->num_xattrs, blob_env_made, op);
 }
 
 bool
 play_clone(struct play *p, const char *snapshot, const char *name)
 {
-	const struct blob_xattr xattr = name_xattr(name);
-	struct clone_args a = {.xattr = &xattr};
+	struct clone_args a;
 	struct blob_env_op op;
 
 	if (!step_begin(p)) {
 		return false;
 	}
 	a.blob = play_find(p, snapshot);
+	a.num_xattrs = new_xattrs(p, a.xattrs, name);
 	model_clone(&p->model, snapshot, name);
+	take_mark(p, name);
 	copy_data(p, name, snapshot);
 	blob_env_begin(&p->env, &op, clone_fn, &a);
 	return step_end(p, "clone", blob_env_end(&p->env, &op));
+}
+
+static void
+rename_fn(struct blob_env_op *op, void *arg)
+{
+	struct clone_args *a = arg;
+
+	blob_set_xattrs(a->blob, a->xattrs, a->num_xattrs, blob_env_done, op);
+}
+
+bool
+play_rename(struct play *p, const char *name, const char *to, const char *value)
+{
+	struct clone_args a = {.num_xattrs = 2};
+	struct blob_env_op op;
+
+	if (!step_begin(p)) {
+		return false;
+	}
+	a.blob = play_find(p, name);
+	a.xattrs[0] = name_xattr(to);
+	a.xattrs[1] = (struct blob_xattr){.name = "x", .value = value, .bytes = strlen(value)};
+	model_rename(&p->model, name, to);
+	strcpy(model_find(&p->model, to)->xattr, value);
+	copy_data(p, to, name);
+	blob_env_begin(&p->env, &op, rename_fn, &a);
+	if (!step_end(p, "rename", blob_env_end(&p->env, &op))) {
+		return false;
+	}
+	drop_data(p, name);
+	return true;
 }
 
 bool
@@ -419,7 +572,7 @@ play_inflate(struct play *p, const char *name)
 		return false;
 	}
 	v = model_find(&p->model, name);
-	v->thin = false;
+	v->thin = v->external = false;
 	memset(v->parent, 0, sizeof(v->parent));
 	model_settle(&p->model);
 	return step_end(p, "inflate", blob_env_inflate(&p->env, play_find(p, name)));
@@ -434,7 +587,15 @@ play_decouple(struct play *p, const char *name)
 		return false;
 	}
 	v = model_find(&p->model, name);
-	memcpy(v->parent, model_find(&p->model, v->parent)->parent, sizeof(v->parent));
+	if (v->external) {
+		v->external = false;
+		v->thin = p->image_seeks && v->clusters > 0;
+	} else {
+		const struct model_volume *parent = model_find(&p->model, v->parent);
+
+		v->external = parent->external;
+		memcpy(v->parent, parent->parent, sizeof(v->parent));
+	}
 	model_settle(&p->model);
 	return step_end(p, "decouple", blob_env_decouple(&p->env, play_find(p, name)));
 }
@@ -539,23 +700,6 @@ uncrowd(struct play *p, const char *name, uint64_t unit, uint64_t count)
 		if (d->cells[i].count >= HARNESS_VALUES - 1) {
 			d->cells[i] = (struct model_cell){.values = {HARNESS_ANY}, .count = 1, .touched = true};
 		}
-	}
-}
-
-static void
-pattern(void *buf, uint64_t unit, uint64_t count, uint32_t value)
-{
-	uint64_t *to = buf;
-
-	for (uint64_t i = 0; i < count; i++) {
-		uint64_t mix = powercut_seed(value, unit + i);
-
-		for (unsigned k = 0; k < HARNESS_UNIT_BYTES / sizeof(*to); k++) {
-			to[k] = mix + k * UINT64_C(0x9e3779b97f4a7c15);
-		}
-		to[0] = value;
-		to[1] = unit + i;
-		to += HARNESS_UNIT_BYTES / sizeof(*to);
 	}
 }
 

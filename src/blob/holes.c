@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Which clusters of an external snapshot hold data: it is asked for the next data, and for the next hole, to its end. A cluster
- * is taken for one without data only when all of it was said to be a hole. What nobody may write to stays so.
+ * is taken for one without data only when all of it was said to be a hole, or lies beyond the end. What nobody may write to
+ * stays so.
  *
  * Context: the owner, who is in flight on the channel while one answer is awaited.
  */
@@ -23,9 +24,7 @@ static void
 mark(struct holes *h, uint64_t from, uint64_t to)
 {
 	uint32_t cluster_bytes = h->ch->blob->store->super.cluster_bytes;
-	uint64_t last = to > h->clusters * cluster_bytes ? h->clusters : (to + cluster_bytes - 1) / cluster_bytes;
-
-	for (uint64_t c = from / cluster_bytes; c < last; c++) {
+	for (uint64_t c = from / cluster_bytes; c * cluster_bytes < MIN(to, h->bytes); c++) {
 		h->data[c / 64] |= UINT64_C(1) << c % 64;
 	}
 }
@@ -41,8 +40,10 @@ answered(struct external_request *r, int status)
 		return;
 	}
 	if (h->in_data) {
-		/* One that says two things of a block is not believed. */
-		mark(h, h->at, r->result > h->at ? r->result : UINT64_MAX);
+		/* One that says two things of a block is not believed. None: up to the end, behind which there is nothing. */
+		uint64_t to = r->result == UINT64_MAX ? external_bytes(h->external) : r->result;
+
+		mark(h, h->at, to > h->at ? to : UINT64_MAX);
 	}
 	if (r->result <= h->at && h->in_data) {
 		end(h, 0);
@@ -56,9 +57,7 @@ answered(struct external_request *r, int status)
 static void
 ask(struct holes *h)
 {
-	uint64_t bytes = h->clusters * h->ch->blob->store->super.cluster_bytes;
-
-	if (h->at >= bytes || h->stopped) {
+	if (h->at >= h->bytes || h->stopped) {
 		end(h, h->stopped ? -ECANCELED : 0);
 		return;
 	}
@@ -75,8 +74,10 @@ holes_start(struct holes *h, struct blob_channel *ch, struct blob_external *exte
 	h->external = external;
 	h->done = done;
 	h->clusters = blob_num_clusters(ch->blob);
+	h->bytes = h->clusters * ch->blob->store->super.cluster_bytes;
+	CHECK(h->clusters > 0);
 	h->data = calloc(h->clusters / 64 + 1, sizeof(uint64_t));
-	if (h->data == NULL || h->clusters == 0) {
+	if (h->data == NULL) {
 		return -ENOMEM;
 	}
 	ask(h);

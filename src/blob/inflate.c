@@ -145,6 +145,30 @@ parted_from(const struct blob *blob, uint64_t id)
 	return at;
 }
 
+/* The external snapshot that the blob reads from, or will when what is leaving below it has left; NULL: none, or a snapshot that
+ * stays is between. */
+static struct blob_external *
+nearest_external(const struct blob *blob)
+{
+	const struct blob *last = parted_from(blob, BLOB_ID_NONE);
+
+	if (last == NULL) {
+		return below_external(blob_below(blob));
+	}
+	return is_leaving(last) ? below_external(blob_below(last)) : NULL;
+}
+
+static bool
+is_between(const struct blob *blob, uint64_t cluster)
+{
+	for (const struct blob *at = blob_parent(blob); at != NULL && cluster < blob_num_clusters(at); at = blob_parent(at)) {
+		if (blob_map_entry(&at->head, cluster) != 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
 /* A cluster that the blob has not: is it to have it? */
 static bool
 needs(const struct inflate *f, uint64_t cluster)
@@ -152,7 +176,7 @@ needs(const struct inflate *f, uint64_t cluster)
 	const struct blob *at = below_parent(blob_below(f->blob)), *last;
 
 	if (f->holes.data != NULL) {
-		return holes_has_data(&f->holes, cluster);
+		return holes_has_data(&f->holes, cluster) || is_between(f->blob, cluster);
 	}
 	if (!f->decouple || below_external(blob_below(f->blob)) != NULL) {
 		return true;
@@ -419,7 +443,7 @@ holes_known(struct holes *h, int status)
 	if (status != 0) {
 		holes_release(h);
 	}
-	rc = check_space(f);
+	rc = f->work->cancelled ? 0 : check_space(f);
 	if (rc != 0) {
 		f->status = set_error(f, rc);
 	}
@@ -427,10 +451,9 @@ holes_known(struct holes *h, int status)
 }
 
 static int
-prepare(struct inflate *f, bool holes)
+prepare(struct inflate *f, struct blob_external *decoupled_from)
 {
-	struct blob_external *external = below_external(blob_below(f->blob));
-	int rc = holes ? 0 : check_space(f);
+	int rc = decoupled_from != NULL ? 0 : check_space(f);
 
 	if (rc == 0) {
 		rc = blob_channel_get(f->blob, &f->ch);
@@ -441,8 +464,8 @@ prepare(struct inflate *f, bool holes)
 		rc = f->touches[i] == NULL ? -ENOMEM : 0;
 	}
 	f->idle = INFLATE_TOUCHES;
-	if (rc == 0 && holes) {
-		rc = holes_start(&f->holes, &f->ch, external, holes_known);
+	if (rc == 0 && decoupled_from != NULL && blob_num_clusters(f->blob) > 0) {
+		rc = holes_start(&f->holes, &f->ch, decoupled_from, holes_known);
 		f->seeking = rc == 0;
 	}
 	return rc;
@@ -467,6 +490,7 @@ start(struct blob *blob, struct blob_work *work, bool decouple)
 	struct err err = ERR_NONE;
 	int rc = may_start(blob, decouple, &err);
 	struct inflate *f = rc == 0 ? calloc(1, sizeof(*f)) : NULL;
+	struct blob_external *external;
 	const struct blob *last;
 
 	work->blob = blob;
@@ -480,13 +504,13 @@ start(struct blob *blob, struct blob_work *work, bool decouple)
 	f->work = work;
 	last = parted_from(blob, BLOB_ID_NONE);
 	f->from = last == NULL ? BLOB_ID_NONE : last->id;
-	f->decouple = decouple && below_external(blob_below(blob)) == NULL &&
-		      (last == NULL || !is_leaving(last) || below_external(blob_below(last)) == NULL);
+	external = decouple ? nearest_external(blob) : NULL;
+	f->decouple = decouple && external == NULL;
 	blob->busy = true;
 	blob->opens++;
 	store_background_begin(blob->store);
 	work->state = f;
-	rc = prepare(f, decouple && below_external(blob_below(blob)) != NULL);
+	rc = prepare(f, external);
 	if (rc != 0) {
 		f->status = set_error(f, rc);
 		thread_defer(&f->defer, answer_deferred);

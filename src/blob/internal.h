@@ -644,7 +644,7 @@ struct holes {
 	struct blob_external *external;
 	void (*done)(struct holes *h, int status);
 	uint64_t *data; /* a bit a cluster */
-	uint64_t clusters, at; /* byte */
+	uint64_t clusters, bytes, at; /* at: byte */
 	bool in_data, stopped; /* stopped: by the user, it ends with -ECANCELED */
 	uint8_t parity;
 };

@@ -73,7 +73,7 @@ fits(struct episode *e, const struct model_volume *v, enum want want)
 	case READ_ONLY:
 		return v->read_only;
 	case CHILD:
-		return !v->read_only && v->parent[0] != 0;
+		return !v->read_only && (v->parent[0] != 0 || v->external);
 	case ANY:
 		break;
 	}
@@ -147,6 +147,33 @@ op_create(struct episode *e)
 	new_name(e, name, "v");
 	say(e, "create %s of %" PRIu64 " clusters, thin %d", name, clusters, thin);
 	play_volume(e->p, name, clusters, thin);
+}
+
+static void
+op_external(struct episode *e)
+{
+	char name[HARNESS_NAME_BYTES];
+	uint64_t clusters = rnd(e, CLUSTERS_MAX);
+
+	if (volumes(e) < VOLUMES_MAX) {
+		new_name(e, name, "x");
+		say(e, "create %s of %" PRIu64 " clusters over the image", name, clusters);
+		play_external(e->p, name, clusters);
+	}
+}
+
+static void
+op_rename(struct episode *e)
+{
+	char name[HARNESS_NAME_BYTES];
+	struct picked v;
+
+	if (pick_copy(e, ANY, &v)) {
+		play_end_writes(e->p);
+		new_name(e, name, "r");
+		say(e, "rename %s to %s", v.name, name);
+		play_rename(e->p, v.name, name, "renamed");
+	}
 }
 
 static void
@@ -271,12 +298,13 @@ op_parent(struct episode *e)
 		}
 		break;
 	case 1:
-		play_end_writes(e->p);
-		say(e, "decouple %s", v.name);
-		play_decouple(e->p, v.name);
+		if (v.clusters <= CLUSTERS_MAX || v.parent[0] != 0) { /* it may be all of it */
+			say(e, "decouple %s", v.name);
+			play_decouple(e->p, v.name);
+		}
 		break;
 	default:
-		if (model_find(&e->p->model, v.parent)->deleted || volumes(e) >= VOLUMES_MAX ||
+		if (v.parent[0] == 0 || model_find(&e->p->model, v.parent)->deleted || volumes(e) >= VOLUMES_MAX ||
 		    model_find(&e->p->model, v.parent)->clusters != v.clusters) {
 			break;
 		}
@@ -453,7 +481,7 @@ static const struct {
 } ops[] = {
 	{op_create, 8}, {op_delete, 7},    {op_snapshot, 8}, {op_clone, 5},  {op_resize, 4}, {op_xattr, 3},
 	{op_super, 1},  {op_read_only, 1}, {op_parent, 5},   {op_data, 40},  {op_flush, 6},  {op_cut, 4},
-	{op_reload, 3}, {op_fault, 2},     {op_check, 4},    {op_grow, 2},
+	{op_reload, 3}, {op_fault, 2},     {op_check, 4},    {op_grow, 2},   {op_external, 4}, {op_rename, 2},
 };
 
 static void
@@ -492,6 +520,7 @@ episode(uint64_t seed, unsigned steps, bool real_threads)
 	EXPECT(e.p != NULL);
 	play_open(e.p, &options, real_threads);
 	e.p->direct = rnd(&e, 2) == 0;
+	play_image(e.p, 1 + rnd(&e, (CLUSTERS_MAX + 2) * HARNESS_UNITS), seed, rnd(&e, 3) > 0);
 	play_create(e.p);
 	for (e.step = 0; e.step < e.steps; e.step++) {
 		play_where("episode %" PRIu64 ", step %u%s", seed, e.step, real_threads ? ", real threads" : "");
@@ -501,6 +530,7 @@ episode(uint64_t seed, unsigned steps, bool real_threads)
 			begin_again(&e, blob_mem_was_cut(e.p->mem) ? &rule : NULL);
 			blob_mem_set_shuffle(e.p->mem, options.shuffle, seed + e.step);
 		}
+		e.p->mark = rnd(&e, 3) == 0 ? "marked" : NULL;
 		one_step(&e);
 	}
 	play_where("episode %" PRIu64 ", the end", seed);
