@@ -202,9 +202,9 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		SCENE_TEST(&decouple), SCENE_TEST(&decouple_silent), SCENE_TEST(&decouple_busy), SCENE_TEST(&decouple_busy_silent),
-		SCENE_TEST(&inflate), SCENE_TEST(&family_decouple), SCENE_TEST(&family_shuffled), SCENE_TEST(&marks),
-		SCENE_TEST(&group), SCENE_TEST(&long_chain),
+		SCENE_TEST(&decouple), SCENE_TEST(&decouple_silent), SCENE_TEST(&decouple_busy),
+		SCENE_TEST(&decouple_busy_silent), SCENE_TEST(&inflate), SCENE_TEST(&family_decouple),
+		SCENE_TEST(&family_shuffled), SCENE_TEST(&marks), SCENE_TEST(&group), SCENE_TEST(&long_chain),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
