@@ -103,7 +103,7 @@ void play_where(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void play_open(struct play *p, const struct blob_mem_options *options, bool real_threads); /* and makes a store */
 /* The same with what is left of another's disk. */
 void play_resume(struct play *p, const struct play *from, const struct powercut_rule *rule);
-/* So many units with holes between. */
+/* So many units with holes between; the last one is data. */
 void play_image(struct play *p, uint64_t units, uint64_t seed, bool seeks);
 bool play_load(struct play *p);
 void play_create(struct play *p);

@@ -151,7 +151,7 @@ play_image(struct play *p, uint64_t units, uint64_t seed, bool seeks)
 	for (uint64_t i = 0; i < units; i++) {
 		seed = powercut_seed(seed, i);
 		data = seed % 5 == 0 ? !data : data;
-		if (data) {
+		if (data || i + 1 == units) {
 			pattern(buf, i, 1, IMAGE_VALUES + (uint32_t)i);
 			blob_mem_write(p->image, i * HARNESS_UNIT_BYTES, buf, sizeof(buf));
 		}
