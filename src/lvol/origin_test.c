@@ -92,7 +92,13 @@ static const struct step steps[] = {
 	{.name = "snapshot", .run = snapshot, .of = "vs/a", .to = "vs/s", .origin = 0x22},
 	{.name = "clone", .run = clone, .of = "vs/s", .to = "vs/c", .origin = 0x33},
 	{.name = "rename", .run = rename_it, .of = "vs/c", .to = "vs/d", .gone = "vs/c", .gone_origin = 0x33},
-	{.name = "rename a snapshot", .run = rename_it, .of = "vs/s", .to = "vs/t", .gone = "vs/s", .origin = 0x44, .gone_origin = 0x22},
+	{.name = "rename a snapshot",
+	 .run = rename_it,
+	 .of = "vs/s",
+	 .to = "vs/t",
+	 .origin = 0x44,
+	 .gone = "vs/s",
+	 .gone_origin = 0x22},
 };
 
 /* ---- Looking ---- */

@@ -170,17 +170,36 @@ destroy(struct destruction *d)
 	}
 }
 
+/* Disks are more than their volumes, and go by themselves, each by its name. True: answered. */
+static bool
+has_disk(struct rpc_request *req, struct lvol_store *store)
+{
+	struct lvol *lvol = NULL;
+
+	while ((lvol = lvol_next(store, lvol)) != NULL && !disk_has_bdev(lvol_id(lvol))) {
+		continue;
+	}
+	if (lvol == NULL) {
+		return false;
+	}
+	rpc_error(req, -EBUSY,
+		  "volume store '%.128s' holds the disk '%.200s': berth disk delete (berth_disk_delete) deletes that",
+		  lvol_store_name(store), disk_of_bdev(lvol_id(lvol)));
+	return true;
+}
+
 static void
 delete_store(struct rpc_request *req, const void *params)
 {
 	const struct bdev_lvol_delete_lvstore_params *p = params;
 	struct lvol_store *store = lvol_store_named(req, p->uuid, p->lvs_name);
-	struct destruction *d = store != NULL ? calloc(1, sizeof(*d)) : NULL;
+	struct destruction *d;
 	uuid_t uuid;
 
-	if (store == NULL) {
+	if (store == NULL || has_disk(req, store)) {
 		return;
 	}
+	d = calloc(1, sizeof(*d));
 	if (d == NULL) {
 		rpc_error(req, -ENOMEM, "out of memory");
 		return;
