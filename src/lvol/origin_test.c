@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Where a volume's contents came from, said when it is made and dropped when it is renamed: whichever request is the last that the
- * disk carries out, the volume has both name and origin of before, or both of after.
+ * Where a volume's contents came from, said when it is made and dropped when it is renamed: whichever request is the last that
+ * the disk carries out, the volume has both name and origin of before, or both of after.
  */
 #include <errno.h>
 #include <setjmp.h>
