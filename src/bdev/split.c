@@ -393,6 +393,7 @@ split_part_done(struct core_channel *c, struct bdev_io *io)
 {
 	struct part *part = CONTAINER_OF(io, struct part, io);
 	struct bdev_io *request = io->parent;
+	bool waits;
 
 	if (c->md != NULL) {
 		md_part_done(c, part);
@@ -415,8 +416,10 @@ split_part_done(struct core_channel *c, struct bdev_io *io)
 	if (!list_empty(&c->refused)) {
 		nomem_retry(c);
 	}
+	/* One that waits for parts gets on, or ends, when it is its turn among those that wait. */
+	waits = list_linked(&request->link);
 	split_feed(c);
-	if (!list_linked(&request->link)) {
+	if (!waits) {
 		advance(c, request);
 	}
 }

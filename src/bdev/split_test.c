@@ -315,6 +315,32 @@ long_requests_leave_room(void **state)
 	end();
 }
 
+/* One that waits for parts, and whose only part fails, ends once. */
+static void
+error_while_waiting_for_parts(void **state)
+{
+	struct iovec iov = {buf, 512 * 100};
+	struct env_io io[33];
+
+	for (unsigned skip = 64; skip < 700; skip += 9) {
+		begin(1000, 512);
+		s.bdev.max_rw_blocks = 1;
+		s.hold = true;
+		scripted_open(&s, &env);
+		s.fail_skip = skip;
+		s.fail_with = -ENOSPC;
+		for (unsigned i = 0; i < ARRAY_SIZE(io); i++) {
+			io[i] = (struct env_io){.op = BDEV_READ, .lba = i, .num_blocks = 100, .iov = &iov, .iovcnt = 1};
+			env_submit(&env.workers[0], &io[i]);
+		}
+		scripted_let_go(&s, &env);
+		for (unsigned i = 0; i < ARRAY_SIZE(io); i++) {
+			(void)env_finish(&io[i]);
+		}
+		end();
+	}
+}
+
 static void
 first_error_wins(void **state)
 {
@@ -383,6 +409,7 @@ main(void)
 		cmocka_unit_test(largest_blocks),
 		cmocka_unit_test(empty_pool),
 		cmocka_unit_test(long_requests_leave_room),
+		cmocka_unit_test(error_while_waiting_for_parts),
 		cmocka_unit_test(first_error_wins),
 		cmocka_unit_test(removal_in_the_middle),
 	};
