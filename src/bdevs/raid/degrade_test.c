@@ -263,6 +263,7 @@ bad_blocks_are_written_again(void **state)
 			EXPECT(memcmp(got, block, sizeof(got)) == 0);
 		}
 		EXPECT(atomic_load(&s.disks[0].bad_reads) == 0);
+		env_wait_count(&s.env, &s.disks[0].writes, before + 1); /* nobody's read waits for it */
 		env_linger(&s.env, 20);
 		EXPECT_SAY(atomic_load(&s.disks[0].writes) == before + 1, "level %u", levels[l]);
 		EXPECT(array_info(&s, "R", &info) && info.discovered == 3);
