@@ -452,6 +452,23 @@ decouple(struct rpc_request *req, const void *params)
 	}
 }
 
+/* A backup of what an export says has changed must not become another behind somebody's back. True: answered. */
+static bool
+is_compared_with(struct rpc_request *req, struct lvol *lvol)
+{
+	const struct bdev *bdev = lvol_bdev(lvol);
+	const struct nbd_export *e = bdev != NULL ? nbd_export_comparing_with(bdev) : NULL;
+	struct nbd_export_info info;
+
+	if (e == NULL) {
+		return false;
+	}
+	nbd_export_get_info(e, &info);
+	rpc_error(req, -EBUSY, "snapshot '%.128s': export '%.255s' tells what has changed since then: remove that first",
+		  lvol_name(lvol), info.options->name);
+	return true;
+}
+
 static void
 set_parent(struct rpc_request *req, const void *params)
 {
@@ -459,7 +476,7 @@ set_parent(struct rpc_request *req, const void *params)
 	struct lvol *lvol = lvol_named(req, p->lvol_name);
 	struct lvol *parent = lvol != NULL ? lvol_named(req, p->parent_name) : NULL;
 
-	if (parent != NULL) {
+	if (parent != NULL && !is_compared_with(req, lvol)) {
 		lvol_set_parent(lvol, parent, lvol_answer_true, req);
 	}
 }
@@ -470,7 +487,7 @@ set_parent_bdev(struct rpc_request *req, const void *params)
 	const struct bdev_lvol_set_parent_bdev_params *p = params;
 	struct lvol *lvol = lvol_named(req, p->lvol_name);
 
-	if (lvol != NULL) {
+	if (lvol != NULL && !is_compared_with(req, lvol)) {
 		lvol_set_parent_bdev(lvol, p->parent_name, lvol_answer_true, req);
 	}
 }
@@ -523,23 +540,6 @@ crypt_deleted(void *ctx)
 	} else {
 		lvol_delete(lvol, deleted, d);
 	}
-}
-
-/* A backup of what an export says has changed must not become all of it behind somebody's back. True: answered. */
-static bool
-is_compared_with(struct rpc_request *req, struct lvol *lvol)
-{
-	const struct bdev *bdev = lvol_bdev(lvol);
-	const struct nbd_export *e = bdev != NULL ? nbd_export_comparing_with(bdev) : NULL;
-	struct nbd_export_info info;
-
-	if (e == NULL) {
-		return false;
-	}
-	nbd_export_get_info(e, &info);
-	rpc_error(req, -EBUSY, "snapshot '%.128s': export '%.255s' tells what has changed since then: remove that first",
-		  lvol_name(lvol), info.options->name);
-	return true;
 }
 
 static void delete (struct rpc_request *req, const void *params)

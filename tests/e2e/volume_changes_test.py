@@ -62,6 +62,8 @@ def test_changes_over_nbd(t):
     since = d.call("bdev_get_bdevs", name="lvs0/monday")[0]["name"]
     equal(d.call("berth_nbd_get_exports", name="kept")[0]["changed_since"], since)
     refused = d.error("bdev_lvol_delete", -16, {"name": "lvs0/monday"})["message"]
+    contains(d.error("bdev_lvol_set_parent", -16, {"lvol_name": "lvs0/monday", "parent_name": "lvs0/tuesday"})["message"], "kept")
+    contains(d.error("bdev_lvol_set_parent_bdev", -16, {"lvol_name": "lvs0/monday", "parent_name": "base"})["message"], "kept")
     contains(refused, "export 'kept'")
     contains(berth(t, d, "volume", "delete", "monday", code=1), "export 'kept'")
     d.call("berth_nbd_export_delete", name="kept")
