@@ -227,10 +227,9 @@ disk_store_step(struct steps *s)
 	}
 	if (bdev_find(BDEV_NAME) != NULL && list_empty(&waiting)) {
 		return err_set(&s->err, -EILSEQ,
-			       "bdev '%s' is there, and no store '%s' on it that could be loaded: "
-			       "see berth store "
-			       "check",
-			       BDEV_NAME, DISK_STORE);
+			       "bdev '%s' is there, and no store '%s' on it that could be loaded: 'berth store check' says "
+			       "what is wrong with it; if it was deleted, 'berth store create %s %s' makes an empty one",
+			       BDEV_NAME, DISK_STORE, DISK_STORE, BDEV_NAME);
 	}
 	rc = list_empty(&waiting) ? disk_open_dir(job, &s->err) : 0;
 	if (rc != 0) {
