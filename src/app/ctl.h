@@ -35,6 +35,7 @@ struct ctl {
 	const char *tls_dir;    /* of TCP; NULL: no TLS */
 	bool json;
 	bool help;
+	bool quiet; /* it has been said already what is wrong: that the connection has ended, too, is not */
 	unsigned timeout_s;
 	/* While an answer is awaited, every CTL_WAITING_MS; false: ctl_call gives up without a word. NULL: nobody asks. */
 	bool (*waiting)(void *ctx);

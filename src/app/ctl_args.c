@@ -68,7 +68,7 @@ ctl_size(const char *text, uint64_t *ret_bytes, struct err *err)
 	int64_t bytes;
 
 	if (parse_number(text, false, &bytes) != 0) {
-		return err_set(err, -EINVAL, "'%.64s' is no size such as 512M, 10G or 1T", text);
+		return err_set(err, -EINVAL, "'%.64s' is no size such as 512M, 10G or 1T, and less than 8E", text);
 	}
 	*ret_bytes = (uint64_t)bytes;
 	return 0;

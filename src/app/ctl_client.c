@@ -18,13 +18,16 @@
 #define ANSWER_MAX_BYTES (256u << 20)
 #define NO_DEADLINE UINT64_MAX
 #define RETRY_NS 20000000L
+#define NOBODY_THERE " (is berthd running? -s names another socket)"
 
 /* ---- Bytes ---- */
 
 static int
 broken(const struct ctl *ctl, const char *what)
 {
-	fprintf(stderr, "berth: %s: %s\n", ctl->socket, what);
+	if (!ctl->quiet) {
+		fprintf(stderr, "berth: %s: %s\n", ctl->socket, what);
+	}
 	return CTL_BROKEN;
 }
 
@@ -173,8 +176,7 @@ connect_unix(struct ctl *ctl, uint64_t deadline_ns)
 		nanosleep(&pause, NULL);
 	}
 	if (fd < 0) {
-		return unreachable(&err, fd == -ENOENT || fd == -ECONNREFUSED ?
-						 " (is berthd running? -s names another socket)" : "");
+		return unreachable(&err, fd == -ENOENT || fd == -ECONNREFUSED ? NOBODY_THERE : "");
 	}
 	stream_init(&ctl->stream, fd);
 	return CTL_OK;
@@ -184,16 +186,21 @@ static int
 connect_tcp(struct ctl *ctl, uint64_t deadline_ns)
 {
 	struct err err = ERR_NONE;
-	int fd = tcp_connect(ctl->socket, &err), rc;
+	int fd = tcp_connect(ctl->socket, &err), result, rc = CTL_OK;
 
 	if (fd < 0) {
 		return unreachable(&err, "");
 	}
 	stream_init(&ctl->stream, fd);
-	rc = tcp_connect_result(fd) == -EINPROGRESS ? wait_for(ctl, POLLOUT, deadline_ns) : CTL_OK;
-	if (rc == CTL_OK && tcp_connect_result(fd) != 0) {
-		err_set(&err, tcp_connect_result(fd), "%s: %s", ctl->socket, strerror(-tcp_connect_result(fd)));
-		rc = unreachable(&err, "");
+	/* The kernel tells of a failure once. */
+	result = tcp_connect_result(fd);
+	if (result == -EINPROGRESS) {
+		rc = wait_for(ctl, POLLOUT, deadline_ns);
+		result = rc == CTL_OK ? tcp_connect_result(fd) : 0;
+	}
+	if (result != 0) {
+		err_set(&err, result, "cannot connect to %s: %s", ctl->socket, strerror(-result));
+		rc = unreachable(&err, result == -ECONNREFUSED ? NOBODY_THERE : "");
 	}
 	return rc;
 }

@@ -47,8 +47,14 @@ ctl_table_row(struct ctl_table *table, ...)
 	}
 	va_start(ap, table);
 	for (unsigned i = 0; i < table->columns; i++) {
-		table->rows[table->count][i] = strdup(va_arg(ap, const char *));
-		CHECK(table->rows[table->count][i] != NULL);
+		char *text = strdup(va_arg(ap, const char *));
+
+		CHECK(text != NULL);
+		/* Names are anybody's bytes: none begins a line or speaks to the terminal. */
+		for (char *p = text; *p != '\0'; p++) {
+			*p = (unsigned char)*p < ' ' || *p == '\x7f' ? '?' : *p;
+		}
+		table->rows[table->count][i] = text;
 	}
 	va_end(ap);
 	table->count++;

@@ -177,9 +177,9 @@ show(struct ctl *ctl, int argc, char **argv)
 
 /* ---- Making ---- */
 
-/* What was made, by its UUID: a line, or all that is known of it. */
+/* What was made, by its UUID: a line, or all that is known of it. Encrypted: it is not the volume that is to be used. */
 static int
-print_made(struct ctl *ctl, const char *command, const char *uuid)
+print_made(struct ctl *ctl, const char *command, const char *uuid, bool encrypted)
 {
 	json_t *volume = NULL;
 	int rc = volume_find(ctl, command, uuid, &volume);
@@ -189,8 +189,12 @@ print_made(struct ctl *ctl, const char *command, const char *uuid)
 	} else if (rc == CTL_OK) {
 		char size[32];
 
-		printf("%s: %s, %s, bdev %s\n", volume_text(volume, "alias"),
+		printf("%s: %s, %s, bdev %s", volume_text(volume, "alias"),
 		       ctl_bytes(volume_number(volume, "size"), size), kind_of(volume), uuid);
+		if (encrypted) {
+			printf(", encrypted by bdev %s_crypt, which is the one to use", volume_text(volume, "name"));
+		}
+		putchar('\n');
 	}
 	json_decref(volume);
 	return rc;
@@ -200,12 +204,13 @@ print_made(struct ctl *ctl, const char *command, const char *uuid)
 static int
 make(struct ctl *ctl, const char *command, const char *method, json_t *params)
 {
+	bool encrypted = json_object_get(params, "encrypt_key") != NULL;
 	char *uuid = NULL;
 	int rc = params != NULL ? volume_make(ctl, command, method, params, &uuid)
 				: ctl_usage(command, "a name is no UTF-8");
 
 	if (rc == CTL_OK) {
-		rc = print_made(ctl, command, uuid);
+		rc = print_made(ctl, command, uuid, encrypted);
 	}
 	free(uuid);
 	return rc;
@@ -346,7 +351,7 @@ snapshot_group(struct ctl *ctl, int argc, char **argv)
 	}
 	json_array_foreach (made, i, uuid) {
 		if (rc == CTL_OK && json_is_string(uuid)) {
-			rc = print_made(ctl, "volume snapshot", json_string_value(uuid));
+			rc = print_made(ctl, "volume snapshot", json_string_value(uuid), false);
 		}
 	}
 	json_decref(snapshots);

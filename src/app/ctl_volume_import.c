@@ -189,6 +189,7 @@ copy(struct import *i, char **ret_uuid)
 			rc = volume_complete(i->ctl, COMMAND, *ret_uuid, i->name);
 		}
 		if (rc != CTL_OK) {
+			i->ctl->quiet = true;
 			(void)ctl_call(i->ctl, COMMAND, "bdev_lvol_delete", json_pack("{s:s}", "name", *ret_uuid), &result,
 				       &error);
 		}
@@ -256,10 +257,34 @@ names(struct import *i, bool copied, unsigned number)
 	return CTL_OK;
 }
 
+/* What a copy left that was interrupted; --copy comes upon it by itself. */
+static int
+drop_copied(struct import *i)
+{
+	bool there;
+	int rc = names(i, true, 1);
+
+	if (rc == CTL_OK) {
+		rc = volume_drop_image(i->ctl, COMMAND, i->bdev, &there);
+	}
+	if (rc == CTL_OK) {
+		char file[256];
+
+		snprintf(file, sizeof(file), "%s-file", i->bdev);
+		rc = volume_drop_image(i->ctl, COMMAND, file, &there);
+	}
+	return rc;
+}
+
 /* Names that nobody has: bdevs that nobody reads from are left of one that was interrupted, and go. */
 static int
 choose_names(struct import *i, bool copied)
 {
+	int left = copied ? CTL_OK : drop_copied(i);
+
+	if (left != CTL_OK) {
+		return left;
+	}
 	for (unsigned number = 1; number <= NAMES_MAX; number++) {
 		bool there = false;
 		int rc = names(i, copied, number);
@@ -294,6 +319,7 @@ import(struct import *i, bool copied)
 		rc = copied ? copy(i, &uuid) : stand_on(i, &uuid);
 	}
 	if (rc != CTL_OK || copied) {
+		i->ctl->quiet = rc != CTL_OK;
 		remove_bdevs(i);
 	}
 	if (rc == CTL_OK) {

@@ -443,9 +443,11 @@ drop_aside(struct receiving *r)
 	json_t *result = NULL, *error = NULL;
 
 	if (r->aside != NULL) {
+		r->ctl->quiet = true;
 		(void)ctl_call(r->ctl, COMMAND, "bdev_lvol_delete",
 			       json_pack("{s:s}", "name", r->aside), &result, &error);
 	}
+	r->ctl->quiet = false;
 	json_decref(result);
 	json_decref(error);
 }

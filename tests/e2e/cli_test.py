@@ -34,6 +34,7 @@ def test_disks(t):
         contains(berth(t, d, "disk", "list"), word)
     contains(berth(t, d, "disk", "create", "demo", "1G", code=1), "demo")
     contains(berth(t, d, "disk", "create", "x", "12parsecs", code=2), "12parsecs")
+    contains(berth(t, d, "disk", "create", "x", "8E", code=2), "'8E' is no size")
     contains(berth(t, d, "disk", "create", "a/b", "1G", code=1), "a/b")
     contains(berth(t, d, "disk", "create", "..", "1G", code=1), "..")
     contains(berth(t, d, "disk", "delete", "none", code=1), "none")
@@ -52,6 +53,23 @@ def test_disks(t):
     contains(berth(t, d, "disk", "resize", "ro", "4M", code=1), "larger")
     berth(t, d, "disk", "resize", "ro", "12M")
     equal(json.loads(berth(t, d, "disk", "list", "--json"))[0]["size"], 12 * MIB)
+
+
+def test_nobody_at_a_tcp_address(t):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+        p = t.run([os.path.join(harness.BUILD, "berth"), "-s", address, "status"], code=None)
+    equal(p.returncode, 3, "exit code")
+    contains(p.stderr, f"cannot connect to {address}: Connection refused (is berthd running?")
+
+
+def test_names_of_others_in_tables(t):
+    d = t.daemon("--state-dir", t.path("state"))
+    berth(t, d, "disk", "create", "demo", "1M", "--store-size", "64M")
+    d.call("bdev_lvol_create", lvs_name="disks", lvol_name="a\n\033[31mb", size_in_mib=1, thin_provision=True)
+    lines = berth(t, d, "volume", "list").splitlines()
+    equal((len(lines), lines[2].split()[0]), (3, "disks/a??[31mb"), lines)
 
 
 def test_disks_need_a_state_dir(t):

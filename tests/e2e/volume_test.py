@@ -229,7 +229,7 @@ def test_encryption_by_one_option(t):
     d.call("accel_crypto_key_create", name="k", cipher="AES_XTS", key_file=key)
     d.error("bdev_lvol_create", params={"lvs_name": "lvs0", "lvol_name": "v", "size_in_mib": 4, "encrypt_key": "none"})
     equal(aliases(d), [], "what could not be encrypted")
-    berth(t, d, "volume", "create", "v", "4M", "--encrypt", "k")
+    contains(berth(t, d, "volume", "create", "v", "4M", "--encrypt", "k"), "v_crypt")
     uuid = volume(d, "lvs0/v")["uuid"]
     write(d, "v_crypt", 0, b"secret" * 512)
     check(b"secret" not in read(d, "lvs0/v", 0, 4096), "it is in the clear")
@@ -541,14 +541,20 @@ def test_import_interrupted(t):
         check(p.poll() is None, "the copy was too fast to be interrupted")
         if victim == "berthd":
             d.kill()
-            p.communicate(timeout=20)
-            equal(p.returncode, 4, "exit code")
+            said = p.communicate(timeout=20)[1].decode()
+            equal((p.returncode, said.count("\n")), (4, 1), f"exit code and lines: {said}")
             d = t.daemon(*state)
+            until(lambda: aliases(d), "the store is there again")
+            equal(aliases(d), ["lvs0/big.importing"], "berthd was killed")
+            # Another that does not copy clears it away, too.
+            berth(t, d, "volume", "import", raw, "big")
+            equal(sorted(b["name"] for b in d.call("bdev_get_bdevs") if b["name"].startswith("im")), ["image-big"])
+            berth(t, d, "volume", "delete", "big")
+            equal(aliases(d), [])
         else:
             p.kill()
             p.communicate(timeout=20)
-        until(lambda: aliases(d), "the store is there again")
-        equal(aliases(d), ["lvs0/big.importing"], f"{victim} was killed")
+            equal(aliases(d), ["lvs0/big.importing"], "berth was killed")
     berth(t, d, "volume", "import", raw, "big", "--copy")
     equal(aliases(d), ["lvs0/big"])
     with open(raw, "rb") as f:
@@ -788,8 +794,10 @@ def test_disks_and_their_volumes(t):
     contains(berth(t, d, "disk", "resize", "y", "16M", code=1), "smaller")
     vm.kill()
     vm.wait()
-    # Their store goes: the disks can be made again.
-    d.call("bdev_lvol_delete_lvstore", lvs_name="disks")
+    contains(d.error("bdev_lvol_delete_lvstore", -16, {"lvs_name": "disks"})["message"], "disk 'x'")
+    equal(read(d, "y", 0, 512), b"kept" * 128)
+    # The bdev of their store goes: the disks can be made again.
+    d.call("bdev_aio_delete", name="disks-store")
     equal(d.call("berth_disk_list"), [])
     berth(t, d, "disk", "delete", "y")
     equal([c["ctrlr"] for c in d.call("vhost_get_controllers")], ["x"])
