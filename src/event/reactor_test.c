@@ -28,6 +28,7 @@
 
 #define WAIT_MS 60000
 #define RUN_NS (NS_PER_S / 4)
+#define EVENTS_MIN 100 /* on a machine that stands still meanwhile */
 
 struct fixture {
 	enum reactor_mode mode;
@@ -164,7 +165,7 @@ send_many(void *arg)
 		s->m[i].sender = s;
 		atomic_store(&s->m[i].free, true);
 	}
-	while (clock_now_ns() < end) {
+	while (clock_now_ns() < end || s->sent < EVENTS_MIN) {
 		__typeof__(&s->m[0]) m = &s->m[s->sent % SENDER_MSGS];
 
 		if (!atomic_load_explicit(&m->free, memory_order_acquire)) {
@@ -196,7 +197,6 @@ messages_of_many_senders_all_arrive_in_order(void **state)
 		pthread_join(senders[i].pthread, NULL);
 		sum += senders[i].sent;
 	}
-	assert_true(sum > 0);
 	wait_for(&received, sum);
 	assert_int_equal(atomic_load(&received), sum);
 }
@@ -218,7 +218,7 @@ no_message_misses_a_reactor_falling_asleep(void **state)
 	unsigned seed = 7;
 
 	atomic_store(&pings, 0);
-	while (clock_now_ns() < end) {
+	while (clock_now_ns() < end || n < EVENTS_MIN) {
 		uint64_t limit = clock_now_ns() + WAIT_MS * NS_PER_MS;
 
 		thread_send(fx.t, &msg, ping);
@@ -231,7 +231,6 @@ no_message_misses_a_reactor_falling_asleep(void **state)
 			atomic_load_explicit(&pings, memory_order_relaxed);
 		}
 	}
-	assert_true(n > 0);
 }
 
 /* Two reactors play ball. */
@@ -353,7 +352,7 @@ check_events(bool always)
 	unsigned seed = 3;
 
 	call_on(fx.t, start_source, &s);
-	while (clock_now_ns() < end) {
+	while (clock_now_ns() < end || n < EVENTS_MIN) {
 		uint64_t limit = clock_now_ns() + WAIT_MS * NS_PER_MS;
 
 		produce(&s);
@@ -370,7 +369,6 @@ check_events(bool always)
 		}
 	}
 	call_on(fx.t, stop_source, &s);
-	assert_true(n > 0);
 	close(s.fd);
 }
 
