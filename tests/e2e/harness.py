@@ -339,6 +339,14 @@ class Test:
         argv = [os.path.join(BUILD, "berth")] + (["-s", daemon.socket] if daemon else []) + list(args)
         return self.run(argv, **kw)
 
+    def show_logs(self):
+        """What the daemons said last."""
+        for path in sorted(glob.glob(os.path.join(self.dir, "**", "berthd.log"), recursive=True)):
+            with open(path, errors="replace") as f:
+                lines = f.readlines()[-20:]
+            print(f"{os.path.relpath(path, self.dir)}:")
+            print("\n".join("    > " + line.rstrip() for line in lines), flush=True)
+
     def cleanup(self, failed):
         errors = []
         for end in reversed(self.stack):
@@ -346,6 +354,8 @@ class Test:
                 end()
             except Exception as e:  # the others still have to end
                 errors.append(e)
+        if failed:
+            self.show_logs()
         shutil.rmtree(self.dir, ignore_errors=True)
         if errors and not failed:
             raise errors[0]
