@@ -42,12 +42,12 @@ class Build(NamedTuple):
 
 # gcc first. Then clang: what gcc lets through is a warning, and so an error, there; and it has the fuzzer.
 BUILDS = [
-    Build("build", "release", ["--buildtype=release", "-Dtests=true"], {}, ["static", "unit", "e2e"], "", 1),
+    Build("build", "release", ["--buildtype=release", "-Dtests=true"], {}, ["static", "unit", "e2e"], "", 4),
     Build("build-clang", "clang, ASan + UBSan, fuzz targets",
           ["--buildtype=debugoptimized", "-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dtests=true", "-Dfuzz=true",
-           "-Dwerror=true"], {"CC": "clang"}, ["compiler", "unit", "e2e"], "no-asan", 4),
+           "-Dwerror=true"], {"CC": "clang"}, ["compiler", "unit", "e2e"], "no-asan", 6),
     Build("build-tsan", "TSan", ["--buildtype=debugoptimized", "-Db_sanitize=thread", "-Dtests=true", "-Dc_args=-Wno-tsan"], {},
-          ["unit", "e2e"], "no-tsan", 4),
+          ["unit", "e2e"], "no-tsan", 6),
 ]
 # Tests wait more than they compute.
 TESTS_AT_ONCE = 2 * os.cpu_count()

@@ -325,7 +325,8 @@ resize_reserve(struct resize *r, uint64_t needed)
 	int rc = alloc_reserve(r->blob->store, needed);
 
 	if (rc != 0) {
-		return err_set(&r->err, rc, "%s: there are no %" PRIu64 " free clusters", CALLED(r->blob), needed);
+		return err_set(&r->err, rc, "%s: %" PRIu64 " clusters are needed, %" PRIu64 " are free", CALLED(r->blob), needed,
+			       (uint64_t)atomic_load(&r->blob->store->free_clusters));
 	}
 	r->reserved = needed;
 	return 0;
@@ -462,7 +463,8 @@ blob_resize(struct blob *blob, uint64_t num_clusters, blob_done_fn done, void *c
 	int rc = may_resize(blob, &err);
 
 	if (rc == 0 && num_clusters > UINT32_MAX - 1) {
-		rc = err_set(&err, -EINVAL, "a blob of %" PRIu64 " clusters", num_clusters);
+		rc = err_set(&err, -EINVAL, "%s: %" PRIu64 " clusters, and %" PRIu32 " are the most that a volume can have",
+			     CALLED(blob), num_clusters, UINT32_MAX - 1);
 	}
 	r = rc == 0 ? calloc(1, sizeof(*r)) : NULL;
 	if (r == NULL) {

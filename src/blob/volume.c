@@ -306,7 +306,8 @@ create_run(struct md_op *op)
 		}
 		c->reserved = rc == 0 ? c->num_clusters : 0;
 		if (rc != 0) {
-			err_set(&c->err, rc, "there are no %" PRIu64 " free clusters", c->num_clusters);
+			err_set(&c->err, rc, "%" PRIu64 " clusters are needed, %" PRIu64 " are free", c->num_clusters,
+				(uint64_t)atomic_load(&c->store->free_clusters));
 		}
 	}
 	if (rc == 0) {
@@ -375,7 +376,8 @@ blob_create(struct blob_store *store, const struct blob_options *options, blob_m
 	c->flags.md_ro = (uint64_t)options->clear & BLOB_MD_RO_CLEAR_METHOD;
 	c->flags.invalid = (options->thin ? BLOB_INVALID_THIN : 0) | (options->extent_rle ? 0 : BLOB_INVALID_EXTENT_TABLE);
 	if (options->num_clusters > UINT32_MAX - 1) { /* what an extent page can say */
-		c->early = err_set(&c->err, -EINVAL, "a blob of %" PRIu64 " clusters", options->num_clusters);
+		c->early = err_set(&c->err, -EINVAL, "%" PRIu64 " clusters, and %" PRIu32 " are the most that a volume can have",
+				   options->num_clusters, UINT32_MAX - 1);
 	}
 	if (options->external_id != NULL && c->early == 0) {
 		c->flags.invalid |= BLOB_INVALID_EXTERNAL | BLOB_INVALID_THIN;

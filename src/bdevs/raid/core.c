@@ -130,8 +130,8 @@ check_shape(const char *name, const struct raid_level_ops *level, uint32_t strip
 	if (level->level != RAID_LEVEL_1 &&
 	    (strip_kb == 0 || (strip_kb & (strip_kb - 1)) != 0 || strip_kb > 1024 * 1024)) {
 		return err_set(err, -EINVAL,
-			       "RAID '%s': a strip of %u KiB is no power of two up to 1 GiB", name,
-			       strip_kb);
+			       "RAID '%s': %s needs strip_size_kb, a power of two up to 1048576, not %u", name,
+			       level->name, strip_kb);
 	}
 	if (num_bases < level->least_bases || num_bases > RAID_SB_BASES_MAX) {
 		return err_set(err, -EINVAL, "RAID '%s': %s takes %u to %d base bdevs, not %u",
