@@ -425,9 +425,15 @@ prune(const char *text, size_t bytes, struct rpc_text *t, size_t *ret_lines)
 	char why[JSON_ERROR_TEXT_LENGTH];
 	size_t i, lines = 0;
 	struct rpc_text unread = {.failed = calls == NULL};
+	bool broken = false;
 
 	for (const char *end = text + bytes, *next; text < end; text = next) {
-		next = (const char *)memchr(text, '\n', (size_t)(end - text)) + 1; /* they are whole lines */
+		next = memchr(text, '\n', (size_t)(end - text));
+		if (next == NULL) { /* whole lines were written: somebody else has changed the file */
+			broken = true;
+			break;
+		}
+		next++;
 		call = load_call(text, (size_t)(next - text) - 1, why);
 		if (call == NULL) {
 			rpc_text_add(&unread, text, (size_t)(next - text));
@@ -449,10 +455,13 @@ prune(const char *text, size_t bytes, struct rpc_text *t, size_t *ret_lines)
 	json_decref(needed);
 	json_decref(calls);
 	rpc_text_release(&unread);
+	if (broken) {
+		return -EALREADY;
+	}
 	return t->failed ? -ENOMEM : 0;
 }
 
-/* -EALREADY: that leaves too much. */
+/* -EALREADY: that leaves too much, or the file is not what was written: the live configuration says it. */
 static void
 prune_job(struct worker_job *job)
 {
